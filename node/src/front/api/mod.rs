@@ -1,0 +1,1 @@
+//! The local API between command line and daemon. SKELETON.

@@ -1,0 +1,8 @@
+//! The command line. SKELETON.
+
+use std::process::ExitCode;
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    ExitCode::FAILURE
+}

@@ -1,0 +1,278 @@
+//! The network as services see it: a handle with about ten commands and a watch on the peer table.
+//!
+//! Bytes never pass the driver: it hands out streams. Nothing here knows a chunk, a name or a replica.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A byte stream to a peer: a libp2p substream, or the simulated fabric's pipe.
+pub trait StreamIo: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> StreamIo for T {}
+/// A boxed [`StreamIo`].
+pub type Stream = Box<dyn StreamIo>;
+
+/// Commands that may wait for the driver: enough that a burst of services does not block (a guess).
+pub const COMMANDS: usize = 256;
+
+/// How this node came to know a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Multicast on the local network.
+    Mdns,
+    /// A lookup or another peer's routing table.
+    Kademlia,
+    /// `--bootstrap`, or remembered from an earlier run.
+    Bootstrap,
+    /// It dialled this node.
+    Incoming,
+    /// `connect`.
+    Manual,
+}
+
+/// A peer of this network that is, or lately was, connected and identified.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Whether a connection is up and identify is done on it.
+    pub connected: bool,
+    /// Where it can be dialled, without `/p2p/…`.
+    pub addresses: Vec<Multiaddr>,
+    /// The protocols that its identify lists.
+    pub protocols: Vec<String>,
+    /// What it says it runs.
+    pub agent: Option<String>,
+    /// Last measured round trip.
+    pub latency: Option<Duration>,
+    /// How it was found.
+    pub source: Source,
+    /// Counts its connections' comings: a change means that streams to it are new.
+    pub epoch: u64,
+}
+
+/// What the driver knows, published whenever it changes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PeerTable {
+    /// Every identified peer of this network; disconnected ones stay for an hour.
+    pub peers: BTreeMap<PeerId, Peer>,
+    /// Addresses that this node listens on, ports real, without `/p2p/…`.
+    pub listen: Vec<Multiaddr>,
+    /// The first round of discovery (bootstrap and remembered peers tried, a look around by mDNS, a lookup of self) is over.
+    pub discovered: bool,
+    /// No Kademlia bucket is full: every peer of the network can be in `peers`.
+    pub complete: bool,
+}
+
+/// What a subscriber thinks of a gossiped message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Valid: forward it.
+    Accept,
+    /// Not worth forwarding (old, known), nobody's fault.
+    Ignore,
+    /// Invalid: its sender is at fault.
+    Reject,
+}
+
+/// A gossiped message that waits for its verdict before it is forwarded.
+#[derive(Debug)]
+pub struct GossipMessage {
+    /// What was said.
+    pub data: Bytes,
+    /// The peer that passed it on (not its author).
+    pub from: PeerId,
+    /// Where the verdict goes; dropped = ignore.
+    pub verdict: oneshot::Sender<Verdict>,
+}
+
+/// An inbound stream and who opened it.
+pub type Inbound = (PeerId, Stream);
+
+/// What the driver (or a simulated fabric) is asked.
+pub enum Command {
+    /// Dial an address; answered once the peer is identified as one of this network.
+    #[allow(missing_docs)]
+    Dial { address: Multiaddr, source: Source, reply: oneshot::Sender<Result<PeerId, NetError>> },
+    /// Dial a known peer; answered as `Dial`. At once if it is connected.
+    #[allow(missing_docs)]
+    DialPeer { peer: PeerId, reply: oneshot::Sender<Result<(), NetError>> },
+    /// The peers nearest to SHA-256(`preimage`), at most 20, never this one.
+    #[allow(missing_docs)]
+    ClosestPeers { preimage: Vec<u8>, reply: oneshot::Sender<Result<Vec<PeerId>, NetError>> },
+    /// Announce this node as provider of a root (a Kademlia provider record).
+    #[allow(missing_docs)]
+    Provide { key: Vec<u8>, reply: oneshot::Sender<Result<(), NetError>> },
+    /// Who announced that it provides a root.
+    #[allow(missing_docs)]
+    Providers { key: Vec<u8>, reply: oneshot::Sender<Result<Vec<PeerId>, NetError>> },
+    /// Open a stream to a peer (dialled if it is not connected).
+    #[allow(missing_docs)]
+    OpenStream { peer: PeerId, protocol: String, reply: oneshot::Sender<Result<Stream, NetError>> },
+    /// Send this protocol's inbound streams to `streams`; one acceptor a protocol.
+    #[allow(missing_docs)]
+    AcceptStreams { protocol: String, streams: mpsc::Sender<Inbound>, reply: oneshot::Sender<Result<(), NetError>> },
+    /// Join a gossip topic; one subscriber a topic.
+    #[allow(missing_docs)]
+    Subscribe { topic: String, messages: mpsc::Sender<GossipMessage>, reply: oneshot::Sender<Result<(), NetError>> },
+    /// Say something on a topic; nobody listening is not an error.
+    #[allow(missing_docs)]
+    Publish { topic: String, data: Bytes, reply: oneshot::Sender<Result<(), NetError>> },
+    /// Disconnect a peer that broke the rules and refuse it for so long.
+    #[allow(missing_docs)]
+    Ban { peer: PeerId, duration: Duration, reason: String },
+}
+
+/// Why the network did not do as it was asked.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NetError {
+    /// The peer could not be reached.
+    #[error("cannot reach {subject}: {reason}")]
+    Unreachable {
+        /// The peer or address.
+        subject: String,
+        /// What was tried and how it failed.
+        reason: String,
+    },
+    /// It is a node of another network, or no p2p-node at all.
+    #[error("{subject} is not a node of this network: {reason}")]
+    WrongNetwork {
+        /// The peer or address.
+        subject: String,
+        /// What it speaks.
+        reason: String,
+    },
+    /// The peer does not speak the protocol.
+    #[error("{peer} does not speak {protocol}")]
+    Unsupported {
+        /// The peer.
+        peer: PeerId,
+        /// The protocol.
+        protocol: String,
+    },
+    /// A listen address could not be bound.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: Multiaddr,
+        /// Why.
+        reason: String,
+    },
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopped,
+    /// It took too long.
+    #[error("{subject} did not answer in time")]
+    Timeout {
+        /// What was waited for.
+        subject: String,
+    },
+}
+
+/// The handle: clone it freely. The other end is the driver, or a simulated fabric.
+#[derive(Clone, Debug)]
+pub struct Network {
+    local: PeerId,
+    commands: mpsc::Sender<Command>,
+    peers: watch::Receiver<Arc<PeerTable>>,
+}
+
+impl Network {
+    /// A handle whose commands go to `commands` and whose table is `peers`.
+    pub fn new(local: PeerId, commands: mpsc::Sender<Command>, peers: watch::Receiver<Arc<PeerTable>>) -> Self {
+        Self { local, commands, peers }
+    }
+
+    /// This node.
+    pub fn local(&self) -> PeerId {
+        self.local
+    }
+
+    /// The peer table, as it is and as it changes.
+    pub fn peers(&self) -> watch::Receiver<Arc<PeerTable>> {
+        self.peers.clone()
+    }
+
+    /// Dials an address; returns once the peer is identified as one of this network.
+    pub async fn dial(&self, address: Multiaddr, source: Source) -> Result<PeerId, NetError> {
+        self.ask(|reply| Command::Dial { address, source, reply }).await
+    }
+
+    /// Dials a known peer; at once if it is connected.
+    pub async fn dial_peer(&self, peer: PeerId) -> Result<(), NetError> {
+        self.ask(|reply| Command::DialPeer { peer, reply }).await
+    }
+
+    /// The peers nearest to SHA-256(`preimage`), nearest first, at most 20, this node never among them.
+    pub async fn closest_peers(&self, preimage: Vec<u8>) -> Result<Vec<PeerId>, NetError> {
+        self.ask(|reply| Command::ClosestPeers { preimage, reply }).await
+    }
+
+    /// Announces this node as provider of a root.
+    pub async fn provide(&self, key: Vec<u8>) -> Result<(), NetError> {
+        self.ask(|reply| Command::Provide { key, reply }).await
+    }
+
+    /// Who announced that it provides a root.
+    pub async fn providers(&self, key: Vec<u8>) -> Result<Vec<PeerId>, NetError> {
+        self.ask(|reply| Command::Providers { key, reply }).await
+    }
+
+    /// Opens a stream.
+    pub async fn open_stream(&self, peer: PeerId, protocol: impl Into<String>) -> Result<Stream, NetError> {
+        let protocol = protocol.into();
+        self.ask(|reply| Command::OpenStream { peer, protocol, reply }).await
+    }
+
+    /// Takes a protocol's inbound streams; `capacity` of them wait at most.
+    pub async fn accept_streams(
+        &self,
+        protocol: impl Into<String>,
+        capacity: usize,
+    ) -> Result<mpsc::Receiver<Inbound>, NetError> {
+        let (streams, inbound) = mpsc::channel(capacity);
+        let protocol = protocol.into();
+        self.ask(|reply| Command::AcceptStreams { protocol, streams, reply }).await?;
+        Ok(inbound)
+    }
+
+    /// Joins a gossip topic; `capacity` messages wait at most, more are ignored.
+    pub async fn subscribe(
+        &self,
+        topic: impl Into<String>,
+        capacity: usize,
+    ) -> Result<mpsc::Receiver<GossipMessage>, NetError> {
+        let (messages, heard) = mpsc::channel(capacity);
+        let topic = topic.into();
+        self.ask(|reply| Command::Subscribe { topic, messages, reply }).await?;
+        Ok(heard)
+    }
+
+    /// Says something on a topic.
+    pub async fn publish(&self, topic: impl Into<String>, data: Bytes) -> Result<(), NetError> {
+        let topic = topic.into();
+        self.ask(|reply| Command::Publish { topic, data, reply }).await
+    }
+
+    /// Disconnects a peer that broke the rules and refuses it for `duration`.
+    pub async fn ban(&self, peer: PeerId, duration: Duration, reason: impl Into<String>) {
+        let reason = reason.into();
+        // A driver that is gone has no connection to that peer either.
+        let _ = self.commands.send(Command::Ban { peer, duration, reason }).await;
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, NetError>>) -> Command,
+    ) -> Result<T, NetError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| NetError::Stopped)?;
+        answer.await.map_err(|_| NetError::Stopped)?
+    }
+}
+
+/// The name of a protocol of `network`: `/p2p-node/<network>/<protocol>/<version>`.
+pub fn protocol_name(network: &str, protocol: &str, version: u32) -> String {
+    format!("/p2p-node/{network}/{protocol}/{version}")
+}

@@ -1,0 +1,304 @@
+//! What the verbs answer: the JSON of the contract, field by field, and what a verb is asked.
+//!
+//! The daemon sends these over its socket and the command line prints them. Sizes are bytes, durations seconds,
+//! times RFC 3339 UTC, peers base58, addresses CIDv1 in base32. Fields may be added, never renamed.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of thing a root or an entry is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryKind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+}
+
+/// How content is cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChunkerChoice {
+    /// Every so many bytes: 1 KiB to 2 MiB.
+    Size(u32),
+    /// By content.
+    Fastcdc,
+}
+
+impl Default for ChunkerChoice {
+    fn default() -> Self {
+        Self::Size(1 << 20)
+    }
+}
+
+/// What `add` is asked, for each of its paths.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct AddOptions {
+    /// Publish under this name.
+    pub name: Option<String>,
+    /// Copies wanted, 1 to 16; `None`: the daemon's setting.
+    pub replicas: Option<u8>,
+    /// How to cut.
+    pub chunker: ChunkerChoice,
+    /// Keep modes and modification times.
+    pub preserve: bool,
+    /// Store here, replicate later in the background.
+    pub local: bool,
+    /// Return once every chunk is safe on so many peers of its replica set.
+    pub wait: Option<u8>,
+}
+
+/// Copies: what was asked and what there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Copies {
+    /// How many were asked for.
+    pub wanted: u8,
+    /// The smallest number of peers that confirmed any one chunk.
+    pub min: u8,
+}
+
+/// `add --json`, a line for each path.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Added {
+    /// The root.
+    pub cid: String,
+    /// The path as the caller gave it, `-` for standard input.
+    pub path: String,
+    /// Content bytes.
+    pub size: u64,
+    /// Every distinct block of the DAG.
+    pub chunks: u64,
+    /// Those that this node did not have before.
+    pub chunks_new: u64,
+    /// Copies.
+    pub replicas: Copies,
+    /// How long it took.
+    pub seconds: f64,
+    /// What the caller is to be told on stderr: fewer copies than wanted, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Set where peers that should have taken a copy did not: the exit code is then 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub short: Option<String>,
+}
+
+/// How far an `add` or a `get` is; counters only grow.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Content bytes that were read (`add`) or written (`get`).
+    pub bytes: u64,
+    /// Content bytes in all, where that is known.
+    pub total_bytes: Option<u64>,
+    /// Chunks that are done.
+    pub chunks: u64,
+    /// Copies on other peers that were acknowledged.
+    pub copies: u64,
+    /// What is being worked on.
+    pub current: Option<String>,
+}
+
+/// What `get` is asked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GetOptions {
+    /// CID, CID/path/inside, NAME, or PEER/NAME (a path may follow a name too).
+    pub reference: String,
+    /// `-o` made absolute by the caller; `None`: under the label in `directory`.
+    pub output: Option<PathBuf>,
+    /// The caller's current directory, absolute.
+    pub directory: PathBuf,
+    /// Replace what is there.
+    pub force: bool,
+}
+
+/// `get --json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Got {
+    /// What was fetched (the CID behind the path, where one was given).
+    pub cid: String,
+    /// Where it was written.
+    pub path: String,
+    /// Content bytes.
+    pub size: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Distinct chunks of it.
+    pub chunks: u64,
+    /// Bytes by the peer that sent them; this node's own store is under its own id.
+    pub from: BTreeMap<String, u64>,
+}
+
+/// `stat REF --json`: what the network says now.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Stat {
+    /// What was asked about.
+    pub cid: String,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Content bytes.
+    pub size: u64,
+    /// Distinct blocks.
+    pub chunks: u64,
+    /// Copies that count.
+    pub replicas: StatCopies,
+    /// Chunks held as replicas, by peer.
+    pub holders: BTreeMap<String, u64>,
+    /// A row a chunk; left out with `--no-placement`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Vec<Placement>>,
+}
+
+/// Copies of the chunks of one DAG.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StatCopies {
+    /// How many are wanted.
+    pub wanted: u8,
+    /// Those of the chunk with the fewest.
+    pub min: u8,
+    /// Those of the chunk with the most.
+    pub max: u8,
+}
+
+/// Where one chunk is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Placement {
+    /// The chunk.
+    pub cid: String,
+    /// Its bytes.
+    pub size: u64,
+    /// Who keeps it because it is of the replica set.
+    pub holders: Vec<String>,
+    /// Who happens to keep it.
+    pub cached: Vec<String>,
+}
+
+/// `stat --local --json`, a line a chunk of this node's own store.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LocalChunk {
+    /// The chunk.
+    pub cid: String,
+    /// Its bytes.
+    pub size: u64,
+    /// `replica` or `cache`.
+    pub role: String,
+    /// Copies wanted.
+    pub wanted: u8,
+}
+
+/// `status --json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// This node.
+    pub peer_id: String,
+    /// Where it is reached, `/p2p/…` at the end.
+    pub listen: Vec<String>,
+    /// The network's name.
+    pub network: String,
+    /// The program's version.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime: f64,
+    /// Connected peers.
+    pub peers: usize,
+    /// Storing peers that a chunk could be placed on now, this node not counted.
+    pub known_peers: usize,
+    /// Chunks here, replicas and caches.
+    pub chunks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The most that they may take.
+    pub capacity: u64,
+    /// How replication is doing.
+    pub replication: Replication,
+    /// What went over the wire as chunks.
+    pub transfers: Transfers,
+}
+
+/// How replication is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Replication {
+    /// Copies that this node asks for.
+    pub factor: u8,
+    /// Chunks here that are known to have fewer copies than wanted.
+    pub under_replicated: u64,
+    /// Copies that are being made now.
+    pub in_flight: u64,
+}
+
+/// Chunk bytes over the wire since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Transfers {
+    /// Sent to peers.
+    pub sent_bytes: u64,
+    /// Received from peers.
+    pub received_bytes: u64,
+}
+
+/// `peers --json`, a line a connected peer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PeerLine {
+    /// The peer.
+    pub peer_id: String,
+    /// Where it is.
+    pub addresses: Vec<String>,
+    /// Round trip in seconds, once measured.
+    pub latency: Option<f64>,
+    /// What it says it runs.
+    pub agent: Option<String>,
+    /// `mdns`, `kademlia`, `bootstrap`, `incoming` or `manual`.
+    pub source: String,
+}
+
+/// `ls --json`, a line an entry of the catalogue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CatalogueLine {
+    /// The name or, without one, the label.
+    pub name: String,
+    /// The root.
+    pub cid: String,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Content bytes.
+    pub size: u64,
+    /// Who published it.
+    pub publisher: String,
+    /// Its version, from 1.
+    pub version: u64,
+    /// When it was published.
+    pub updated: String,
+}
+
+/// `ls REF --json`, a line an entry of a directory.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DirectoryLine {
+    /// The entry's name.
+    pub name: String,
+    /// Its address.
+    pub cid: String,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Content bytes.
+    pub size: u64,
+}
+
+/// `watch --json`, a line an update.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Update {
+    /// `added`, `updated` or `removed`.
+    pub event: String,
+    /// The root.
+    pub cid: String,
+    /// The name or, without one, the label.
+    pub name: String,
+    /// Content bytes.
+    pub size: u64,
+    /// Who published it.
+    pub publisher: String,
+    /// Its version.
+    pub version: u64,
+    /// When it was published.
+    pub time: String,
+}

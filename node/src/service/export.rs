@@ -1,0 +1,1 @@
+//! Writing a DAG out as files and trees. SKELETON.

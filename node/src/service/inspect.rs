@@ -1,0 +1,1 @@
+//! Looking into a DAG: ls, stat, and paths inside. SKELETON.

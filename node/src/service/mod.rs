@@ -1,0 +1,11 @@
+//! What the node does: each file owns one subject and its own state.
+
+pub mod catalogue;
+pub mod export;
+pub mod fetch;
+pub mod ingest;
+pub mod inspect;
+pub mod locate;
+pub mod replicate;
+pub mod sync;
+pub mod transfer;

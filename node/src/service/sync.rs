@@ -1,0 +1,1 @@
+//! Catching up on the catalogue from a peer. SKELETON.
