@@ -4,6 +4,7 @@
 
 pub mod error;
 pub mod front;
+pub mod identity;
 pub mod net;
 pub mod node;
 pub mod report;

@@ -6,6 +6,7 @@ pub mod fetch;
 pub mod ingest;
 pub mod inspect;
 pub mod locate;
+pub mod remember;
 pub mod replicate;
 pub mod sync;
 pub mod transfer;
