@@ -118,7 +118,9 @@ pub struct Store {}
 #[allow(unused_variables, clippy::unimplemented, clippy::unused_async, missing_docs)]
 impl Store {
     /// Opens (or makes) the store in `dir`, taking its lock; rebuilds the index where that is needed. Blocks.
-    pub fn open(dir: &Path, capacity_bytes: u64) -> Result<Self, StoreError> {
+    /// `capacity_bytes`: the most that chunks may take, for this run only; `None`: what was remembered at an earlier
+    /// start, else 80 % of the space free now, which is then remembered.
+    pub fn open(dir: &Path, capacity_bytes: Option<u64>) -> Result<Self, StoreError> {
         unimplemented!()
     }
     /// A store in memory with the same behaviour, for simulations: no threads, no blocking.
