@@ -25,8 +25,12 @@ pub fn load_or_make(directory: &Path) -> Result<Keypair> {
         Ok(bytes) => {
             let mode = fs::metadata(&path).map_err(|error| failed("read", &path, &error))?.permissions().mode();
             if mode & 0o077 != 0 {
-                return Err(Error::refused(format!("{} can be read by others (mode {:o})", path.display(), mode & 0o777))
-                    .hint(format!("run `chmod 600 {}` if nobody else has had it", path.display())));
+                return Err(Error::refused(format!(
+                    "{} can be read by others (mode {:o})",
+                    path.display(),
+                    mode & 0o777
+                ))
+                .hint(format!("run `chmod 600 {}` if nobody else has had it", path.display())));
             }
             Keypair::from_protobuf_encoding(&bytes).map_err(|_| {
                 Error::failed(format!("the identity key {} is damaged", path.display()))

@@ -1,1 +1,3 @@
-//! Harnesses. SKELETON.
+//! Harnesses.
+
+pub mod fabric;
