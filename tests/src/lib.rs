@@ -1,3 +1,4 @@
-//! Harnesses.
+//! Harnesses: what the suites of this package are built from.
 
 pub mod fabric;
+pub mod process;
