@@ -213,3 +213,6 @@ pub enum ChunkerError {
         bytes: u32,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,3 +109,6 @@ impl Default for Profile {
         Self::STANDARD
     }
 }
+
+#[cfg(test)]
+mod tests;
