@@ -180,8 +180,9 @@ impl Chunker {
     /// no allocation but their own bytes'.
     #[must_use = "these are the last bytes of the stream"]
     pub fn finish(&mut self) -> Vec<Bytes> {
-        // A small rest is copied: a slice would keep the whole buffer alive for its few bytes.
-        let copy = self.filled <= self.buffer.len() / 2;
+        // A small rest is copied: a slice would keep the whole buffer alive for its few bytes. A large one takes the
+        // buffer along.
+        let copy = self.filled <= self.cut.buffer() / 4;
         let mut chunks = Vec::new();
         let mut start = 0;
         while start < self.filled {
@@ -192,6 +193,9 @@ impl Chunker {
             } else {
                 chunks.push(self.split(length));
             }
+        }
+        if !copy {
+            self.buffer = BytesMut::new();
         }
         self.filled = 0;
         chunks

@@ -107,6 +107,10 @@ fn a_small_file_keeps_the_buffer_and_holds_no_more_than_its_bytes() {
     assert_eq!(chunker.finish(), [""; 0], "an empty file has no chunks here");
     assert_eq!(chunker.push(b"next"), 4);
     assert_eq!(chunker.finish(), ["next"]);
+    let room = chunker.spare().len();
+    chunker.advance(room.min(700_000));
+    assert_eq!(lengths(&chunker.finish()), [700_000]);
+    assert_eq!(chunker.buffer.len(), 0, "a large rest takes the buffer along");
 }
 
 #[test]
