@@ -1,8 +1,17 @@
 //! What the daemon runs with: flags beat the environment, which beats the file.
+//!
+//! Each source is read into a [`Partial`]; [`Settings::resolve`] lays them over each other and checks the outcome.
 
-use std::path::PathBuf;
+mod environment;
+mod file;
+pub mod units;
 
-use libp2p::Multiaddr;
+use std::path::{Path, PathBuf};
+
+use libp2p::{Multiaddr, multiaddr::Protocol};
+
+pub use self::{environment::DATA_DIR_VARIABLE, file::CONFIG_FILE};
+use crate::error::{Error, Result};
 
 /// The name of the network that a node joins when none is given.
 pub const DEFAULT_NETWORK: &str = "main";
@@ -10,6 +19,10 @@ pub const DEFAULT_NETWORK: &str = "main";
 pub const DEFAULT_REPLICAS: u8 = 3;
 /// The port that is tried first.
 pub const DEFAULT_PORT: u16 = 4242;
+/// The most copies that may be asked for.
+pub const MAX_REPLICAS: u8 = p2p_protocol::placement::MAX_REPLICAS;
+/// The longest name of a network, in bytes: it is part of every protocol name, and those are short.
+pub const MAX_NETWORK_BYTES: usize = 64;
 
 /// Validated settings of a daemon.
 #[derive(Clone, Debug)]
@@ -28,4 +41,234 @@ pub struct Settings {
     pub capacity_bytes: Option<u64>,
     /// The network's name.
     pub network: String,
+}
+
+/// What one source says; `None` where it says nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Partial {
+    /// As [`Settings::listen`].
+    pub listen: Option<Vec<Multiaddr>>,
+    /// As [`Settings::bootstrap`].
+    pub bootstrap: Option<Vec<Multiaddr>>,
+    /// As [`Settings::mdns`].
+    pub mdns: Option<bool>,
+    /// As [`Settings::replicas`].
+    pub replicas: Option<u8>,
+    /// As [`Settings::capacity_bytes`].
+    pub capacity_bytes: Option<u64>,
+    /// As [`Settings::network`].
+    pub network: Option<String>,
+}
+
+impl Partial {
+    /// What `self` says and, where it says nothing, what `other` says.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            listen: self.listen.or(other.listen),
+            bootstrap: self.bootstrap.or(other.bootstrap),
+            mdns: self.mdns.or(other.mdns),
+            replicas: self.replicas.or(other.replicas),
+            capacity_bytes: self.capacity_bytes.or(other.capacity_bytes),
+            network: self.network.or(other.network),
+        }
+    }
+}
+
+impl Settings {
+    /// Settings from `flags`, then the environment as `variable` gives it, then the file: `config`, which must then
+    /// be there, or `config.toml` in `data_dir` if it is there.
+    ///
+    /// Fails with [`crate::error::Kind::Usage`] and the name of what is wrong.
+    pub fn load(
+        data_dir: &Path,
+        config: Option<&Path>,
+        flags: Partial,
+        variable: impl Fn(&str) -> Option<std::ffi::OsString>,
+    ) -> Result<Self> {
+        let environment = environment::read(&variable)?;
+        let named = config.map(Path::to_path_buf).or_else(|| environment::config(&variable));
+        let file = match named {
+            Some(path) => file::read(&path)?.ok_or_else(|| {
+                Error::usage(format!("The settings file {} does not exist", path.display()))
+                    .hint("give the path of one that does, or leave --config out")
+            })?,
+            None => file::read(&data_dir.join(CONFIG_FILE))?.unwrap_or_default(),
+        };
+        Self::resolve(data_dir, flags.or(environment).or(file))
+    }
+
+    /// Lays `partial` over the defaults and checks every value.
+    pub fn resolve(data_dir: &Path, partial: Partial) -> Result<Self> {
+        let data_dir = std::path::absolute(data_dir).map_err(|error| {
+            Error::usage(format!("The data directory {} cannot be used: {error}", data_dir.display()))
+        })?;
+        let settings = Self {
+            data_dir,
+            listen: partial.listen.unwrap_or_default(),
+            bootstrap: partial.bootstrap.unwrap_or_default(),
+            mdns: partial.mdns.unwrap_or(true),
+            replicas: partial.replicas.unwrap_or(DEFAULT_REPLICAS),
+            capacity_bytes: partial.capacity_bytes,
+            network: partial.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
+        };
+        settings.listen.iter().try_for_each(check_listen)?;
+        settings.bootstrap.iter().try_for_each(check_dial)?;
+        if !(1..=MAX_REPLICAS).contains(&settings.replicas) {
+            return Err(Error::usage(format!("{} copies cannot be asked for", settings.replicas))
+                .hint(format!("give --replicas a number from 1 to {MAX_REPLICAS}")));
+        }
+        check_network(&settings.network)?;
+        Ok(settings)
+    }
+}
+
+/// The name goes into protocol names (`/p2p-node/<network>/…`), so it must not hold a slash or a space.
+fn check_network(name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > MAX_NETWORK_BYTES || !name.chars().all(allowed) {
+        return Err(Error::usage(format!("\"{}\" cannot be the name of a network", name.escape_debug()))
+            .hint(format!("use 1 to {MAX_NETWORK_BYTES} letters (a-z, A-Z), digits, dots, dashes and underscores")));
+    }
+    Ok(())
+}
+
+/// A node listens on an IP address, by TCP or by QUIC.
+fn check_listen(address: &Multiaddr) -> Result<()> {
+    let parts: Vec<_> = address.iter().collect();
+    let fits = matches!(
+        parts.as_slice(),
+        [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Tcp(_)]
+            | [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Udp(_), Protocol::QuicV1]
+    );
+    if fits {
+        return Ok(());
+    }
+    Err(Error::usage(format!("A node cannot listen on \"{address}\""))
+        .hint("give an address such as /ip4/0.0.0.0/tcp/4242 or /ip6/::/udp/4242/quic-v1"))
+}
+
+/// A peer is dialled at an IP address or a DNS name, by TCP or by QUIC, with or without its peer id at the end.
+pub fn check_dial(address: &Multiaddr) -> Result<()> {
+    let parts: Vec<_> = address.iter().collect();
+    let (host, rest) = parts.split_first().map_or((None, &[][..]), |(host, rest)| (Some(host), rest));
+    let host_fits = matches!(
+        host,
+        Some(Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_))
+    );
+    let rest_fits = matches!(
+        rest,
+        [Protocol::Tcp(_)]
+            | [Protocol::Tcp(_), Protocol::P2p(_)]
+            | [Protocol::Udp(_), Protocol::QuicV1]
+            | [Protocol::Udp(_), Protocol::QuicV1, Protocol::P2p(_)]
+    );
+    if host_fits && rest_fits {
+        return Ok(());
+    }
+    Err(Error::usage(format!("No peer can be reached at \"{address}\""))
+        .hint("give an address such as /ip4/192.0.2.1/tcp/4242 or /dns/example.org/udp/4242/quic-v1, with or without /p2p/PEER at the end"))
+}
+
+/// Reads a multiaddr as a user wrote it.
+pub fn multiaddr(text: &str) -> std::result::Result<Multiaddr, String> {
+    match text.parse::<Multiaddr>() {
+        Ok(address) if !address.is_empty() => Ok(address),
+        Ok(_) => Err("the address is empty; one looks like /ip4/192.0.2.1/tcp/4242".to_owned()),
+        Err(error) => Err(format!("this is not a multiaddr ({error}); one looks like /ip4/192.0.2.1/tcp/4242")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::error::Kind;
+
+    fn environment(pairs: &[(&str, &str)]) -> impl Fn(&str) -> Option<std::ffi::OsString> + use<> {
+        let map: HashMap<String, String> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        move |name: &str| map.get(name).map(Into::into)
+    }
+
+    #[test]
+    fn the_defaults_are_the_contracts() -> Result<()> {
+        let dir = tempfile::tempdir().map_err(|e| Error::failed(e.to_string()))?;
+        let settings = Settings::load(dir.path(), None, Partial::default(), |_| None)?;
+        assert!(settings.listen.is_empty() && settings.bootstrap.is_empty() && settings.mdns);
+        assert_eq!((settings.replicas, settings.capacity_bytes), (3, None));
+        assert_eq!(settings.network, "main");
+        Ok(())
+    }
+
+    #[test]
+    fn flags_beat_the_environment_which_beats_the_file() -> std::io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        std::fs::write(
+            dir.path().join(CONFIG_FILE),
+            "replicas = 4\nnetwork = \"file\"\ncapacity = \"3GiB\"\nno-mdns = true\nlisten = \"/ip4/1.2.3.4/tcp/1\"",
+        )?;
+        let flags = Partial { replicas: Some(6), ..Partial::default() };
+        let env = environment(&[
+            ("P2P_NODE_REPLICAS", "5"),
+            ("P2P_NODE_NETWORK", "env"),
+            ("P2P_NODE_NO_MDNS", "false"),
+            ("P2P_NODE_LISTEN", ""),
+        ]);
+        let settings = Settings::load(dir.path(), None, flags, env).map_err(std::io::Error::other)?;
+        assert_eq!(settings.replicas, 6, "the flag");
+        assert_eq!(settings.network, "env", "the environment");
+        assert!(settings.mdns, "the environment can turn on again what the file turned off");
+        assert_eq!(settings.capacity_bytes, Some(3 << 30), "the file");
+        assert_eq!(settings.listen.len(), 1, "an empty variable says nothing");
+        Ok(())
+    }
+
+    #[test]
+    fn a_named_file_replaces_the_default_one_and_must_exist() -> std::io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        std::fs::write(dir.path().join(CONFIG_FILE), "replicas = 4")?;
+        let other = dir.path().join("other.toml");
+        let missing = Settings::load(dir.path(), Some(&other), Partial::default(), |_| None);
+        assert_eq!(missing.map_err(|e| e.kind).err(), Some(Kind::Usage));
+        std::fs::write(&other, "network = \"x\"")?;
+        let path = other.display().to_string();
+        let env = environment(&[("P2P_NODE_CONFIG", &path)]);
+        let settings = Settings::load(dir.path(), None, Partial::default(), env).map_err(std::io::Error::other)?;
+        assert_eq!((settings.replicas, settings.network.as_str()), (3, "x"));
+        Ok(())
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused() {
+        let dir = Path::new("/somewhere");
+        let check = |partial: Partial| Settings::resolve(dir, partial).map_err(|e| e.kind).err();
+        for replicas in [0, 17] {
+            assert_eq!(check(Partial { replicas: Some(replicas), ..Partial::default() }), Some(Kind::Usage));
+        }
+        for name in ["", "a/b", "a b", "ü", &"x".repeat(65)] {
+            let partial = Partial { network: Some(name.to_owned()), ..Partial::default() };
+            assert_eq!(check(partial), Some(Kind::Usage), "{name}");
+        }
+        for (address, listens, dials) in [
+            ("/ip4/127.0.0.1/tcp/0", true, true),
+            ("/ip6/::1/udp/4242/quic-v1", true, true),
+            ("/dns/example.org/tcp/4242", false, true),
+            ("/ip4/127.0.0.1/tcp/1/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA", false, true),
+            ("/ip4/127.0.0.1", false, false),
+            ("/ip4/127.0.0.1/udp/5", false, false),
+            ("/memory/1", false, false),
+        ] {
+            let address: Multiaddr = address.parse().expect("the test's addresses are well formed");
+            assert_eq!(check_listen(&address).is_ok(), listens, "{address}");
+            assert_eq!(check_dial(&address).is_ok(), dials, "{address}");
+        }
+        assert!(multiaddr("").is_err() && multiaddr("127.0.0.1:4242").is_err());
+    }
+
+    #[test]
+    fn a_relative_data_directory_becomes_absolute() {
+        let settings = Settings::resolve(Path::new("here"), Partial::default());
+        assert!(settings.is_ok_and(|s| s.data_dir.is_absolute() && s.data_dir.ends_with("here")));
+    }
 }
