@@ -1,0 +1,219 @@
+//! The grammar of the command line. Help texts are for people who have never seen the program.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::{
+    add::Add, cat::Cat, completions::Completions, connect::Connect, daemon::Daemon, get::Get, ls::Ls, stat::Stat,
+};
+
+/// What stands at the end of every `--help`.
+const AFTER: &str = "\
+Exit codes:
+  0  done, all of it
+  1  failed, for any cause that has no code of its own
+  2  usage: a bad option, CID, multiaddr or name
+  3  no daemon answers on this data directory
+  4  not found: no reachable peer has it, or there is no such path in it
+  5  kept, but short of what was asked: peers that should hold a copy did not take it
+  6  refused by policy: no space, quota, not permitted";
+
+/// What stands at the end of the program's own `--help`.
+const EXAMPLES: &str = "\
+A REF is a CID, CID/path/inside, a published name, or PEER/NAME where two publishers use one name.
+A SIZE is a whole number of bytes, or of KiB, MiB, GiB or TiB (10GiB).
+Results go to standard output and nothing else does; progress, hints and logs go to standard error.
+
+Examples:
+  p2p-node daemon                     run a node; nodes on one local network find each other
+  p2p-node add photos/                keep a directory on three peers, print its CID
+  p2p-node ls                         what the network holds
+  p2p-node get CID -o photos          fetch it, on any node
+  p2p-node stat CID                   see who holds the copies
+
+A network is open to all who can reach it: do not put secrets into it.
+
+Exit codes:
+  0  done, all of it
+  1  failed, for any cause that has no code of its own
+  2  usage: a bad option, CID, multiaddr or name
+  3  no daemon answers on this data directory
+  4  not found: no reachable peer has it, or there is no such path in it
+  5  kept, but short of what was asked: peers that should hold a copy did not take it
+  6  refused by policy: no space, quota, not permitted";
+
+/// A peer-to-peer store: equal peers keep what any of them is given
+///
+/// Add a file or a directory on one machine, and its chunks are kept on the k peers closest to each: any machine of the
+/// network gives it back, also when the one that added it is gone.
+#[derive(Parser, Debug)]
+#[command(
+    name = "p2p-node",
+    bin_name = "p2p-node",
+    version,
+    after_help = EXAMPLES,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 110,
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs",
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// Options that every verb takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options before or after the verb.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Global {
+    /// The node's state [env: P2P_NODE_DATA_DIR] [default: the platform's data directory + p2p-node]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options", value_hint = clap::ValueHint::DirPath)]
+    pub data_dir: Option<PathBuf>,
+    /// Results as JSON on standard output: one object, or one object a line; failures too, as {"error":{"kind","message"}}
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// More log on standard error; twice for still more (RUST_LOG overrides it)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet", help_heading = "Global options")]
+    pub verbose: u8,
+    /// No progress, and only errors in the log
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub quiet: u8,
+}
+
+/// The verbs.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a node in the foreground until SIGINT or SIGTERM
+    #[command(after_help = AFTER, after_long_help = DAEMON)]
+    Daemon(Box<Daemon>),
+    /// Add files and directories: chunk, store, copy to the closest peers, announce
+    #[command(after_help = AFTER, after_long_help = ADD)]
+    Add(Add),
+    /// Fetch a file or a whole directory, verify it and write it
+    #[command(after_help = AFTER, after_long_help = GET)]
+    Get(Get),
+    /// Write a file's bytes to standard output
+    #[command(after_help = AFTER, after_long_help = CAT)]
+    Cat(Cat),
+    /// List what the network holds or, with a REF, a directory's entries
+    #[command(after_help = AFTER, after_long_help = LS)]
+    Ls(Ls),
+    /// Show the size of something, its chunks, and where their copies are now
+    #[command(after_help = AFTER, after_long_help = STAT)]
+    Stat(Stat),
+    /// Print updates of the catalogue as they happen, until stopped
+    #[command(after_help = AFTER)]
+    Watch(NoArguments),
+    /// List the connected peers: id, address, latency, agent, how found
+    #[command(after_help = AFTER)]
+    Peers(NoArguments),
+    /// Dial a peer and print its peer id
+    #[command(after_help = AFTER, after_long_help = CONNECT)]
+    Connect(Connect),
+    /// Show the node at a glance: peers, chunks, space, replication health
+    #[command(after_help = AFTER)]
+    Status(NoArguments),
+    /// Print a completion script for a shell
+    #[command(after_help = AFTER, after_long_help = COMPLETIONS)]
+    Completions(Completions),
+}
+
+/// A verb without arguments of its own.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct NoArguments {}
+
+const DAEMON: &str = "\
+When it serves, it prints one line on standard output: ready peer=PEER listen=MULTIADDR[,MULTIADDR...]
+
+Each option has an environment variable (P2P_NODE_LISTEN, P2P_NODE_BOOTSTRAP, P2P_NODE_NO_MDNS, P2P_NODE_REPLICAS,
+P2P_NODE_CAPACITY, P2P_NODE_NETWORK, P2P_NODE_CONFIG; several addresses with commas between them) and a key in the
+settings file, which is the option without its dashes:
+
+  listen = [\"/ip4/0.0.0.0/tcp/4242\"]
+  bootstrap = [\"/dns/nas.example.org/tcp/4242\"]
+  no-mdns = false
+  replicas = 3
+  capacity = \"200GiB\"
+  network = \"home\"
+
+A flag beats an environment variable, which beats the file.
+
+Examples:
+  p2p-node daemon
+  p2p-node daemon --capacity 200GiB --network home
+  p2p-node daemon --data-dir /tmp/b --listen /ip4/127.0.0.1/tcp/0 --bootstrap /ip4/127.0.0.1/tcp/4242
+
+Exit codes: 0 it was stopped by a signal; 1 it could not start (another daemon runs, a port is taken); 2 a setting is wrong.";
+
+const ADD: &str = "\
+Prints the root CID, a line for each PATH in their order. It returns only when what it reports is true and on disk.
+Where the network has fewer peers than copies were asked for, it keeps the file, says so on standard error, and the
+missing copies are made by themselves as peers join. Directories are added whole: dotfiles, symbolic links as links, empty directories.
+
+A PATH that fails does not stop the others; the exit code is that of the first failure.
+
+Examples:
+  p2p-node add report.pdf
+  p2p-node add --name backups/laptop --replicas 4 ~/documents
+  tar c src | p2p-node add - --name src.tar
+  p2p-node add --only-hash report.pdf        (needs no daemon)
+
+Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 5 kept, but peers that should hold a copy did not take it (the CID is printed); 6 no space.";
+
+const GET: &str = "\
+Prints the path that was written. Every chunk is verified. A get that was interrupted is resumed by repeating it. Nothing is
+kept in this node's store, and nothing is overwritten without --force.
+
+Examples:
+  p2p-node get bafy...                       into the current directory, under its label or its CID
+  p2p-node get bafy.../docs/a.txt -o a.txt
+  p2p-node get backups/laptop -o restored
+
+Exit codes: 0 done; 1 failed (also: the target exists); 2 usage; 3 no daemon; 4 not found.";
+
+const CAT: &str = "\
+Examples:
+  p2p-node cat bafy... | less
+  p2p-node cat bafy... --offset 1GiB --length 64KiB > part
+
+Exit codes: 0 done; 1 failed (also: it is a directory); 2 usage; 3 no daemon; 4 not found. A failure after the first byte is said too.";
+
+const LS: &str = "\
+Examples:
+  p2p-node ls                                what the network holds: size, kind, CID, version, time, publisher, name
+  p2p-node ls bafy.../photos                 a directory's entries: size, kind, CID, name
+
+Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 not found.";
+
+const STAT: &str = "\
+The network is asked now; nothing is remembered and nothing is stored. A holder keeps a chunk because it is one of the peers
+closest to it; a cached copy is one that a peer happens to keep and that gives way when the room is needed.
+
+Examples:
+  p2p-node stat bafy...
+  p2p-node stat bafy... --json --no-placement
+  p2p-node stat --local                      every chunk in this node's own store
+
+Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 not found.";
+
+const CONNECT: &str = "\
+Example:
+  p2p-node connect /ip4/192.0.2.1/tcp/4242
+
+Exit codes: 0 connected; 1 it cannot be reached, or is of another network; 2 not a multiaddr; 3 no daemon.";
+
+const COMPLETIONS: &str = "\
+Examples:
+  p2p-node completions bash > ~/.local/share/bash-completion/completions/p2p-node
+  p2p-node completions zsh  > \"${fpath[1]}/_p2p-node\"
+  p2p-node completions fish > ~/.config/fish/completions/p2p-node.fish";
+
+#[cfg(test)]
+#[path = "args_tests.rs"]
+mod tests;

@@ -1,0 +1,82 @@
+//! `ls [REF]`.
+
+use clap::Args;
+
+use super::{
+    output::{Failure, Output, warn_of_version},
+    text::{self, Columns},
+};
+use crate::{
+    front::api::{
+        client::Client,
+        wire::{self, Nothing, ReferenceRequest},
+    },
+    report::{CatalogueLine, DirectoryLine, EntryKind},
+    settings::units::show_size,
+};
+
+/// Arguments of `ls`.
+#[derive(Args, Clone, Debug)]
+pub struct Ls {
+    /// A directory: CID, CID/path/inside, NAME or PEER/NAME; without it, the whole catalogue
+    #[arg(value_name = "REF")]
+    pub reference: Option<String>,
+}
+
+/// A line an entry.
+pub(super) async fn run(verb: Ls, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    match verb.reference {
+        None => catalogue(client, output).await,
+        Some(reference) => directory(reference, client, output).await,
+    }
+}
+
+async fn catalogue(client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let mut lines = client.call::<CatalogueLine>(wire::LS, &Nothing {}).await?;
+    warn_of_version(lines.version_difference());
+    let mut columns = Columns::new(&['>', '<', '<', '>', '<', '<', '<']);
+    while let Some(line) = lines.next(|_| {}).await? {
+        if output.is_json() {
+            output.json(&line)?;
+        } else {
+            columns.row(
+                vec![
+                    show_size(line.size),
+                    kind(line.kind).to_owned(),
+                    text::shown(&line.cid),
+                    format!("v{}", line.version),
+                    text::shown(&line.updated),
+                    text::shown(&line.publisher),
+                    text::shown(&line.name),
+                ],
+                output,
+            )?;
+        }
+    }
+    columns.finish(output)
+}
+
+async fn directory(reference: String, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let mut lines = client.call::<DirectoryLine>(wire::LS_INSIDE, &ReferenceRequest { reference }).await?;
+    warn_of_version(lines.version_difference());
+    let mut columns = Columns::new(&['>', '<', '<', '<']);
+    while let Some(line) = lines.next(|_| {}).await? {
+        if output.is_json() {
+            output.json(&line)?;
+        } else {
+            let row =
+                vec![show_size(line.size), kind(line.kind).to_owned(), text::shown(&line.cid), text::shown(&line.name)];
+            columns.row(row, output)?;
+        }
+    }
+    columns.finish(output)
+}
+
+/// The kind in a word.
+pub(super) fn kind(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::File => "file",
+        EntryKind::Directory => "directory",
+        EntryKind::Symlink => "symlink",
+    }
+}

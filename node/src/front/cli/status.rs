@@ -1,0 +1,81 @@
+//! `status`.
+
+use super::{
+    output::{Failure, Output, one, warn_of_version},
+    text,
+};
+use crate::{
+    front::api::{
+        client::Client,
+        wire::{self, Nothing},
+    },
+    report::Status,
+    settings::units::{show_seconds, show_size},
+};
+
+/// A short page.
+pub(super) async fn run(client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let answer = client.call(wire::STATUS, &Nothing {}).await?;
+    warn_of_version(answer.version_difference());
+    let status: Status = one(answer, |_| {}).await?;
+    if output.is_json() { output.json(&status) } else { output.text(&page(&status)) }
+}
+
+fn page(status: &Status) -> String {
+    let mut rows = vec![
+        ("Peer", text::shown(&status.peer_id)),
+        ("Network", text::shown(&status.network)),
+        ("Version", format!("{}, up {}", text::shown(&status.version), show_seconds(status.uptime))),
+    ];
+    for (index, address) in status.listen.iter().enumerate() {
+        rows.push((if index == 0 { "Listens on" } else { "" }, text::shown(address)));
+    }
+    let health = match status.replication.under_replicated {
+        0 => "every chunk here has its copies, as far as is known".to_owned(),
+        1 => "1 chunk here has too few copies".to_owned(),
+        some => format!("{some} chunks here have too few copies"),
+    };
+    rows.push(("Peers", format!("{} connected, {} could take a chunk", status.peers, status.known_peers)));
+    rows.push(("Chunks", format!("{}, {} of {}", status.chunks, show_size(status.bytes), show_size(status.capacity))));
+    let replication = status.replication;
+    rows.push(("Copies", format!("{} wanted; {health}; {} being made", replication.factor, replication.in_flight)));
+    rows.push((
+        "Transfers",
+        format!(
+            "{} sent, {} received",
+            show_size(status.transfers.sent_bytes),
+            show_size(status.transfers.received_bytes)
+        ),
+    ));
+    text::table(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Replication, Transfers};
+
+    #[test]
+    fn the_page_says_how_the_node_is() {
+        let page = page(&Status {
+            peer_id: "12D3".to_owned(),
+            listen: vec!["/ip4/1".to_owned(), "/ip6/1".to_owned()],
+            network: "main".to_owned(),
+            version: "1.2.3".to_owned(),
+            uptime: 61.0,
+            peers: 4,
+            known_peers: 3,
+            chunks: 12,
+            bytes: 1 << 20,
+            capacity: 1 << 30,
+            replication: Replication { factor: 3, under_replicated: 2, in_flight: 1 },
+            transfers: Transfers { sent_bytes: 1, received_bytes: 2 },
+        });
+        assert_eq!(
+            page,
+            "Peer        12D3\nNetwork     main\nVersion     1.2.3, up 1 min 1 s\nListens on  /ip4/1\n            /ip6/1\n\
+             Peers       4 connected, 3 could take a chunk\nChunks      12, 1.0 MiB of 1.0 GiB\n\
+             Copies      3 wanted; 2 chunks here have too few copies; 1 being made\nTransfers   1 B sent, 2 B received\n"
+        );
+    }
+}
