@@ -7,6 +7,8 @@
 
 pub mod cluster;
 pub mod daemon;
+pub mod evil;
+pub mod forge;
 pub mod mounts;
 pub mod namespace;
 pub mod output;

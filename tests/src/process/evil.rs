@@ -1,0 +1,415 @@
+//! A peer that speaks the network's protocols and lies in them.
+//!
+//! A real libp2p node (identify, ping, Kademlia, gossipsub) whose transfer and catalogue streams are served by hand, from
+//! the byte layouts of `SPEC.md`, so that it can say what the product's own encoders would refuse to.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
+use libp2p::{
+    Multiaddr, PeerId, Stream, StreamProtocol, Swarm, SwarmBuilder, gossipsub, identify,
+    identity::Keypair,
+    kad, noise, ping,
+    swarm::{NetworkBehaviour, SwarmEvent},
+    tcp, tls, yamux,
+};
+use tokio::{runtime::Runtime, sync::mpsc};
+
+use super::{Daemon, LONG, forge::Chunks, tree::noise, until};
+
+/// What it does where an honest peer would answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tactic {
+    /// Serves its own chunks truly, and takes none.
+    Serve,
+    /// Claims to hold everything, and sends other bytes.
+    WrongBytes,
+    /// Begins an answer with a header that claims 4 GiB, and sends as much of it as is taken.
+    HugeFrame,
+    /// Answers with noise instead of frames.
+    Noise,
+    /// Breaks off in the middle of an answer.
+    Truncate,
+    /// Takes every question and answers none.
+    Silence,
+    /// Answers what was not asked, a thousand times.
+    Flood,
+}
+
+/// The most that one answer pours out: enough to be seen in a daemon's memory if it were kept.
+const POUR_BYTES: usize = 512 << 20;
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    kad: kad::Behaviour<kad::store::MemoryStore>,
+    gossipsub: gossipsub::Behaviour,
+    streams: libp2p_stream::Behaviour,
+}
+
+type Order = Box<dyn FnOnce(&mut Swarm<Behaviour>) + Send>;
+
+/// The peer; gone when dropped.
+pub struct Evil {
+    runtime: Option<Runtime>,
+    orders: mpsc::UnboundedSender<Order>,
+    control: libp2p_stream::Control,
+    network: String,
+    peer: PeerId,
+    topics: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Evil {
+    /// Joins `network` through `daemons`, serving `chunks` by `tactic`.
+    ///
+    /// # Panics
+    /// If it cannot: libp2p or the loopback is missing.
+    pub fn start(network: &str, daemons: &[&Daemon], tactic: Tactic, chunks: Chunks) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime starts");
+        let _inside = runtime.enter();
+        let mut swarm = swarm(network);
+        let peer = *swarm.local_peer_id();
+        let mut control = swarm.behaviour().streams.new_control();
+        for protocol in ["transfer", "catalogue"] {
+            let mut inbound = control.accept(name(network, protocol)).expect("nobody else takes it");
+            let chunks = Arc::new(chunks.clone());
+            tokio::spawn(async move {
+                while let Some((_, stream)) = inbound.next().await {
+                    let chunks = Arc::clone(&chunks);
+                    let catalogue = protocol == "catalogue";
+                    tokio::spawn(async move {
+                        // Being dropped is what it is here for.
+                        let _ = if catalogue {
+                            disturb(stream, tactic).await
+                        } else {
+                            answer(stream, tactic, &chunks).await
+                        };
+                    });
+                }
+            });
+        }
+        swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().expect("an address")).expect("the loopback has free ports");
+        for daemon in daemons {
+            for address in daemon.listen() {
+                swarm.dial(address.parse::<Multiaddr>().expect("an address")).expect("it may dial");
+            }
+        }
+        let (orders, taken) = mpsc::unbounded_channel();
+        let topics = Arc::default();
+        tokio::spawn(run(swarm, taken, Arc::clone(&topics)));
+        drop(_inside);
+        Self { runtime: Some(runtime), orders, control, network: network.into(), peer, topics }
+    }
+
+    /// Its peer id.
+    pub fn peer_id(&self) -> String {
+        self.peer.to_string()
+    }
+
+    /// Waits until `daemon` takes it for a storing peer, as it does for whoever greets like one.
+    #[track_caller]
+    pub fn wait_until_trusted_by(&self, daemon: &Daemon, others: usize) {
+        daemon.wait_for_peers(others + 1);
+    }
+
+    /// Waits until `daemon` is not connected to it.
+    #[track_caller]
+    pub fn wait_until_dropped_by(&self, daemon: &Daemon) {
+        let peer = self.peer_id();
+        until("the evil peer is dropped", LONG, || {
+            let peers = daemon.json_lines(["peers"]);
+            super::wait::check(peers.iter().all(|line| line["peer_id"] != peer.as_str()), format!("{peers:?}"))
+        });
+    }
+
+    /// Says each of `messages` on every topic that it has heard of; at least one, or it waits for one.
+    #[track_caller]
+    pub fn gossip(&self, messages: Vec<Vec<u8>>) {
+        let topics = until("a topic is heard of", LONG, || {
+            let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if topics.is_empty() { Err("none yet") } else { Ok(topics) }
+        });
+        self.order(move |swarm| {
+            for topic in topics {
+                for message in &messages {
+                    // A full queue or a message said before: there are more where it came from.
+                    let _ =
+                        swarm.behaviour_mut().gossipsub.publish(gossipsub::IdentTopic::new(&topic), message.clone());
+                }
+            }
+        });
+    }
+
+    /// Opens a stream of `protocol` to `daemon`, writes `bytes` as far as they are taken, and reads until the other
+    /// side closes or `patience` is over. Gives what was read, at most a MiB.
+    ///
+    /// Refused streams give nothing: a daemon may well have dropped this peer.
+    pub fn throw(&self, daemon: &Daemon, protocol: &str, bytes: Vec<u8>, patience: Duration) -> Vec<u8> {
+        let mut control = self.control.clone();
+        let name = name(&self.network, protocol);
+        let target: PeerId = daemon.peer_id().parse().expect("a peer id");
+        let thrown = async move {
+            let mut read = Vec::new();
+            let Ok(mut stream) = control.open_stream(target, name).await else { return read };
+            let _ = stream.write_all(&bytes).await;
+            let _ = stream.flush().await;
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(more @ 1..) = stream.read(&mut buffer).await {
+                read.extend_from_slice(&buffer[..more.min((1 << 20) - read.len())]);
+                if read.len() == 1 << 20 {
+                    break;
+                }
+            }
+            read
+        };
+        self.handle().block_on(async move { tokio::time::timeout(patience, thrown).await.unwrap_or_default() })
+    }
+
+    /// Opens `count` streams of `protocol` to `daemon` that write `bytes` and then neither read nor close. They live as
+    /// long as this peer.
+    pub fn hang(&self, daemon: &Daemon, protocol: &str, bytes: &[u8], count: usize) {
+        let target: PeerId = daemon.peer_id().parse().expect("a peer id");
+        for _ in 0..count {
+            let mut control = self.control.clone();
+            let (name, bytes) = (name(&self.network, protocol), bytes.to_vec());
+            self.handle().spawn(async move {
+                if let Ok(mut stream) = control.open_stream(target, name).await {
+                    let _ = stream.write_all(&bytes).await;
+                    let _ = stream.flush().await;
+                    std::future::pending::<()>().await;
+                }
+            });
+        }
+    }
+
+    fn order(&self, order: impl FnOnce(&mut Swarm<Behaviour>) + Send + 'static) {
+        // Its task ends only with it.
+        let _ = self.orders.send(Box::new(order));
+    }
+
+    fn handle(&self) -> &tokio::runtime::Handle {
+        self.runtime.as_ref().expect("it is taken only by drop").handle()
+    }
+}
+
+impl Drop for Evil {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Without waiting for tasks that hang on purpose.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn name(network: &str, protocol: &str) -> StreamProtocol {
+    StreamProtocol::try_from_owned(format!("/p2p-node/{network}/{protocol}/1")).expect("it begins with a slash")
+}
+
+fn swarm(network: &str) -> Swarm<Behaviour> {
+    let keypair = Keypair::generate_ed25519();
+    let local = keypair.public().to_peer_id();
+    let gossip = gossipsub::ConfigBuilder::default()
+        .protocol_id_prefix(format!("/p2p-node/{network}/gossip/1"))
+        .validation_mode(gossipsub::ValidationMode::Anonymous)
+        .max_transmit_size(1 << 20)
+        .flood_publish(true)
+        .build()
+        .expect("these settings fit each other");
+    let identity = identify::Config::new(format!("/p2p-node/{network}/id/1"), keypair.public())
+        .with_agent_version("p2p-node/evil".into());
+    let mut kad =
+        kad::Behaviour::with_config(local, kad::store::MemoryStore::new(local), kad::Config::new(name(network, "kad")));
+    kad.set_mode(Some(kad::Mode::Server));
+    let behaviour = Behaviour {
+        identify: identify::Behaviour::new(identity),
+        ping: ping::Behaviour::default(),
+        kad,
+        gossipsub: gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, gossip)
+            .expect("these settings fit each other"),
+        streams: libp2p_stream::Behaviour::new(),
+    };
+    SwarmBuilder::with_existing_identity(keypair)
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), (tls::Config::new, noise::Config::new), yamux::Config::default)
+        .expect("TCP is there")
+        .with_behaviour(|_| behaviour)
+        .expect("it is ready made")
+        .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(3600)))
+        .build()
+}
+
+async fn run(
+    mut swarm: Swarm<Behaviour>,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    topics: Arc<Mutex<BTreeSet<String>>>,
+) {
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(order) => order(&mut swarm),
+                None => return,
+            },
+            event = swarm.select_next_some() => match event {
+                SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+                    for address in info.listen_addrs {
+                        swarm.behaviour_mut().kad.add_address(&peer_id, address);
+                    }
+                }
+                SwarmEvent::Behaviour(BehaviourEvent::Gossipsub(gossipsub::Event::Subscribed { topic, .. })) => {
+                    let topic = topic.into_string();
+                    // Its own subscription makes it one of the mesh.
+                    let _ = swarm.behaviour_mut().gossipsub.subscribe(&gossipsub::IdentTopic::new(&topic));
+                    topics.lock().unwrap_or_else(PoisonError::into_inner).insert(topic);
+                }
+                _ => {}
+            },
+        }
+    }
+}
+
+/// A frame of the transfer protocol: `[kind u8][request u32][length u32][bytes]`.
+pub fn frame(kind: u8, request: u32, bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![kind];
+    out.extend_from_slice(&request.to_be_bytes());
+    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    out.extend_from_slice(bytes);
+    out
+}
+
+/// The header of a frame that claims the most that a header can.
+pub fn claim(kind: u8, request: u32) -> Vec<u8> {
+    let mut out = vec![kind];
+    out.extend_from_slice(&request.to_be_bytes());
+    out.extend_from_slice(&u32::MAX.to_be_bytes());
+    out
+}
+
+/// The greeting of a storing peer with a TiB of room.
+pub fn greeting() -> Vec<u8> {
+    let mut bytes = vec![1, 1];
+    bytes.extend_from_slice(&(1_u64 << 40).to_be_bytes());
+    bytes.extend_from_slice(&(1_u64 << 40).to_be_bytes());
+    frame(GREETING, 0, &bytes)
+}
+
+const GREETING: u8 = 0x01;
+const GREET: u8 = 0x02;
+const WANT: u8 = 0x10;
+const CHUNK: u8 = 0x11;
+const MISSING: u8 = 0x12;
+const HAVE: u8 = 0x20;
+const HOLDINGS: u8 = 0x21;
+const OFFER: u8 = 0x30;
+const REFUSED: u8 = 0x35;
+
+/// Serves one transfer stream.
+async fn answer(mut stream: Stream, tactic: Tactic, chunks: &Chunks) -> io::Result<()> {
+    stream.write_all(&greeting()).await?;
+    stream.flush().await?;
+    loop {
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).await?;
+        let [kind, a, b, c, d, e, f, g, h] = header;
+        let request = u32::from_be_bytes([a, b, c, d]);
+        let mut body = vec![0; u32::from_be_bytes([e, f, g, h]).min(4 << 20) as usize];
+        stream.read_exact(&mut body).await?;
+        match kind {
+            GREETING => {}
+            GREET => stream.write_all(&greeting()).await?,
+            HAVE => {
+                // A replica of everything, or of what it has.
+                let rows = body.as_chunks::<34>().0.iter().flat_map(|hash| match (tactic, chunks.get(hash)) {
+                    (_, Some(bytes)) => held(bytes.len()),
+                    (Tactic::Serve, None) => [0; 6],
+                    (_, None) => held(1 << 20),
+                });
+                let rows: Vec<u8> = rows.collect();
+                stream.write_all(&frame(HOLDINGS, request, &rows)).await?;
+            }
+            WANT => {
+                for (place, hash) in body.as_chunks::<34>().0.iter().enumerate() {
+                    let request = request.wrapping_add(place as u32);
+                    match chunks.get(hash) {
+                        Some(bytes) => stream.write_all(&frame(CHUNK, request, bytes)).await?,
+                        None => lie(&mut stream, tactic, request).await?,
+                    }
+                }
+            }
+            OFFER if tactic == Tactic::Serve => {
+                // One answer at least; an offer of several is left waiting for the rest, which is its right to time out.
+                stream.write_all(&frame(REFUSED, request, b"not here")).await?;
+            }
+            _ if tactic == Tactic::Serve => stream.write_all(&frame(REFUSED, request, b"not here")).await?,
+            _ => lie(&mut stream, tactic, request).await?,
+        }
+        stream.flush().await?;
+    }
+}
+
+fn held(length: usize) -> [u8; 6] {
+    let [a, b, c, d] = (length as u32).to_be_bytes();
+    [1, 3, a, b, c, d]
+}
+
+/// Answers one request in the worst way of the tactic.
+async fn lie(stream: &mut Stream, tactic: Tactic, request: u32) -> io::Result<()> {
+    match tactic {
+        Tactic::Serve => stream.write_all(&frame(MISSING, request, &[])).await,
+        Tactic::WrongBytes => stream.write_all(&frame(CHUNK, request, &noise(u64::from(request), 1 << 20))).await,
+        Tactic::HugeFrame => {
+            stream.write_all(&claim(CHUNK, request)).await?;
+            let piece = vec![0; 1 << 16];
+            for _ in 0..POUR_BYTES / piece.len() {
+                stream.write_all(&piece).await?;
+            }
+            Ok(())
+        }
+        Tactic::Noise => stream.write_all(&noise(u64::from(request) + 1, 1 << 16)).await,
+        Tactic::Truncate => {
+            let whole = frame(CHUNK, request, &[0; 1000]);
+            stream.write_all(&whole[..100]).await?;
+            stream.close().await?;
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+        Tactic::Silence => Ok(()),
+        Tactic::Flood => {
+            for other in 0..1000 {
+                let unasked = request.wrapping_add(1000 + other);
+                stream.write_all(&frame(CHUNK, unasked, &[7; 1 << 16])).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Serves one stream of the catalogue's catch-up: `[kind u8][length u32][bytes]`, and never a right answer.
+async fn disturb(mut stream: Stream, tactic: Tactic) -> io::Result<()> {
+    let mut header = [0; 5];
+    stream.read_exact(&mut header).await?;
+    match tactic {
+        Tactic::Silence => std::future::pending::<()>().await,
+        Tactic::HugeFrame => {
+            stream.write_all(&[2, 0xff, 0xff, 0xff, 0xff]).await?;
+            let piece = vec![0; 1 << 16];
+            for _ in 0..POUR_BYTES / piece.len() {
+                stream.write_all(&piece).await?;
+            }
+        }
+        Tactic::Truncate => stream.write_all(&[2, 0, 0, 1, 0, 1, 2, 3]).await?,
+        _ => {
+            stream.write_all(&[2, 0, 0, 4, 0]).await?;
+            stream.write_all(&noise(9, 1024)).await?;
+        }
+    }
+    stream.close().await
+}
