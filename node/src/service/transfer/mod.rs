@@ -1,33 +1,56 @@
-//! Moving chunks: one long-lived session a peer, pipelined. SKELETON.
+//! Moving chunks: one long-lived session a peer, pipelined. `protocol/SPEC.md`, "Chunk transfer", has the bytes.
+//!
+//! A node asks on streams that it opens ([`session`]) and answers on those that it accepts ([`serve`]). Sessions to a
+//! peer are opened when they are needed, kept, and opened anew when the peer's connections came anew.
 
-use p2p_protocol::{Chunk, Cid, Multihash, PeerId};
+mod serve;
+mod session;
+mod stream;
+#[cfg(test)]
+mod tests;
 
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+pub use p2p_protocol::wire::transfer::{Ask, Greeting};
+use p2p_protocol::{
+    Chunk, Cid, Multihash, PeerId,
+    wire::transfer::{MAX_HAVES, Offer},
+};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::session::Offered;
+use self::session::Session;
 use crate::{
-    net::{NetError, Network},
+    net::{Inbound, NetError, Network, protocol_name},
     store::{Role, Store},
 };
 
-/// What a peer says of itself when a session begins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Greeting {
-    /// Whether it takes chunks.
-    pub storing: bool,
-    /// The most that it keeps.
-    pub capacity_bytes: u64,
-    /// What it still has room for.
-    pub free_bytes: u64,
-}
-
-/// On what terms a peer is asked to keep a chunk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ask {
-    /// Copies wanted in the network.
-    pub wanted: u8,
-    /// Fewer copies than wanted can be made now: the receiver owes the rest too.
-    pub owed: bool,
-    /// The root, where known.
-    pub root: Option<Cid>,
-}
+/// Inbound streams that wait to be accepted: a network of a hundred peers may greet at once (a guess).
+const ACCEPTING: usize = 128;
+/// Inbound sessions of one peer: the one in use, and one that takes over after a reconnection.
+const INBOUND_PER_PEER: usize = 2;
+/// Inbound sessions of all peers: each costs some 16 KiB at rest.
+const INBOUND: usize = 1024;
+/// Peers whose sessions are remembered before those without an open one are forgotten.
+const SLOTS: usize = 1024;
+/// Chunks up to this are handed over at once: sending one costs no more than the round trip of an offer on a LAN.
+const PUT_AT_ONCE_BYTES: usize = 16 * 1024;
+/// A session that could not be opened is not tried again for so long, unless the peer connected anew.
+const REOPEN_AFTER: Duration = Duration::from_millis(500);
+/// How long a peer that broke the rules or sent wrong bytes is refused.
+const BAN: Duration = Duration::from_secs(3600);
 
 /// What a peer holds of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,40 +99,291 @@ pub enum TransferError {
     },
 }
 
+/// A session that broke, as callers see it.
+fn broken(peer: PeerId, reason: impl fmt::Display) -> TransferError {
+    TransferError::Net(NetError::Unreachable { subject: peer.to_string(), reason: reason.to_string() })
+}
+
 /// The handle: clone it freely.
 #[derive(Clone, Debug)]
-pub struct Transfer {}
+pub struct Transfer {
+    shared: Arc<Shared>,
+}
 
-#[allow(unused_variables, clippy::unimplemented, clippy::unused_async, missing_docs)]
-impl Transfer {
-    /// Accepts sessions and serves them from `store`; opens sessions as they are needed.
-    pub async fn start(network: Network, store: Store, network_name: &str, storing: bool) -> Result<Self, NetError> {
-        unimplemented!()
+/// What all sessions of this node share.
+struct Shared {
+    network: Network,
+    store: Store,
+    protocol: String,
+    storing: bool,
+    slots: Mutex<HashMap<PeerId, Arc<Slot>>>,
+    inbound: Mutex<HashMap<PeerId, Vec<(u64, CancellationToken)>>>,
+    sent_bytes: AtomicU64,
+    received_bytes: AtomicU64,
+    /// Chunk bytes read for peers, and taken from them, in units of the serving side.
+    reading: Arc<Semaphore>,
+    taking: Arc<Semaphore>,
+    /// A peer handed over a chunk that is owed to others too.
+    owing: Arc<Notify>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transfer").field("protocol", &self.protocol).finish_non_exhaustive()
     }
+}
+
+/// The session that this node opened to one peer.
+#[derive(Default)]
+struct Slot {
+    session: Mutex<Option<Arc<Session>>>,
+    /// Held by whoever opens; says how the last attempt failed, when, and at which epoch of the peer.
+    opening: tokio::sync::Mutex<Option<(Instant, Option<u64>, TransferError)>>,
+}
+
+impl Slot {
+    fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
+        lock(&self.session)
+    }
+
+    fn serving(&self, epoch: Option<u64>) -> Option<Arc<Session>> {
+        self.session().as_ref().filter(|session| session.serves(epoch)).cloned()
+    }
+}
+
+/// No code under these locks panics.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn epoch(&self, peer: PeerId) -> Option<u64> {
+        let table = self.network.peers();
+        let table = table.borrow();
+        table.peers.get(&peer).filter(|peer| peer.connected).map(|peer| peer.epoch)
+    }
+
+    fn latency(&self, peer: PeerId) -> Option<Duration> {
+        let table = self.network.peers();
+        let table = table.borrow();
+        table.peers.get(&peer).and_then(|peer| peer.latency)
+    }
+
+    fn own_greeting(&self) -> Greeting {
+        let usage = self.store.usage();
+        let storing = self.storing && usage.capacity_bytes > 0;
+        Greeting { storing, capacity_bytes: usage.capacity_bytes, free_bytes: usage.free_bytes }
+    }
+
+    async fn ban(&self, peer: PeerId, reason: impl Into<String>) -> TransferError {
+        let reason = reason.into();
+        tracing::warn!(%peer, %reason, "a peer broke the rules of the transfer protocol and is refused for an hour");
+        self.network.ban(peer, BAN, reason.clone()).await;
+        TransferError::Violation { peer, reason }
+    }
+
+    fn slot(&self, peer: PeerId) -> Arc<Slot> {
+        let mut slots = lock(&self.slots);
+        if slots.len() >= SLOTS && !slots.contains_key(&peer) {
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.serving(None).is_some());
+        }
+        slots.entry(peer).or_default().clone()
+    }
+
+    /// The session to `peer`, opened if there is none. Those who wait for the same attempt share its failure.
+    async fn session(self: &Arc<Self>, peer: PeerId) -> Result<Arc<Session>, TransferError> {
+        if peer == self.network.local() {
+            return Err(broken(peer, "that is this node itself"));
+        }
+        let slot = self.slot(peer);
+        let epoch = self.epoch(peer);
+        if let Some(session) = slot.serving(epoch) {
+            return Ok(session);
+        }
+        let began = Instant::now();
+        let mut failed = slot.opening.lock().await;
+        let epoch = self.epoch(peer);
+        if let Some(session) = slot.serving(epoch) {
+            return Ok(session);
+        }
+        if let Some((at, at_epoch, error)) = &*failed
+            && *at_epoch == epoch
+            && (*at >= began || at.elapsed() < REOPEN_AFTER)
+        {
+            return Err(error.clone());
+        }
+        // An older session goes out of use here; what it still owes is answered before it closes.
+        *slot.session() = None;
+        match Session::open(self, peer).await {
+            Ok(session) => {
+                *failed = None;
+                *slot.session() = Some(session.clone());
+                Ok(session)
+            }
+            Err(error) => {
+                *failed = Some((Instant::now(), epoch, error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Registers an inbound session; the oldest of a peer that has too many gives way.
+    fn admit(&self, peer: PeerId, id: u64) -> Option<CancellationToken> {
+        let mut inbound = lock(&self.inbound);
+        if inbound.values().map(Vec::len).sum::<usize>() >= INBOUND {
+            return None;
+        }
+        let sessions = inbound.entry(peer).or_default();
+        if sessions.len() >= INBOUND_PER_PEER {
+            sessions.remove(0).1.cancel();
+        }
+        let cancelled = CancellationToken::new();
+        sessions.push((id, cancelled.clone()));
+        Some(cancelled)
+    }
+
+    fn leave(&self, peer: PeerId, id: u64) {
+        let mut inbound = lock(&self.inbound);
+        if let Some(sessions) = inbound.get_mut(&peer) {
+            sessions.retain(|(other, _)| *other != id);
+            if sessions.is_empty() {
+                inbound.remove(&peer);
+            }
+        }
+    }
+}
+
+/// Serves inbound streams until the network stops.
+async fn accept(shared: Arc<Shared>, mut inbound: mpsc::Receiver<Inbound>) {
+    let stopped = CancellationToken::new();
+    let _stop = stopped.clone().drop_guard();
+    let mut id = 0;
+    while let Some((peer, stream)) = inbound.recv().await {
+        id += 1;
+        let Some(cancelled) = shared.admit(peer, id) else {
+            tracing::debug!(%peer, "too many inbound transfer sessions");
+            continue;
+        };
+        let (shared, stopped) = (shared.clone(), stopped.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = serve::serve(shared.clone(), peer, stream, cancelled) => {}
+            }
+            shared.leave(peer, id);
+        });
+    }
+}
+
+impl Transfer {
+    /// Accepts sessions and serves them from `store`; opens sessions as they are needed. Serving ends with `network`.
+    pub async fn start(network: Network, store: Store, network_name: &str, storing: bool) -> Result<Self, NetError> {
+        let protocol = protocol_name(network_name, "transfer", 1);
+        let inbound = network.accept_streams(protocol.as_str(), ACCEPTING).await?;
+        let shared = Arc::new(Shared {
+            network,
+            store,
+            protocol,
+            storing,
+            slots: Mutex::default(),
+            inbound: Mutex::default(),
+            sent_bytes: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+            reading: Arc::new(Semaphore::new(serve::NODE_UNITS)),
+            taking: Arc::new(Semaphore::new(serve::NODE_UNITS)),
+            owing: Arc::new(Notify::new()),
+        });
+        tokio::spawn(accept(shared.clone(), inbound));
+        Ok(Self { shared })
+    }
+
+    /// The protocol's name, as identify lists it.
+    pub fn protocol(&self) -> &str {
+        &self.shared.protocol
+    }
+
     /// The peer's greeting, from the session that is open or a new one.
     pub async fn greeting(&self, peer: PeerId) -> Result<Greeting, TransferError> {
-        unimplemented!()
+        Ok(self.shared.session(peer).await?.greeting())
     }
+
+    /// A greeting that the peer gives now.
+    pub async fn refresh(&self, peer: PeerId) -> Result<Greeting, TransferError> {
+        self.shared.session(peer).await?.refresh().await
+    }
+
     /// One chunk, verified; `None`: the peer does not have it. Many calls are pipelined on the one session.
     /// Cancel-safe: a dropped call's answer is discarded.
     pub async fn fetch(&self, peer: PeerId, cid: Cid) -> Result<Option<Chunk>, TransferError> {
-        unimplemented!()
+        self.wide(peer).await?.want(cid).await
     }
-    /// Has the peer keep a chunk as a replica; returns when it says that it is on its disk. The bytes are not
-    /// sent if it has them already.
+
+    /// Has the peer keep a chunk as a replica; returns when it says that it is on its disk. The bytes of all but small
+    /// chunks are not sent if it has them already. Cancel-safe: the peer may keep it all the same.
     pub async fn store(&self, peer: PeerId, chunk: Chunk, ask: Ask) -> Result<(), TransferError> {
-        unimplemented!()
+        let session = self.wide(peer).await?;
+        if chunk.len() > PUT_AT_ONCE_BYTES {
+            let offer = Offer { cid: *chunk.cid(), length: length(&chunk), ask };
+            if session.offer(offer).await? == Offered::Kept {
+                return Ok(());
+            }
+        }
+        session.put(chunk, ask).await
     }
-    /// What the peer holds of each, at most 1024 a call.
+
+    /// Asks whether the peer has a chunk, which it then keeps as a replica, or has room for it. Cancel-safe.
+    pub async fn offer(&self, peer: PeerId, cid: Cid, length: u32, ask: Ask) -> Result<Offered, TransferError> {
+        self.wide(peer).await?.offer(Offer { cid, length, ask }).await
+    }
+
+    /// Hands a chunk over, whether the peer has it or not; returns when it is on its disk. Cancel-safe.
+    pub async fn put(&self, peer: PeerId, chunk: Chunk, ask: Ask) -> Result<(), TransferError> {
+        self.wide(peer).await?.put(chunk, ask).await
+    }
+
+    /// What the peer holds of each, in their order, however many: they are asked for 1024 at a time. Cancel-safe.
     pub async fn holdings(&self, peer: PeerId, hashes: Vec<Multihash>) -> Result<Vec<Option<Holding>>, TransferError> {
-        unimplemented!()
+        let session = self.shared.session(peer).await?;
+        let mut holdings = Vec::with_capacity(hashes.len());
+        for batch in hashes.chunks(MAX_HAVES) {
+            let held = session.have(batch.to_vec()).await?;
+            holdings.extend(held.into_iter().map(|held| {
+                held.map(|held| Holding {
+                    role: if held.replica { Role::Replica } else { Role::Cache },
+                    wanted: held.wanted,
+                    length: held.length,
+                })
+            }));
+        }
+        Ok(holdings)
     }
+
     /// Chunk bytes since the start: sent, received.
     pub fn transferred(&self) -> (u64, u64) {
-        unimplemented!()
+        (self.shared.sent_bytes.load(Ordering::Relaxed), self.shared.received_bytes.load(Ordering::Relaxed))
     }
+
     /// The greeting that this node gives.
     pub fn own_greeting(&self) -> Greeting {
-        unimplemented!()
+        self.shared.own_greeting()
     }
+
+    /// Notified when a peer handed over a chunk of which it says that too few copies exist.
+    pub(super) fn owing(&self) -> Arc<Notify> {
+        self.shared.owing.clone()
+    }
+
+    /// The session, with windows as wide as the link's delay asks for.
+    async fn wide(&self, peer: PeerId) -> Result<Arc<Session>, TransferError> {
+        let session = self.shared.session(peer).await?;
+        if let Some(latency) = self.shared.latency(peer) {
+            session.widen(latency);
+        }
+        Ok(session)
+    }
+}
+
+fn length(chunk: &Chunk) -> u32 {
+    // A chunk has at most 2 MiB.
+    u32::try_from(chunk.len()).unwrap_or(u32::MAX)
 }

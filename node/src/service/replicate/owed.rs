@@ -1,0 +1,184 @@
+//! Copies that are owed, made in the background: when a storing peer comes, and again, later each time, after a failure.
+//!
+//! Whoever holds an owed chunk offers it to the k closest; offers are idempotent, so several holders may. Each begins at
+//! its own place in the keyspace, so that they seldom offer the same chunk at the same time. When k peers acknowledged,
+//! the mark goes, and a holder that is not one of them becomes a cache.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use p2p_protocol::{Chunk, Key, replicate::Plan};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{Shared, amend::Change};
+use crate::{
+    service::transfer::{Ask, Offered, TransferError},
+    store::{Amendment, Entry, Role, StoreError},
+};
+
+/// Peers that come together are served together.
+const DEBOUNCE: Duration = Duration::from_secs(1);
+/// After a failure, or a chunk taken as owed: the first wait, doubled up to [`RETRY_MOST`].
+const RETRY: Duration = Duration::from_secs(30);
+const RETRY_MOST: Duration = Duration::from_secs(300);
+/// Owed entries that are read from the index at once.
+const PAGE: usize = 256;
+/// Chunks that are settled at once: 16 MiB at the most while their bytes are needed.
+const SETTLING: usize = 8;
+
+/// Runs until the last handle goes, or the network stops.
+pub(super) async fn run(shared: Weak<Shared>, mut topology: watch::Receiver<u64>, owing: Arc<Notify>) {
+    // At the start: what an earlier run left owed is taken up with the first peer.
+    let mut wait = RETRY;
+    let mut retry: Option<Instant> = None;
+    loop {
+        let Some(handle) = shared.upgrade() else { return };
+        let at = retry.unwrap_or_else(Instant::now);
+        let (fresh, failed) = (handle.fresh.notified(), handle.failed.notified());
+        let due = tokio::select! {
+            changed = topology.changed() => match changed {
+                Ok(()) => true,
+                Err(_) => return,
+            },
+            () = fresh => true,
+            () = failed => false,
+            () = owing.notified() => false,
+            () = sleep_until(at), if retry.is_some() => true,
+            // Lets go of the handle now and then, so that the last one outside ends this.
+            () = sleep(RETRY) => { continue; }
+        };
+        if !due {
+            retry.get_or_insert_with(|| Instant::now() + wait);
+            continue;
+        }
+        sleep(DEBOUNCE).await;
+        topology.mark_unchanged();
+        retry = None;
+        if pass(&handle).await {
+            wait = RETRY;
+        } else {
+            retry = Some(Instant::now() + wait);
+            wait = (wait * 2).min(RETRY_MOST);
+        }
+    }
+}
+
+/// Offers all that is owed; `false` where a peer failed that should have taken a copy, or the store.
+async fn pass(shared: &Arc<Shared>) -> bool {
+    if shared.store.usage().owed == 0 || shared.locate.reachable() == 0 {
+        return true;
+    }
+    let own = Key::from(&shared.locate.local());
+    let mut clean = true;
+    // From its own place to the end, then from the start to its own place.
+    for (mut after, until) in [(Some(own), None), (None, Some(own))] {
+        loop {
+            let page = match shared.store.owed(after, PAGE) {
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::warn!(%error, "what is owed cannot be read");
+                    return false;
+                }
+            };
+            let Some(last) = page.last() else { break };
+            after = Some(Key::from(&last.cid.hash));
+            let mut settling = FuturesUnordered::new();
+            for entry in page.iter().filter(|entry| until.is_none_or(|until| Key::from(&entry.cid.hash) <= until)) {
+                if settling.len() >= SETTLING {
+                    clean &= settling.next().await.unwrap_or(true);
+                }
+                settling.push(settle(shared, *entry));
+            }
+            while let Some(settled) = settling.next().await {
+                clean &= settled;
+            }
+            if until.is_some_and(|until| after.is_some_and(|after| after > until)) {
+                break;
+            }
+        }
+    }
+    clean
+}
+
+/// Brings one owed chunk to the k closest, as far as they take it; `false` where one failed.
+async fn settle(shared: &Arc<Shared>, entry: Entry) -> bool {
+    let (cid, terms, local) = (entry.cid, entry.terms, shared.locate.local());
+    let mut plan = Plan::new(terms.wanted, shared.locate.ranked(&cid.hash).await);
+    let ask = Ask { wanted: terms.wanted, owed: plan.is_short_of_peers(), root: terms.root };
+    let bytes = tokio::sync::OnceCell::new();
+    let mut asks = FuturesUnordered::new();
+    let mut clean = true;
+    loop {
+        while let Some(peer) = plan.poll_ask() {
+            if peer == local {
+                plan.kept(&local);
+                continue;
+            }
+            let bytes = &bytes;
+            asks.push(async move {
+                let answer = match shared.offer(peer, cid, entry.length, ask).await {
+                    Ok(Offered::Kept) => Ok(()),
+                    Ok(Offered::Send) => match load(shared, entry, bytes).await {
+                        Some(chunk) => shared.counted(peer, shared.transfer.put(peer, chunk, ask)).await,
+                        None => Err(TransferError::Refused { peer, reason: "the chunk is no longer here".into() }),
+                    },
+                    Err(error) => Err(error),
+                };
+                (peer, answer)
+            });
+        }
+        let Some((peer, answer)) = asks.next().await else { break };
+        match answer {
+            Ok(()) => plan.kept(&peer),
+            Err(error) => {
+                tracing::debug!(%peer, %cid, %error, "an owed copy was not taken");
+                plan.refused(&peer);
+                clean = false;
+            }
+        }
+    }
+    drop(asks);
+    let role = if plan.holders().contains(&local) { Role::Replica } else { Role::Cache };
+    let change = if plan.is_complete() {
+        Amendment { role: (role != terms.role).then_some(role), owed: Some(false), wanted: None }
+    } else {
+        // While copies are missing every holder counts.
+        let promoted = role == Role::Replica && terms.role == Role::Cache;
+        Amendment { role: promoted.then_some(role), ..Amendment::default() }
+    };
+    if change != Amendment::default() {
+        // The task ends only after the last sender.
+        let _ = shared.changes.send(Change::Amend(cid.hash, change)).await;
+    }
+    clean
+}
+
+async fn load(shared: &Shared, entry: Entry, bytes: &tokio::sync::OnceCell<Option<Chunk>>) -> Option<Chunk> {
+    let loaded = bytes.get_or_init(|| async {
+        shared.store.get(&entry.cid.hash).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "an owed chunk cannot be read");
+            None
+        })
+    });
+    loaded.await.clone()
+}
+
+/// The same failure for another caller.
+pub(super) fn again(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::NoSpace { needed, reason } => StoreError::NoSpace { needed: *needed, reason: reason.clone() },
+        StoreError::Locked(path) => StoreError::Locked(path.clone()),
+        StoreError::TooNew { found, known } => StoreError::TooNew { found: *found, known: *known },
+        StoreError::Io { doing, source } => {
+            StoreError::Io { doing: doing.clone(), source: std::io::Error::new(source.kind(), source.to_string()) }
+        }
+        StoreError::Index(reason) => StoreError::Index(reason.clone()),
+        StoreError::Closed => StoreError::Closed,
+    }
+}

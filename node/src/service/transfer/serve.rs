@@ -1,0 +1,440 @@
+//! The answering side of a session: chunks read ahead and written as they come, chunks taken, checked and acknowledged.
+//!
+//! Whatever a peer asks for costs it first: bytes read ahead, bytes taken and requests are bounded a session and over
+//! all of them, and a peer that asks for more is read more slowly. What breaks the rules is dropped and remembered.
+
+use std::{
+    sync::{Arc, OnceLock, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, StreamExt as _, stream::FuturesUnordered};
+use p2p_protocol::{
+    Chunk, ChunkError, Cid, Multihash, PeerId,
+    wire::transfer::{Ask, Held, Message, Offer, carries_chunk, is_request},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Shared,
+    session::{INLINE_HASH_BYTES, OPENING},
+    stream::{FrameReader, FrameWriter, Progress, STALL, StreamError},
+};
+use crate::{
+    net::Stream,
+    store::{Amendment, Role, StoreError, Terms},
+};
+
+/// Budgets are counted in this, and even an empty chunk costs one.
+const UNIT_BYTES: u64 = 1024;
+/// Chunk bytes read ahead of the wire for one session, and taken from it and not yet on disk: eight chunks of 1 MiB keep
+/// disk, hash and wire busy at once.
+const SESSION_UNITS: usize = 8 * 1024;
+/// The same over all sessions, each way: with the node's own work a daemon stays under 256 MiB.
+pub(super) const NODE_UNITS: usize = 32 * 1024;
+/// Wants that wait to be read ahead: four full windows of the smallest chunks; beyond it the peer is not read.
+const WANTS: usize = 1024;
+/// Chunks of one session that are read from the store at once.
+const READS: usize = 8;
+/// Answers that wait for the wire; those with payload are bounded by bytes before that.
+const ANSWERS: usize = 256;
+/// Puts and offers of one session whose answers are not written yet.
+const OPEN: usize = 1024;
+/// Requests a second that a peer may make, and how many of them at once: far over what a link and the store can do with
+/// small chunks, and little enough that asking costs the asked one no core.
+const REQUESTS_PER_SECOND: u32 = 50_000;
+const REQUESTS_BURST: u32 = 10_000;
+/// Index lookups between two breaths of the task.
+const LOOKUPS: usize = 64;
+
+/// Why serving ended other than by the peer closing.
+#[derive(Debug)]
+enum Ended {
+    /// The stream.
+    Stream(StreamError),
+    /// A broken rule.
+    Violation(String),
+}
+
+impl From<StreamError> for Ended {
+    fn from(error: StreamError) -> Self {
+        Self::Stream(error)
+    }
+}
+
+/// A rule that a task of the session saw broken.
+#[derive(Default)]
+struct Fault {
+    reason: OnceLock<String>,
+    seen: CancellationToken,
+}
+
+/// An answer on its way, and what it holds until it is written.
+struct Reply {
+    request: u32,
+    message: Message,
+    _permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
+}
+
+impl Reply {
+    fn new(request: u32, message: Message) -> Self {
+        Self { request, message, _permits: None }
+    }
+}
+
+/// Serves one inbound stream until it ends, breaks, breaks a rule or is cancelled.
+pub(super) async fn serve(shared: Arc<Shared>, peer: PeerId, stream: Stream, cancelled: CancellationToken) {
+    let served = tokio::select! {
+        () = cancelled.cancelled() => Ok(()),
+        served = run(&shared, stream) => served,
+    };
+    match served {
+        Ok(()) => tracing::debug!(%peer, "an inbound transfer session ended"),
+        Err(Ended::Violation(reason)) => drop(shared.ban(peer, reason).await),
+        Err(Ended::Stream(StreamError::Wire(error))) => drop(shared.ban(peer, error.to_string()).await),
+        Err(Ended::Stream(error)) => tracing::debug!(%peer, ?error, "an inbound transfer session broke"),
+    }
+}
+
+async fn run(shared: &Arc<Shared>, stream: Stream) -> Result<(), Ended> {
+    let (read, write) = stream.split();
+    let progress = Progress::new();
+    let mut reader = FrameReader::new(read, progress.clone());
+    let mut writer = FrameWriter::new(write, progress);
+    let greeting = async {
+        writer.push(0, &Message::Greeting(shared.own_greeting())).await?;
+        writer.flush().await?;
+        let header = reader.header().await?;
+        if carries_chunk(header.kind) {
+            return Err(Ended::Violation("it did not begin with a greeting".into()));
+        }
+        match Message::decode(header.kind, reader.body(header.length).await?).map_err(StreamError::Wire)? {
+            Message::Greeting(greeting) => Ok(greeting),
+            _ => Err(Ended::Violation("it did not begin with a greeting".into())),
+        }
+    };
+    timeout(OPENING, greeting).await.unwrap_or(Err(Ended::Stream(StreamError::Stalled)))?;
+
+    let (replies, replying) = mpsc::channel(ANSWERS);
+    let (wants, wanted) = mpsc::channel(WANTS);
+    let fault = Arc::new(Fault::default());
+    let reading = listen(shared, reader, wants, replies.clone(), fault.clone());
+    let ahead = read_ahead(shared, wanted, replies);
+    let writing = write_replies(shared, writer, replying);
+    // The reader ends with the stream; then the others end as their queues close, after the last answer is written.
+    tokio::select! {
+        () = fault.seen.cancelled() => Err(Ended::Violation(fault.reason.get().cloned().unwrap_or_default())),
+        done = async { tokio::try_join!(reading, async { ahead.await; Ok(()) }, writing) } => done.map(|_| ()),
+    }
+}
+
+async fn listen<R: AsyncRead + Unpin>(
+    shared: &Arc<Shared>,
+    mut reader: FrameReader<R>,
+    wants: mpsc::Sender<(u32, Multihash)>,
+    replies: mpsc::Sender<Reply>,
+    fault: Arc<Fault>,
+) -> Result<(), Ended> {
+    let taking = Arc::new(Semaphore::new(SESSION_UNITS));
+    let open = Arc::new(Semaphore::new(OPEN));
+    let mut rate = Rate::new();
+    while reader.ready().await? {
+        let header = reader.header().await?;
+        if !is_request(header.kind) {
+            return Err(Ended::Violation(format!("frame kind 0x{:02x} is no request", header.kind)));
+        }
+        let permits = if carries_chunk(header.kind) {
+            Some(permits(&taking, &shared.taking, u64::from(header.length)).await)
+        } else {
+            None
+        };
+        let body = reader.body(header.length).await?;
+        let message = Message::decode(header.kind, body).map_err(StreamError::Wire)?;
+        rate.spend(cost(&message)).await;
+        let request = header.request;
+        match message {
+            Message::Greet => {
+                send(&replies, Reply::new(request, Message::Greeting(shared.own_greeting()))).await;
+            }
+            Message::Want(hashes) => {
+                for (at, hash) in (0_u32..).zip(hashes) {
+                    // The reading side goes only with this whole session.
+                    let _ = wants.send((request.wrapping_add(at), hash)).await;
+                }
+            }
+            Message::Have(hashes) => {
+                let held = holdings(shared, &hashes).await;
+                send(&replies, Reply::new(request, Message::Holdings(held))).await;
+            }
+            Message::Offer(offers) => {
+                let place = permit(&open, 1).await;
+                let (shared, replies) = (shared.clone(), replies.clone());
+                tokio::spawn(async move {
+                    consider(&shared, request, offers, &replies).await;
+                    drop(place);
+                });
+            }
+            Message::Put(cid, ask, bytes) => {
+                let place = permit(&open, 1).await;
+                let (shared, replies, fault) = (shared.clone(), replies.clone(), fault.clone());
+                shared.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                tokio::spawn(async move {
+                    let answer = keep(&shared, cid, ask, bytes, &fault).await;
+                    drop(permits);
+                    if let Some(answer) = answer {
+                        send(&replies, Reply::new(request, answer)).await;
+                    }
+                    drop(place);
+                });
+            }
+            // `is_request` let nothing else through.
+            _ => return Err(Ended::Violation("it sent an answer on a stream that it opened".into())),
+        }
+    }
+    Ok(())
+}
+
+/// What a message costs of the budget of requests; a look at the index is cheaper than a read.
+fn cost(message: &Message) -> u32 {
+    let count = match message {
+        Message::Want(hashes) => hashes.len(),
+        Message::Offer(offers) => offers.len(),
+        Message::Have(hashes) => hashes.len().div_ceil(8),
+        _ => 1,
+    };
+    u32::try_from(count).unwrap_or(REQUESTS_BURST)
+}
+
+/// A bucket that fills at [`REQUESTS_PER_SECOND`].
+struct Rate {
+    left: u32,
+    filled: Instant,
+}
+
+impl Rate {
+    fn new() -> Self {
+        Self { left: REQUESTS_BURST, filled: Instant::now() }
+    }
+
+    async fn spend(&mut self, count: u32) {
+        if self.left < count {
+            let gained = self.filled.elapsed().as_secs_f64() * f64::from(REQUESTS_PER_SECOND);
+            // A float-to-integer cast saturates.
+            self.left = self.left.saturating_add(gained as u32).min(REQUESTS_BURST);
+            self.filled = Instant::now();
+            if self.left < count {
+                let short = f64::from(count - self.left) / f64::from(REQUESTS_PER_SECOND);
+                sleep(Duration::from_secs_f64(short)).await;
+                self.left = count;
+                self.filled = Instant::now();
+            }
+        }
+        self.left -= count;
+    }
+}
+
+async fn send(replies: &mpsc::Sender<Reply>, reply: Reply) {
+    // The writer is gone: so is the peer.
+    let _ = replies.send(reply).await;
+}
+
+/// A budget that is never closed.
+async fn permit(budget: &Arc<Semaphore>, units: u32) -> Option<OwnedSemaphorePermit> {
+    budget.clone().acquire_many_owned(units).await.ok()
+}
+
+/// First the session's own share, so that a peer that asks for much waits there and not in front of the others.
+async fn permits(
+    session: &Arc<Semaphore>,
+    node: &Arc<Semaphore>,
+    bytes: u64,
+) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+    // A chunk and its terms are a quarter of a session's share at most.
+    let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).clamp(1, SESSION_UNITS as u32);
+    let session = permit(session, units).await?;
+    Some((session, permit(node, units).await?))
+}
+
+async fn holdings(shared: &Shared, hashes: &[Multihash]) -> Vec<Option<Held>> {
+    let mut held = Vec::with_capacity(hashes.len());
+    for (at, hash) in hashes.iter().enumerate() {
+        if at % LOOKUPS == LOOKUPS - 1 {
+            tokio::task::yield_now().await;
+        }
+        let entry = shared.store.entry(hash).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the index cannot be read");
+            None
+        });
+        held.push(entry.map(|entry| Held {
+            replica: entry.terms.role == Role::Replica,
+            wanted: entry.terms.wanted,
+            length: entry.length,
+        }));
+    }
+    held
+}
+
+/// Answers a batch of offers: what is here is kept as a replica from now on, on the stronger of both terms.
+async fn consider(shared: &Shared, first: u32, offers: Vec<Offer>, replies: &mpsc::Sender<Reply>) {
+    let mut groups: Vec<(Amendment, Vec<(u32, Multihash)>)> = Vec::new();
+    for (at, offer) in (0_u32..).zip(&offers) {
+        let request = first.wrapping_add(at);
+        let answer = if !shared.storing {
+            Some(Message::Refused("it takes no chunks".into()))
+        } else {
+            match shared.store.entry(&offer.cid.hash) {
+                Err(error) => Some(refusal(&error)),
+                Ok(None) if u64::from(offer.length) > shared.store.usage().free_bytes => Some(Message::NoSpace),
+                Ok(None) => Some(Message::Send),
+                Ok(Some(entry)) => {
+                    let change = Amendment {
+                        role: (entry.terms.role != Role::Replica).then_some(Role::Replica),
+                        owed: (offer.ask.owed && !entry.terms.owed).then_some(true),
+                        wanted: (offer.ask.wanted > entry.terms.wanted).then_some(offer.ask.wanted),
+                    };
+                    if change == Amendment::default() {
+                        Some(Message::Kept)
+                    } else {
+                        match groups.iter_mut().find(|(known, _)| *known == change) {
+                            Some((_, group)) => group.push((request, offer.cid.hash)),
+                            None => groups.push((change, vec![(request, offer.cid.hash)])),
+                        }
+                        None
+                    }
+                }
+            }
+        };
+        if let Some(message) = answer {
+            send(replies, Reply::new(request, message)).await;
+        }
+    }
+    for (change, group) in groups {
+        let hashes = group.iter().map(|(_, hash)| *hash).collect();
+        let amended = shared.store.amend(hashes, change).await;
+        if amended.is_ok() && change.owed == Some(true) {
+            shared.owing.notify_one();
+        }
+        for (request, _) in group {
+            let message = match &amended {
+                Ok(()) => Message::Kept,
+                Err(error) => refusal(error),
+            };
+            send(replies, Reply::new(request, message)).await;
+        }
+    }
+}
+
+/// Checks and keeps a chunk; the answer is given after it is on disk. `None`: its bytes are wrong, the session ends.
+async fn keep(shared: &Shared, cid: Cid, ask: Ask, bytes: Bytes, fault: &Fault) -> Option<Message> {
+    if !shared.storing {
+        return Some(Message::Refused("it takes no chunks".into()));
+    }
+    match verified(cid, bytes).await {
+        Err(error) => {
+            // The first reason stands.
+            let _ = fault.reason.set(error.to_string());
+            fault.seen.cancel();
+            None
+        }
+        Ok(None) => Some(Message::Refused("it is stopping".into())),
+        Ok(Some(chunk)) => {
+            let terms = Terms { role: Role::Replica, wanted: ask.wanted, owed: ask.owed, root: ask.root };
+            match shared.store.put(chunk, terms).await {
+                Ok(_) => {
+                    if ask.owed {
+                        shared.owing.notify_one();
+                    }
+                    Some(Message::Kept)
+                }
+                Err(error) => Some(refusal(&error)),
+            }
+        }
+    }
+}
+
+async fn verified(cid: Cid, bytes: Bytes) -> Result<Option<Chunk>, ChunkError> {
+    if bytes.len() <= INLINE_HASH_BYTES {
+        return Chunk::verify(cid, bytes).map(Some);
+    }
+    // A thread is refused only while the runtime shuts down.
+    tokio::task::spawn_blocking(move || Chunk::verify(cid, bytes)).await.ok().transpose()
+}
+
+/// What a peer is told: not which file failed.
+fn refusal(error: &StoreError) -> Message {
+    match error {
+        StoreError::NoSpace { .. } => Message::NoSpace,
+        StoreError::Closed => Message::Refused("it is stopping".into()),
+        error => {
+            tracing::warn!(%error, "a chunk from a peer could not be kept");
+            Message::Refused("its store failed".into())
+        }
+    }
+}
+
+/// Reads wanted chunks from the store, several at once, within the budgets.
+async fn read_ahead(shared: &Arc<Shared>, mut wanted: mpsc::Receiver<(u32, Multihash)>, replies: mpsc::Sender<Reply>) {
+    let reading = Arc::new(Semaphore::new(SESSION_UNITS));
+    let mut reads = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            want = wanted.recv(), if reads.len() < READS => match want {
+                Some((request, hash)) => reads.push(read_one(shared, &reading, request, hash, &replies)),
+                None => break,
+            },
+            Some(()) = reads.next() => {}
+        }
+    }
+    while reads.next().await.is_some() {}
+}
+
+async fn read_one(
+    shared: &Shared,
+    budget: &Arc<Semaphore>,
+    request: u32,
+    hash: Multihash,
+    replies: &mpsc::Sender<Reply>,
+) {
+    let entry = match shared.store.entry(&hash) {
+        Ok(entry) => entry,
+        Err(error) => {
+            tracing::warn!(%error, "the index cannot be read");
+            None
+        }
+    };
+    let Some(entry) = entry else { return send(replies, Reply::new(request, Message::Missing)).await };
+    let permits = permits(budget, &shared.reading, u64::from(entry.length)).await;
+    let message = match shared.store.get(&hash).await {
+        Ok(Some(chunk)) => Message::Chunk(chunk.into_bytes()),
+        Ok(None) => Message::Missing,
+        Err(error) => {
+            tracing::warn!(%error, "a chunk that a peer wants cannot be read");
+            Message::Missing
+        }
+    };
+    send(replies, Reply { request, message, _permits: permits }).await;
+}
+
+async fn write_replies<W: AsyncWrite + Unpin>(
+    shared: &Shared,
+    mut writer: FrameWriter<W>,
+    mut replies: mpsc::Receiver<Reply>,
+) -> Result<(), Ended> {
+    while let Some(reply) = replies.recv().await {
+        writer.push(reply.request, &reply.message).await?;
+        if let Message::Chunk(bytes) = &reply.message {
+            shared.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        if replies.is_empty() {
+            writer.flush().await?;
+        }
+    }
+    // A peer that closed its side first may be gone altogether: then there is nobody to close for.
+    let _ = timeout(STALL, writer.close()).await;
+    Ok(())
+}

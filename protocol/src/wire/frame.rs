@@ -1,0 +1,96 @@
+//! The frame that every binary protocol here uses: `[kind u8][request u32][length u32][bytes]`, big-endian.
+//!
+//! A header is judged before anything is allocated for what it announces: a frame that claims 4 GiB costs nine bytes.
+
+/// Bytes of a header.
+pub const HEADER_BYTES: usize = 9;
+
+/// What stands before a frame's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// What the bytes are; each protocol has its own kinds.
+    pub kind: u8,
+    /// The request that it makes or answers; ids are the requester's, and wrap.
+    pub request: u32,
+    /// How many bytes follow.
+    pub length: u32,
+}
+
+impl Header {
+    /// The nine bytes.
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut out = [0; HEADER_BYTES];
+        out[0] = self.kind;
+        out[1..5].copy_from_slice(&self.request.to_be_bytes());
+        out[5..].copy_from_slice(&self.length.to_be_bytes());
+        out
+    }
+
+    /// Reads nine bytes; `limit` gives the most bytes that a kind may have, `None` where there is no such kind.
+    pub fn decode(bytes: &[u8; HEADER_BYTES], limit: impl Fn(u8) -> Option<u32>) -> Result<Self, FrameError> {
+        let [kind, a, b, c, d, e, f, g, h] = *bytes;
+        let request = u32::from_be_bytes([a, b, c, d]);
+        let length = u32::from_be_bytes([e, f, g, h]);
+        let limit = limit(kind).ok_or(FrameError::Kind { kind })?;
+        if length > limit {
+            return Err(FrameError::TooLong { kind, length, limit });
+        }
+        Ok(Self { kind, request, length })
+    }
+}
+
+/// Why a header was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FrameError {
+    /// No such kind in this protocol.
+    #[error("there is no frame of kind 0x{kind:02x}")]
+    Kind {
+        /// The kind.
+        kind: u8,
+    },
+    /// More bytes than its kind may have.
+    #[error("a frame of kind 0x{kind:02x} claims {length} bytes, and may have {limit}")]
+    TooLong {
+        /// The kind.
+        kind: u8,
+        /// What it claims.
+        length: u32,
+        /// What it may have.
+        limit: u32,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_that_claims_four_gibibytes_is_refused_by_its_header() {
+        let bytes = Header { kind: 7, request: 1, length: u32::MAX }.encode();
+        let refused = FrameError::TooLong { kind: 7, length: u32::MAX, limit: 100 };
+        assert_eq!(Header::decode(&bytes, |_| Some(100)), Err(refused));
+        assert_eq!(Header::decode(&bytes, |_| None), Err(FrameError::Kind { kind: 7 }));
+    }
+
+    #[test]
+    fn the_header_is_nine_bytes_in_network_order() {
+        let header = Header { kind: 0x11, request: 0x0102_0304, length: 0x0a0b };
+        assert_eq!(header.encode(), [0x11, 1, 2, 3, 4, 0, 0, 0x0a, 0x0b]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_nine_bytes_are_a_header_or_refused(bytes: [u8; HEADER_BYTES], limit: u32) {
+            match Header::decode(&bytes, |kind| (kind < 128).then_some(limit)) {
+                Ok(header) => {
+                    prop_assert!(header.length <= limit && header.kind < 128);
+                    prop_assert_eq!(header.encode(), bytes);
+                }
+                Err(FrameError::Kind { kind }) => prop_assert!(kind >= 128),
+                Err(FrameError::TooLong { length, .. }) => prop_assert!(length > limit),
+            }
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! Moving chunks: the messages of `/p2p-node/<network>/transfer/1`. `SPEC.md`, "Chunk transfer", has the tables.
+//!
+//! The opener of a stream asks, the acceptor answers; both begin with a [`Greeting`]. A batch of n takes the request
+//! ids `request .. request + n` (they wrap), and each is answered by itself, in any order.
+
+use bytes::{BufMut as _, Bytes};
+
+use super::frame::{FrameError, HEADER_BYTES, Header};
+use crate::{
+    Cid, CidError, Codec, MAX_CHUNK_BYTES, Multihash,
+    cid::{CID_BYTES, MULTIHASH_BYTES},
+    placement::MAX_REPLICAS,
+};
+
+/// The protocol's version, the last part of its name and the first byte of a greeting.
+pub const VERSION: u8 = 1;
+/// The most chunks that one [`Message::Want`] asks for: enough that small chunks share a frame, few enough that a
+/// server's queue stays short.
+pub const MAX_WANTS: usize = 256;
+/// The most chunks that one [`Message::Have`] asks about.
+pub const MAX_HAVES: usize = 1024;
+/// The most chunks that one [`Message::Offer`] offers.
+pub const MAX_OFFERS: usize = 256;
+/// The most bytes of a reason in [`Message::Refused`].
+pub const MAX_REASON_BYTES: usize = 256;
+
+const GREETING: u8 = 0x01;
+const GREET: u8 = 0x02;
+const WANT: u8 = 0x10;
+const CHUNK: u8 = 0x11;
+const MISSING: u8 = 0x12;
+const HAVE: u8 = 0x20;
+const HOLDINGS: u8 = 0x21;
+const OFFER: u8 = 0x30;
+const PUT: u8 = 0x31;
+const KEPT: u8 = 0x32;
+const SEND: u8 = 0x33;
+const NO_SPACE: u8 = 0x34;
+const REFUSED: u8 = 0x35;
+
+const GREETING_BYTES: usize = 18;
+/// What a later version may append to its greeting, and this one ignores.
+const GREETING_LIMIT: usize = 256;
+const HELD_BYTES: usize = 6;
+const ASK_BYTES: usize = 2;
+const OFFER_LIMIT: usize = CID_BYTES + 4 + ASK_BYTES + CID_BYTES;
+const PUT_HEAD_LIMIT: usize = CID_BYTES + ASK_BYTES + CID_BYTES;
+
+const FLAG_STORING: u8 = 1;
+const FLAG_OWED: u8 = 1;
+const FLAG_ROOT: u8 = 2;
+
+/// What a peer says of itself when a session begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Greeting {
+    /// Whether it takes chunks.
+    pub storing: bool,
+    /// The most that it keeps.
+    pub capacity_bytes: u64,
+    /// What it still has room for.
+    pub free_bytes: u64,
+}
+
+/// On what terms a peer is asked to keep a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ask {
+    /// Copies wanted in the network, 1 to 16.
+    pub wanted: u8,
+    /// Fewer copies than wanted can be made now: the receiver owes the rest too.
+    pub owed: bool,
+    /// The root, where known.
+    pub root: Option<Cid>,
+}
+
+/// A chunk that a peer is asked to keep, before its bytes are sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// The chunk.
+    pub cid: Cid,
+    /// Its bytes, at most 2 MiB.
+    pub length: u32,
+    /// On what terms.
+    pub ask: Ask,
+}
+
+/// A chunk that the answering peer holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Whether as a replica; else as a cache.
+    pub replica: bool,
+    /// Copies that it believes are wanted, 1 to 16.
+    pub wanted: u8,
+    /// Its bytes, at most 2 MiB.
+    pub length: u32,
+}
+
+/// A message of either side.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// The first frame of both sides (request 0); later the answer to [`Greet`](Self::Greet).
+    Greeting(Greeting),
+    /// Asks for a fresh greeting.
+    Greet,
+    /// Asks for chunks, 1 to [`MAX_WANTS`]; each is answered by `Chunk` or `Missing`.
+    Want(Vec<Multihash>),
+    /// The bytes of one.
+    Chunk(Bytes),
+    /// It is not here.
+    Missing,
+    /// Asks what is held of these, 1 to [`MAX_HAVES`]; one answer, `Holdings`.
+    Have(Vec<Multihash>),
+    /// As many as were asked about, in that order.
+    Holdings(Vec<Option<Held>>),
+    /// Offers chunks, 1 to [`MAX_OFFERS`]; each is answered by `Kept`, `Send`, `NoSpace` or `Refused`.
+    Offer(Vec<Offer>),
+    /// Hands over a chunk; answered by `Kept`, `NoSpace` or `Refused`.
+    Put(Cid, Ask, Bytes),
+    /// It is on disk as a replica.
+    Kept,
+    /// It is not here: send it.
+    Send,
+    /// There is no room for it.
+    NoSpace,
+    /// It is not taken, for this reason.
+    Refused(String),
+}
+
+/// The most bytes that a frame of `kind` may have; `None`: there is no such kind.
+pub const fn limit(kind: u8) -> Option<u32> {
+    let bytes = match kind {
+        GREETING => GREETING_LIMIT,
+        GREET | MISSING | KEPT | SEND | NO_SPACE => 0,
+        WANT => MAX_WANTS * MULTIHASH_BYTES,
+        CHUNK => MAX_CHUNK_BYTES,
+        HAVE => MAX_HAVES * MULTIHASH_BYTES,
+        HOLDINGS => MAX_HAVES * HELD_BYTES,
+        OFFER => MAX_OFFERS * OFFER_LIMIT,
+        PUT => PUT_HEAD_LIMIT + MAX_CHUNK_BYTES,
+        REFUSED => MAX_REASON_BYTES,
+        _ => return None,
+    };
+    // Every limit above is a few MiB.
+    Some(bytes as u32)
+}
+
+/// Whether a frame of `kind` carries a chunk's bytes.
+pub const fn carries_chunk(kind: u8) -> bool {
+    matches!(kind, CHUNK | PUT)
+}
+
+/// Whether the opener of a stream may send a frame of `kind` after its greeting.
+pub const fn is_request(kind: u8) -> bool {
+    matches!(kind, GREET | WANT | HAVE | OFFER | PUT)
+}
+
+/// Whether the acceptor of a stream may send a frame of `kind`.
+pub const fn is_answer(kind: u8) -> bool {
+    matches!(kind, GREETING | CHUNK | MISSING | HOLDINGS | KEPT | SEND | NO_SPACE | REFUSED)
+}
+
+impl Message {
+    /// Its kind.
+    pub const fn kind(&self) -> u8 {
+        match self {
+            Self::Greeting(_) => GREETING,
+            Self::Greet => GREET,
+            Self::Want(_) => WANT,
+            Self::Chunk(_) => CHUNK,
+            Self::Missing => MISSING,
+            Self::Have(_) => HAVE,
+            Self::Holdings(_) => HOLDINGS,
+            Self::Offer(_) => OFFER,
+            Self::Put(..) => PUT,
+            Self::Kept => KEPT,
+            Self::Send => SEND,
+            Self::NoSpace => NO_SPACE,
+            Self::Refused(_) => REFUSED,
+        }
+    }
+
+    /// Appends the frame to `out`, all but a chunk's bytes, which it returns to be written after it uncopied.
+    pub fn encode(&self, request: u32, out: &mut Vec<u8>) -> Bytes {
+        let start = out.len();
+        out.extend_from_slice(&[0; HEADER_BYTES]);
+        let mut payload = Bytes::new();
+        match self {
+            Self::Greeting(greeting) => {
+                out.put_u8(VERSION);
+                out.put_u8(if greeting.storing { FLAG_STORING } else { 0 });
+                out.put_u64(greeting.capacity_bytes);
+                out.put_u64(greeting.free_bytes);
+            }
+            Self::Greet | Self::Missing | Self::Kept | Self::Send | Self::NoSpace => {}
+            Self::Want(hashes) | Self::Have(hashes) => {
+                hashes.iter().for_each(|hash| out.extend_from_slice(&hash.to_bytes()));
+            }
+            Self::Chunk(bytes) => payload = bytes.clone(),
+            Self::Holdings(holdings) => holdings.iter().for_each(|held| encode_held(*held, out)),
+            Self::Offer(offers) => {
+                for offer in offers {
+                    out.extend_from_slice(&offer.cid.to_bytes());
+                    out.put_u32(offer.length);
+                    encode_ask(&offer.ask, out);
+                }
+            }
+            Self::Put(cid, ask, bytes) => {
+                out.extend_from_slice(&cid.to_bytes());
+                encode_ask(ask, out);
+                payload = bytes.clone();
+            }
+            Self::Refused(reason) => out.extend_from_slice(shortened(reason, MAX_REASON_BYTES).as_bytes()),
+        }
+        let length = out.len() - start - HEADER_BYTES + payload.len();
+        // Whoever builds a message keeps to the limits above, far under 4 GiB; one that does not is refused by its receiver.
+        let header = Header { kind: self.kind(), request, length: u32::try_from(length).unwrap_or(u32::MAX) };
+        out[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
+        payload
+    }
+
+    /// Reads the bytes of a frame of `kind`. A chunk's bytes are a slice of `body`, not a copy, and not yet verified.
+    pub fn decode(kind: u8, body: Bytes) -> Result<Self, WireError> {
+        let most = limit(kind).ok_or(FrameError::Kind { kind })?;
+        let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        if length > most {
+            return Err(FrameError::TooLong { kind, length, limit: most }.into());
+        }
+        Ok(match kind {
+            GREETING => Self::Greeting(decode_greeting(&body)?),
+            GREET => Self::Greet,
+            WANT => Self::Want(decode_hashes(&body)?),
+            CHUNK => Self::Chunk(body),
+            MISSING => Self::Missing,
+            HAVE => Self::Have(decode_hashes(&body)?),
+            HOLDINGS => Self::Holdings(decode_holdings(&body)?),
+            OFFER => Self::Offer(decode_offers(&body)?),
+            PUT => decode_put(body)?,
+            KEPT => Self::Kept,
+            SEND => Self::Send,
+            NO_SPACE => Self::NoSpace,
+            REFUSED => Self::Refused(decode_reason(&body)),
+            kind => return Err(FrameError::Kind { kind }.into()),
+        })
+    }
+}
+
+fn encode_ask(ask: &Ask, out: &mut Vec<u8>) {
+    out.put_u8(ask.wanted);
+    out.put_u8(if ask.owed { FLAG_OWED } else { 0 } | if ask.root.is_some() { FLAG_ROOT } else { 0 });
+    if let Some(root) = &ask.root {
+        out.extend_from_slice(&root.to_bytes());
+    }
+}
+
+fn encode_held(held: Option<Held>, out: &mut Vec<u8>) {
+    match held {
+        None => out.extend_from_slice(&[0; HELD_BYTES]),
+        Some(held) => {
+            out.put_u8(if held.replica { 1 } else { 2 });
+            out.put_u8(held.wanted);
+            out.put_u32(held.length);
+        }
+    }
+}
+
+fn decode_greeting(mut rest: &[u8]) -> Result<Greeting, WireError> {
+    let head: [u8; GREETING_BYTES] = take(&mut rest)?;
+    let [version, flags, numbers @ ..] = head;
+    if version != VERSION {
+        return Err(WireError::Version(version));
+    }
+    let mut numbers = &numbers[..];
+    let capacity_bytes = u64::from_be_bytes(take(&mut numbers)?);
+    let free_bytes = u64::from_be_bytes(take(&mut numbers)?);
+    Ok(Greeting { storing: flags & FLAG_STORING != 0, capacity_bytes, free_bytes })
+}
+
+fn decode_hashes(body: &[u8]) -> Result<Vec<Multihash>, WireError> {
+    if body.is_empty() {
+        return Err(WireError::Empty);
+    }
+    let (hashes, rest) = body.as_chunks::<MULTIHASH_BYTES>();
+    if !rest.is_empty() {
+        return Err(WireError::Truncated);
+    }
+    hashes.iter().map(|hash| Multihash::from_bytes(hash).map_err(WireError::Address)).collect()
+}
+
+fn decode_holdings(body: &[u8]) -> Result<Vec<Option<Held>>, WireError> {
+    let (rows, rest) = body.as_chunks::<HELD_BYTES>();
+    if !rest.is_empty() {
+        return Err(WireError::Truncated);
+    }
+    rows.iter()
+        .map(|&[state, wanted, a, b, c, d]| {
+            if state == 0 {
+                return Ok(None);
+            }
+            let replica = match state {
+                1 => true,
+                2 => false,
+                other => return Err(WireError::Value { field: "holding", value: u32::from(other) }),
+            };
+            Ok(Some(Held {
+                replica,
+                wanted: check_wanted(wanted)?,
+                length: check_length(u32::from_be_bytes([a, b, c, d]))?,
+            }))
+        })
+        .collect()
+}
+
+fn decode_offers(body: &[u8]) -> Result<Vec<Offer>, WireError> {
+    let mut rest = body;
+    let mut offers = Vec::new();
+    while !rest.is_empty() {
+        if offers.len() == MAX_OFFERS {
+            return Err(WireError::TooMany { limit: MAX_OFFERS });
+        }
+        let cid = take_cid(&mut rest)?;
+        let length = check_length(u32::from_be_bytes(take(&mut rest)?))?;
+        offers.push(Offer { cid, length, ask: take_ask(&mut rest)? });
+    }
+    if offers.is_empty() {
+        return Err(WireError::Empty);
+    }
+    Ok(offers)
+}
+
+fn decode_put(mut body: Bytes) -> Result<Message, WireError> {
+    let mut rest = &body[..];
+    let cid = take_cid(&mut rest)?;
+    let ask = take_ask(&mut rest)?;
+    let payload = body.split_off(body.len() - rest.len());
+    if payload.len() > MAX_CHUNK_BYTES {
+        return Err(WireError::Value {
+            field: "chunk length",
+            value: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+        });
+    }
+    Ok(Message::Put(cid, ask, payload))
+}
+
+/// What a peer gives as a reason is shown to people: without control characters, whatever it sent.
+fn decode_reason(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], WireError> {
+    let (head, tail) = rest.split_first_chunk::<N>().ok_or(WireError::Truncated)?;
+    *rest = tail;
+    Ok(*head)
+}
+
+/// Exactly the 36 bytes of a CIDv1 as [`Cid::to_bytes`] writes them: one address has one form on the wire.
+fn take_cid(rest: &mut &[u8]) -> Result<Cid, WireError> {
+    let [version, codec, hash @ ..] = take::<CID_BYTES>(rest)?;
+    if version != 1 {
+        return Err(WireError::Address(CidError::Malformed));
+    }
+    let code = u64::from(codec);
+    let codec = Codec::from_code(code).ok_or(WireError::Address(CidError::Codec(code)))?;
+    Ok(Cid { codec, hash: Multihash::from_bytes(&hash).map_err(WireError::Address)? })
+}
+
+fn take_ask(rest: &mut &[u8]) -> Result<Ask, WireError> {
+    let [wanted, flags] = take::<ASK_BYTES>(rest)?;
+    if flags & !(FLAG_OWED | FLAG_ROOT) != 0 {
+        return Err(WireError::Value { field: "flags", value: u32::from(flags) });
+    }
+    let root = if flags & FLAG_ROOT == 0 { None } else { Some(take_cid(rest)?) };
+    Ok(Ask { wanted: check_wanted(wanted)?, owed: flags & FLAG_OWED != 0, root })
+}
+
+fn check_wanted(wanted: u8) -> Result<u8, WireError> {
+    if (1..=MAX_REPLICAS).contains(&wanted) {
+        Ok(wanted)
+    } else {
+        Err(WireError::Value { field: "wanted copies", value: u32::from(wanted) })
+    }
+}
+
+fn check_length(length: u32) -> Result<u32, WireError> {
+    if usize::try_from(length).is_ok_and(|length| length <= MAX_CHUNK_BYTES) {
+        Ok(length)
+    } else {
+        Err(WireError::Value { field: "chunk length", value: length })
+    }
+}
+
+fn shortened(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// Why bytes are no message.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum WireError {
+    /// The header.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// It ends in the middle of a field, or has bytes left over.
+    #[error("a message is cut short")]
+    Truncated,
+    /// A batch of none.
+    #[error("a batch has no entries")]
+    Empty,
+    /// A batch of too many.
+    #[error("a batch has more than {limit} entries")]
+    TooMany {
+        /// How many there may be.
+        limit: usize,
+    },
+    /// A field has a value that it cannot have.
+    #[error("{field} cannot be {value}")]
+    Value {
+        /// Which.
+        field: &'static str,
+        /// What it was.
+        value: u32,
+    },
+    /// An address that is not stored here.
+    #[error("an address is wrong: {0}")]
+    Address(CidError),
+    /// A version that is not spoken here.
+    #[error("version {0} of the protocol is not spoken here")]
+    Version(u8),
+}
+
+#[cfg(test)]
+#[path = "transfer_tests.rs"]
+mod tests;
