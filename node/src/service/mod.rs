@@ -1,6 +1,7 @@
 //! What the node does: each file owns one subject and its own state.
 
 pub mod catalogue;
+pub mod distinct;
 pub mod export;
 pub mod fetch;
 pub mod ingest;

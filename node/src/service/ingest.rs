@@ -1,1 +1,0 @@
-//! Reading files and trees into chunks. SKELETON.

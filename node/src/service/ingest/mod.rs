@@ -1,0 +1,377 @@
+//! Reading files, trees and streams into chunks, and sending those on their way to be kept.
+//!
+//! Three things overlap: a blocking step reads, cuts, hashes and links the next batch ([`tree`], [`stream`]), the
+//! chunks of earlier batches are being kept and replicated ([`Job::submit`]), and nothing waits for an order among
+//! them, because the DAG is settled where it is read. No blocking step ever waits for the async side, so that the
+//! service runs under a paused clock too. Bytes in flight are bounded by [`IN_FLIGHT_BYTES`].
+
+mod faults;
+mod leaves;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::{
+    collections::HashSet,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use futures::{
+    StreamExt as _,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
+use p2p_protocol::{Chunk, Cid, Multihash, chunker::ChunkerKind, dag::Link};
+use tokio::{io::AsyncRead, sync::watch};
+
+use self::{stream::StreamReader, tree::TreeReader};
+use super::{
+    distinct::Distinct,
+    replicate::{Job, Replicate, Report, Wish},
+};
+use crate::{
+    error::{Error, Result, reason},
+    report::{ChunkerChoice, EntryKind, Progress},
+    store::{Put, StoreError},
+};
+
+/// Chunk bytes that are on their way from the reader to the store: enough to keep a disk busy while the next are read.
+const IN_FLIGHT_BYTES: usize = 24 << 20;
+/// Chunks on their way: small files come by the hundred, and the store commits 64 at a time.
+const IN_FLIGHT_CHUNKS: usize = 512;
+/// Bytes of a batch; with one being read while the window drains, 32 MiB are held at the most.
+const BATCH_BYTES: usize = 8 << 20;
+/// Chunks of a batch.
+const BATCH_CHUNKS: usize = 256;
+/// Hashes that are remembered as submitted already, so that a file of zeros is stored once and not a thousand times:
+/// 2 MiB of them.
+const REMEMBERED: usize = 32 * 1024;
+
+/// How content is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReadOptions {
+    /// Where to cut.
+    pub chunker: ChunkerKind,
+    /// Keep modes and modification times.
+    pub preserve: bool,
+}
+
+impl ReadOptions {
+    /// From what the user asked for.
+    pub fn new(chunker: ChunkerChoice, preserve: bool) -> Self {
+        let chunker = match chunker {
+            ChunkerChoice::Size(bytes) => ChunkerKind::Fixed { bytes },
+            ChunkerChoice::Fastcdc => ChunkerKind::FastCdc,
+        };
+        Self { chunker, preserve }
+    }
+}
+
+/// What was added.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ingested {
+    /// The root.
+    pub root: Cid,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Content bytes.
+    pub size: u64,
+    /// Distinct blocks of the DAG.
+    pub chunks: u64,
+    /// Those that this node did not have before.
+    pub chunks_new: u64,
+    /// How replication went.
+    pub report: Report,
+}
+
+/// Where chunks go as they are made.
+pub trait ChunkSink: Sync {
+    /// Keeps one; returns whether it was new here. Waits while too much is in flight. Cancel-safe.
+    fn submit(&self, chunk: Chunk) -> impl Future<Output = Result<Put, StoreError>> + Send;
+    /// Copies that other peers acknowledged so far.
+    fn copies(&self) -> u64;
+}
+
+impl ChunkSink for Job {
+    fn submit(&self, chunk: Chunk) -> impl Future<Output = Result<Put, StoreError>> + Send {
+        self.submit(chunk)
+    }
+
+    fn copies(&self) -> u64 {
+        self.copies()
+    }
+}
+
+/// The handle: clone it freely.
+#[derive(Clone, Debug)]
+pub struct Ingest {
+    replicate: Replicate,
+    data_dir: Arc<Path>,
+}
+
+impl Ingest {
+    /// Adds through `replicate`; `data_dir` is the node's own, whose `tmp` takes what does not fit into memory.
+    pub fn new(replicate: Replicate, data_dir: PathBuf) -> Self {
+        Self { replicate, data_dir: data_dir.into() }
+    }
+
+    /// Adds a file, a tree or a symbolic link, whole: dotfiles, empty directories, links as links. `path` is absolute,
+    /// `shown` as the user wrote it. A `path` that is itself a symbolic link is added as a link; with a slash at its end
+    /// what it points to is.
+    ///
+    /// Returns when `wish` is met or cannot be. Dropping the future ends the work; what is stored stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Failed`](crate::error::Kind::Failed): no such path, or something in the tree that cannot be read, changed
+    /// meanwhile, has a name that is not UTF-8, is neither file, directory nor link, or is this node's own data
+    /// directory; the rest was read to its end all the same, and the message names the first twenty.
+    /// [`Kind::Refused`](crate::error::Kind::Refused): the store is full.
+    pub async fn add_path(
+        &self,
+        path: &Path,
+        shown: &str,
+        wish: Wish,
+        options: ReadOptions,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Ingested> {
+        let (path, shown_there, data_dir) = (path.to_owned(), shown.to_owned(), self.data_dir.clone());
+        let open = move || TreeReader::open(&path, &shown_there, options, Some(&data_dir));
+        let reader = blocking(open).await??;
+        self.add(reader, shown, wish, progress).await
+    }
+
+    /// Adds what a reader gives, to its end, as one file. Otherwise as [`add_path`](Self::add_path).
+    pub async fn add_stream(
+        &self,
+        reader: Box<dyn AsyncRead + Send + Unpin>,
+        wish: Wish,
+        options: ReadOptions,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Ingested> {
+        let reader = StreamReader::new(reader, options)?;
+        self.add(reader, "-", wish, progress).await
+    }
+
+    async fn add(
+        &self,
+        reader: impl Reader,
+        shown: &str,
+        wish: Wish,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Ingested> {
+        let job = self.replicate.begin(wish).await;
+        let read = pump(reader, &job, Distinct::new(&self.data_dir.join("tmp")), shown, progress).await?;
+        let report = finish(job, shown, progress).await?;
+        let Read { link, kind, chunks, chunks_new } = read;
+        Ok(Ingested { root: link.cid, kind, size: link.size, chunks, chunks_new, report })
+    }
+}
+
+/// Waits for the copies, and tells how many there are meanwhile.
+async fn finish(job: Job, shown: &str, progress: &watch::Sender<Progress>) -> Result<Report> {
+    progress.send_modify(|progress| {
+        progress.copies = job.copies();
+        progress.current = None;
+    });
+    job.finish().await.map_err(|why| store_error(shown, &why))
+}
+
+/// The root of a file or tree, with nothing stored and no daemon: what `add --only-hash` prints. Blocks.
+///
+/// # Errors
+///
+/// As [`Ingest::add_path`], but for the store's; the node's own data directory is not looked for.
+pub fn hash_only(path: &Path, shown: &str, options: ReadOptions) -> Result<Cid> {
+    let mut reader = TreeReader::open(path, shown, options, None)?;
+    while !reader.done() {
+        // The chunks are dropped: only the links count.
+        reader.read(&mut Batch::default());
+    }
+    reader.outcome().map(|(link, _)| link.cid)
+}
+
+/// The root of one file with the bytes that `reader` gives, to its end. Blocks.
+pub fn hash_only_stream(reader: &mut dyn io::Read, options: ReadOptions) -> Result<Cid> {
+    stream::hash_only(reader, options)
+}
+
+/// Chunks that were made together.
+#[derive(Debug, Default)]
+struct Batch {
+    chunks: Vec<Chunk>,
+    /// Payload bytes of `chunks`.
+    chunk_bytes: usize,
+    /// Every hash of the DAG that came up, given out or not.
+    hashes: Vec<Multihash>,
+    /// Content bytes that were read for it.
+    bytes: u64,
+}
+
+impl Batch {
+    fn push(&mut self, chunk: Chunk) {
+        self.chunk_bytes += chunk.len();
+        self.hashes.push(chunk.cid().hash);
+        self.chunks.push(chunk);
+    }
+
+    fn is_full(&self, waiting_bytes: usize) -> bool {
+        self.chunk_bytes + waiting_bytes >= BATCH_BYTES || self.chunks.len() >= BATCH_CHUNKS
+    }
+
+    /// Drops the chunks: the add has failed already.
+    fn discard(&mut self) {
+        self.chunks.clear();
+        self.chunk_bytes = 0;
+    }
+}
+
+/// What gives batches until it is done.
+trait Reader: Send + Sized + 'static {
+    /// The next batch, by work that does not hold up the runtime.
+    fn next(self) -> BoxFuture<'static, Result<(Self, Batch)>>;
+    fn done(&self) -> bool;
+    fn current(&self) -> Option<String>;
+    fn total_bytes(&self) -> Option<u64>;
+    fn outcome(self) -> Result<(Link, EntryKind)>;
+}
+
+impl Reader for TreeReader {
+    fn next(mut self) -> BoxFuture<'static, Result<(Self, Batch)>> {
+        Box::pin(blocking(move || {
+            let mut batch = Batch::default();
+            self.read(&mut batch);
+            (self, batch)
+        }))
+    }
+
+    fn done(&self) -> bool {
+        self.done()
+    }
+
+    fn current(&self) -> Option<String> {
+        self.current()
+    }
+
+    fn total_bytes(&self) -> Option<u64> {
+        self.total_bytes()
+    }
+
+    fn outcome(self) -> Result<(Link, EntryKind)> {
+        self.outcome()
+    }
+}
+
+/// What was read to its end, every chunk of it kept.
+#[derive(Debug)]
+struct Read {
+    link: Link,
+    kind: EntryKind,
+    chunks: u64,
+    chunks_new: u64,
+}
+
+/// Reads to the end and has everything kept.
+async fn pump<R: Reader, S: ChunkSink>(
+    reader: R,
+    sink: &S,
+    distinct: Distinct,
+    shown: &str,
+    progress: &watch::Sender<Progress>,
+) -> Result<Read> {
+    let mut kept = FuturesUnordered::new();
+    let mut in_flight_bytes = 0;
+    let mut chunks_new = 0;
+    let mut submitted = HashSet::new();
+    // Both are with the step that is under way, or here.
+    let mut idle = Some(reader);
+    let mut counting = Some(distinct);
+    let mut reading = None;
+    loop {
+        let room = in_flight_bytes < IN_FLIGHT_BYTES && kept.len() < IN_FLIGHT_CHUNKS;
+        if room
+            && let Some(reader) = idle.take_if(|reader| !reader.done())
+            && let Some(distinct) = counting.take()
+        {
+            reading = Some(Box::pin(step(reader, distinct)));
+        }
+        if reading.is_none() && kept.is_empty() {
+            break;
+        }
+        tokio::select! {
+            Some(read) = OptionFuture::from(reading.as_mut()), if reading.is_some() => {
+                reading = None;
+                let (reader, batch, distinct) = read?;
+                counting = Some(distinct);
+                progress.send_modify(|progress| {
+                    progress.bytes += batch.bytes;
+                    progress.total_bytes = progress.total_bytes.or(reader.total_bytes());
+                    progress.current = reader.current().or(progress.current.take());
+                });
+                idle = Some(reader);
+                for chunk in batch.chunks {
+                    if submitted.len() >= REMEMBERED {
+                        submitted.clear();
+                    }
+                    if submitted.insert(chunk.cid().hash) {
+                        let bytes = chunk.len();
+                        in_flight_bytes += bytes;
+                        kept.push(async move { (bytes, sink.submit(chunk).await) });
+                    }
+                }
+            }
+            Some((bytes, put)) = kept.next(), if !kept.is_empty() => {
+                in_flight_bytes -= bytes;
+                chunks_new += u64::from(put.map_err(|why| store_error(shown, &why))? == Put::New);
+                progress.send_modify(|progress| {
+                    progress.chunks += 1;
+                    progress.copies = sink.copies();
+                });
+            }
+        }
+    }
+    let lost = || Error::failed(format!("cannot add {shown}: reading it was interrupted"));
+    let (link, kind) = idle.ok_or_else(lost)?.outcome()?;
+    let distinct = counting.ok_or_else(lost)?;
+    let chunks = blocking(move || distinct.count()).await?.map_err(|why| count_error(&why))?;
+    Ok(Read { link, kind, chunks, chunks_new })
+}
+
+/// One batch, its hashes counted.
+async fn step<R: Reader>(reader: R, mut distinct: Distinct) -> Result<(R, Batch, Distinct)> {
+    let (reader, batch) = reader.next().await?;
+    blocking(move || {
+        for hash in &batch.hashes {
+            distinct.push(hash).map_err(|why| count_error(&why))?;
+        }
+        Ok((reader, batch, distinct))
+    })
+    .await?
+}
+
+/// Runs what blocks away from the async tasks.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|why| {
+        if why.is_panic() {
+            tracing::error!("a blocking step panicked: {why}");
+        }
+        Error::failed("an internal step did not end; the daemon's log says more")
+    })
+}
+
+fn count_error(why: &io::Error) -> Error {
+    Error::failed(format!("cannot count chunks in the data directory's tmp: {}", reason(why)))
+}
+
+fn store_error(shown: &str, why: &StoreError) -> Error {
+    let message = format!("cannot add {shown}: {why}");
+    match why {
+        StoreError::NoSpace { .. } => {
+            Error::refused(message).hint("free some room or start the daemon with a larger --capacity")
+        }
+        _ => Error::failed(message),
+    }
+}
