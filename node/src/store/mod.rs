@@ -1,9 +1,86 @@
-//! The store: segments hold the truth, sled is the index. SKELETON: the store's builder replaces this text and the bodies.
+//! The store: segments hold the truth, sled is the index.
+//!
+//! Chunks, changes of their terms, deletions and this node's own values are records that are appended to segment
+//! files; the index says where each is, and is made again from them whenever it is missing or damaged. One writer
+//! commits batches (`writer.rs` has the order that makes an acknowledgement true), readers go through the index to the
+//! segments and verify what they read, and a compaction copies what is live out of segments that are mostly dead.
+//! The formats are in protocol/SPEC.md, "On disk".
 
-use std::path::Path;
+mod compact;
+mod draft;
+mod evict;
+mod index;
+mod layout;
+mod log;
+mod quiet;
+mod read;
+mod record;
+mod recover;
+mod segment;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod threads;
+mod writer;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Sender},
+    },
+    thread,
+};
 
 use bytes::Bytes;
 use p2p_protocol::{Chunk, Cid, Key, Multihash};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task,
+};
+
+use self::{
+    compact::{Compaction, Stop},
+    draft::Counters,
+    index::{
+        memory::MemoryIndex,
+        table::{Mark, Table},
+    },
+    layout::Layout,
+    log::{MemoryLog, Payloads, SegmentLog},
+    read::{Recency, Segments, Source},
+    record::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
+    shared::{IndexState, Read, Shared},
+    threads::WriterThread,
+    writer::{Operation, Outcome, Request, Writer},
+};
+
+/// Bytes of a segment file (DESIGN: small enough to be compacted in seconds, large enough for few files).
+const SEGMENT_BYTES: u64 = 256 * 1024 * 1024;
+/// Bytes that puts leave free on the disk: for deletions, the index and a compaction, which make room again.
+const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of puts that may be under way: two batches.
+const QUEUE_BYTES: u32 = 32 * 1024 * 1024;
+/// What every operation takes of the queue beside its payload: at most 32,768 are under way.
+const OPERATION_BYTES: u32 = 1024;
+/// Hashes that one operation names: what one batch of the index takes.
+const HASHES_AT_ONCE: usize = 64;
+
+/// What tests make smaller.
+#[derive(Clone, Copy, Debug)]
+struct Tuning {
+    segment_bytes: u64,
+    reserve_bytes: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { segment_bytes: SEGMENT_BYTES, reserve_bytes: RESERVE_BYTES }
+    }
+}
 
 /// Why this node keeps a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,72 +188,286 @@ pub enum StoreError {
     Closed,
 }
 
-/// The handle: clone it freely.
-#[derive(Clone, Debug)]
-pub struct Store {}
+/// The handle: clone it freely. When the last one is dropped the store closes by itself, soon; [`Store::close`] waits.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
 
-#[allow(unused_variables, clippy::unimplemented, clippy::unused_async, missing_docs)]
+struct Inner {
+    shared: Arc<Shared>,
+    door: Door,
+}
+
+/// The way to the writer.
+enum Door {
+    /// It has a thread.
+    Thread { sender: Sender<Operation>, queue: Arc<Semaphore> },
+    /// Whoever asks does the work.
+    Inline(Mutex<Option<Writer>>),
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("usage", &self.usage()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Door::Thread { sender, .. } = &self.door {
+            let (reply, _) = oneshot::channel();
+            // Closed already: then there is nothing left to do.
+            let _ = sender.send(Operation { request: Request::Close, reply, permit: None });
+        }
+    }
+}
+
 impl Store {
     /// Opens (or makes) the store in `dir`, taking its lock; rebuilds the index where that is needed. Blocks.
     /// `capacity_bytes`: the most that chunks may take, for this run only; `None`: what was remembered at an earlier
     /// start, else 80 % of the space free now, which is then remembered.
     pub fn open(dir: &Path, capacity_bytes: Option<u64>) -> Result<Self, StoreError> {
-        unimplemented!()
+        Self::open_tuned(dir, capacity_bytes, Tuning::default(), |_| {})
     }
+
+    fn open_tuned(
+        dir: &Path,
+        capacity_bytes: Option<u64>,
+        tuning: Tuning,
+        prepare: impl FnOnce(&mut SegmentLog),
+    ) -> Result<Self, StoreError> {
+        let layout = Layout::open(dir)?;
+        let capacity_bytes = layout.capacity(capacity_bytes)?;
+        let mut segments = SegmentLog::open(&layout.segments, tuning.segment_bytes, tuning.reserve_bytes)?;
+        let recovered = recover::index(&layout.index, &mut segments)?;
+        prepare(&mut segments);
+        let shared = Arc::new(Shared {
+            index: RwLock::new(IndexState::Open(recovered.table)),
+            source: Source::Disk(Segments::new(&layout.segments, &layout.quarantine)),
+            counters: Mutex::new(recovered.counters),
+            recency: Mutex::new(Recency::default()),
+            healing: AtomicBool::new(false),
+            capacity_bytes,
+            disk: Some((layout.segments.clone(), tuning.reserve_bytes)),
+        });
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            log: Box::new(segments),
+            live: recovered.live,
+            kept: BTreeMap::new(),
+            evictor: evict::Evictor::default(),
+            index_paths: Some(layout.index.clone()),
+        };
+        let (sender, receiver) = mpsc::channel();
+        // One segment at a time: the next is chosen when the one before is done.
+        let (jobs, todo) = mpsc::sync_channel(1);
+        let stop = Arc::new(Stop::default());
+        let compaction = Compaction {
+            shared: Arc::clone(&shared),
+            directory: layout.segments.clone(),
+            writer: sender.clone(),
+            stop: Arc::clone(&stop),
+        };
+        let spawning = |source| StoreError::Io { doing: "starting a thread".into(), source };
+        let builder = thread::Builder::new().name("store-compaction".into());
+        let compaction = builder.spawn(move || compaction.run(&todo)).map_err(spawning)?;
+        let thread =
+            WriterThread { writer, receiver, jobs, compacting: None, stuck: BTreeSet::new(), stop, compaction, layout };
+        thread::Builder::new().name("store-writer".into()).spawn(move || thread.run()).map_err(spawning)?;
+        let queue = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
+        Ok(Self { inner: Arc::new(Inner { shared, door: Door::Thread { sender, queue } }) })
+    }
+
     /// A store in memory with the same behaviour, for simulations: no threads, no blocking.
     pub fn in_memory(capacity_bytes: u64) -> Self {
-        unimplemented!()
+        let payloads = Payloads::default();
+        let shared = Arc::new(Shared {
+            index: RwLock::new(IndexState::Open(Table::new(Arc::new(MemoryIndex::default())))),
+            source: Source::Memory(Arc::clone(&payloads)),
+            counters: Mutex::new(Counters::default()),
+            recency: Mutex::new(Recency::default()),
+            healing: AtomicBool::new(false),
+            capacity_bytes,
+            disk: None,
+        });
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            log: Box::new(MemoryLog::new(payloads)),
+            live: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            evictor: evict::Evictor::default(),
+            index_paths: None,
+        };
+        Self { inner: Arc::new(Inner { shared, door: Door::Inline(Mutex::new(Some(writer))) }) }
     }
-    /// Keeps a chunk; returns when it and its terms are on disk.
+
+    /// Keeps a chunk; returns when it and its terms are on disk. Waits while the queue is full. A dropped future may
+    /// leave the chunk kept all the same. [`StoreError::NoSpace`] harms nobody else.
     pub async fn put(&self, chunk: Chunk, terms: Terms) -> Result<Put, StoreError> {
-        unimplemented!()
+        // A chunk's constructors bound its length.
+        let bytes = chunk.len() as u32;
+        self.ask(Request::Put(chunk, terms), bytes).await
     }
+
     /// What the index says.
     pub fn entry(&self, hash: &Multihash) -> Result<Option<Entry>, StoreError> {
-        unimplemented!()
+        self.healing(self.inner.shared.entry(&Key::from(hash)))
     }
+
     /// The chunk, verified; one that is damaged is set aside, said in the log, and `None`.
     pub async fn get(&self, hash: &Multihash) -> Result<Option<Chunk>, StoreError> {
-        unimplemented!()
+        let hash = *hash;
+        let shared = Arc::clone(&self.inner.shared);
+        let read = move || {
+            let read = shared.read(&hash);
+            if let Ok(Read::Damaged(held)) = &read {
+                shared.set_aside(held);
+            }
+            read
+        };
+        let read = match &self.inner.door {
+            Door::Inline(_) => read(),
+            Door::Thread { .. } => task::spawn_blocking(read).await.map_err(|_| StoreError::Closed)?,
+        };
+        match self.healing(read)? {
+            Read::Chunk(chunk) => Ok(Some(chunk)),
+            Read::Missing => Ok(None),
+            Read::Damaged(held) => {
+                self.ask(Request::Damaged(hash, held.location), 0).await?;
+                Ok(None)
+            }
+        }
     }
-    /// Changes the terms of those that are here; returns when that is on disk.
+
+    /// Changes the terms of those that are here; returns when that is on disk. A dropped future may leave some or all
+    /// of it done.
     pub async fn amend(&self, hashes: Vec<Multihash>, change: Amendment) -> Result<(), StoreError> {
-        unimplemented!()
+        self.ask_in_parts(&hashes, |part| Request::Amend(part, change)).await
     }
+
+    /// Removes those that are here, whatever their terms; returns when that is on disk.
+    pub async fn remove(&self, hashes: Vec<Multihash>) -> Result<(), StoreError> {
+        self.ask_in_parts(&hashes, Request::Remove).await
+    }
+
     /// Up to `limit` entries in key order, strictly after `after`.
     pub fn scan(&self, after: Option<Key>, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        unimplemented!()
+        let found = self.inner.shared.with(|table| table.chunks(after, limit));
+        Ok(self.healing(found)?.into_iter().map(|(_, held)| held.entry).collect())
     }
+
     /// Up to `limit` owed entries in key order, strictly after `after`.
     pub fn owed(&self, after: Option<Key>, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        unimplemented!()
+        let found = self.inner.shared.with(|table| {
+            let keys = table.marked(Mark::Owed, after, limit)?;
+            // One that was removed since the scan is left out.
+            keys.iter().filter_map(|key| table.chunk(key).map(|held| held.map(|held| held.entry)).transpose()).collect()
+        });
+        self.healing(found)
     }
+
+    /// Up to `limit` chunks, in key order and strictly after `after`, that were damaged and have not been put again:
+    /// what they were and on which terms they were kept.
+    pub fn damaged(&self, after: Option<Key>, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        let found = self.inner.shared.with(|table| {
+            let keys = table.marked(Mark::Damaged, after, limit)?;
+            keys.iter().filter_map(|key| table.damaged(key).transpose()).collect()
+        });
+        self.healing(found)
+    }
+
     /// What it holds now; cheap.
     pub fn usage(&self) -> Usage {
-        unimplemented!()
+        self.inner.shared.usage()
     }
-    /// Appends to the log what could not be derived again (this node's own publications); last writer wins by `key`. Durable on return.
+
+    /// Appends to the log what could not be derived again (this node's own publications); last writer wins by `key`.
+    /// Durable on return. A key has at most 512 bytes, a value at most 64 KiB.
     pub async fn put_record(&self, key: Bytes, value: Bytes) -> Result<(), StoreError> {
-        unimplemented!()
+        if key.len() > MAX_KEY_BYTES || value.len() > MAX_VALUE_BYTES {
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the key or the value is too long");
+            return Err(StoreError::Io { doing: "keeping a record".into(), source });
+        }
+        let bytes = (key.len() + value.len()) as u32;
+        self.ask(Request::Value(key, value), bytes).await.map(drop)
     }
+
     /// Every record, by key.
     pub fn records(&self) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-        unimplemented!()
+        let found = self.inner.shared.with(|table| table.values(None, usize::MAX));
+        Ok(self.healing(found)?.into_iter().map(|(key, _, value)| (key, value)).collect())
     }
-    /// Small derivable metadata in the index (catalogue of others, peers, settings): `tree` names a key space; lost when the index is rebuilt.
+
+    /// Small derivable metadata in the index (catalogue of others, peers, settings): `tree` names a key space and has
+    /// at most 255 bytes; lost when the index is rebuilt. On disk within about a second, or with the next put.
     pub fn set_meta(&self, tree: &str, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        unimplemented!()
+        self.healing(self.inner.shared.with(|table| table.set_meta(tree, key, Some(value))))
     }
+
     /// Removes one.
     pub fn remove_meta(&self, tree: &str, key: &[u8]) -> Result<(), StoreError> {
-        unimplemented!()
+        self.healing(self.inner.shared.with(|table| table.set_meta(tree, key, None)))
     }
+
     /// All of a key space, in key order.
     pub fn meta(&self, tree: &str) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-        unimplemented!()
+        self.healing(self.inner.shared.with(|table| table.meta(tree)))
     }
-    /// Ends what is under way, flushes, releases the lock.
+
+    /// Ends what is under way, flushes, releases the lock: on return the same process can open it again. Everything
+    /// that was asked before is done; what is asked after gets [`StoreError::Closed`].
     pub async fn close(&self) -> Result<(), StoreError> {
-        unimplemented!()
+        match &self.inner.door {
+            Door::Thread { .. } => match self.ask(Request::Close, 0).await {
+                Ok(_) | Err(StoreError::Closed) => Ok(()),
+                Err(error) => Err(error),
+            },
+            Door::Inline(writer) => {
+                if let Some(mut writer) = writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    writer.close();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn ask_in_parts(
+        &self,
+        hashes: &[Multihash],
+        request: impl Fn(Vec<Multihash>) -> Request,
+    ) -> Result<(), StoreError> {
+        let parts = hashes.chunks(HASHES_AT_ONCE).map(|part| self.ask(request(part.to_vec()), 0));
+        futures::future::try_join_all(parts).await.map(drop)
+    }
+
+    async fn ask(&self, request: Request, payload_bytes: u32) -> Outcome {
+        let (reply, answer) = oneshot::channel();
+        match &self.inner.door {
+            Door::Inline(writer) => {
+                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(writer) = writer.as_mut() else { return Err(StoreError::Closed) };
+                writer.commit(vec![Operation { request, reply, permit: None }]);
+            }
+            Door::Thread { sender, queue } => {
+                let share = payload_bytes.saturating_add(OPERATION_BYTES).min(QUEUE_BYTES);
+                let permit = Arc::clone(queue).acquire_many_owned(share).await.map_err(|_| StoreError::Closed)?;
+                let operation = Operation { request, reply, permit: Some(permit) };
+                sender.send(operation).map_err(|_| StoreError::Closed)?;
+            }
+        }
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Lets the writer make the index again if it failed.
+    fn healing<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let (Err(StoreError::Index(_)), Door::Thread { sender, .. }) = (&outcome, &self.inner.door)
+            && !self.inner.shared.healing.swap(true, Ordering::SeqCst)
+        {
+            let (reply, _) = oneshot::channel();
+            // Closed: then nothing has to be made again.
+            let _ = sender.send(Operation { request: Request::Heal, reply, permit: None });
+        }
+        outcome
     }
 }

@@ -1,0 +1,212 @@
+//! Compaction: the live records of a segment that is mostly dead are copied to the head, and the segment is removed
+//! once the copies are on disk and indexed. A thread of its own reads; the writer appends, between other batches.
+
+use std::{
+    fs::File,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        mpsc::{Receiver, Sender},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use p2p_protocol::{Chunk, Key, Multihash};
+use tokio::sync::oneshot;
+
+use super::{
+    StoreError,
+    log::{Sealed, failed},
+    record::{HEAD_BYTES, Head, Record, body_checksum},
+    segment::{self, Location, SEGMENT_HEAD_BYTES, Step, Walk},
+    shared::{Read, Shared},
+    writer::{Operation, Request},
+};
+
+/// Live bytes in a hundred under which a segment is compacted.
+pub(super) const LIVE_PERCENT: u64 = 75;
+/// What is copied at once: two chunks of the greatest size, so that a put never waits for more.
+const STEP_BYTES: u64 = 4 * 1024 * 1024;
+/// Records that are copied at once.
+const STEP_RECORDS: usize = 64;
+/// The longest rest between two steps.
+const MAX_REST: Duration = Duration::from_millis(200);
+/// Index entries read at once when a damaged segment's survivors are looked for.
+const PAGE: usize = 1024;
+
+/// A segment to compact.
+pub(super) type Job = (u32, Sealed);
+
+/// Tells the thread to end, also while it rests.
+#[derive(Debug, Default)]
+pub(super) struct Stop {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    /// From now on.
+    pub(super) fn stop(&self) {
+        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    /// Rests for `time`; true if it is to end.
+    fn rest(&self, time: Duration) -> bool {
+        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(stopped, time, |stopped| !*stopped);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// What the thread has.
+pub(super) struct Compaction {
+    pub(super) shared: Arc<Shared>,
+    pub(super) directory: std::path::PathBuf,
+    pub(super) writer: Sender<Operation>,
+    pub(super) stop: Arc<Stop>,
+}
+
+impl Compaction {
+    /// Compacts what comes through `jobs` until the other end is gone.
+    pub(super) fn run(&self, jobs: &Receiver<Job>) {
+        while let Ok((number, sealed)) = jobs.recv() {
+            let done = match self.compact(number, sealed) {
+                Ok(()) => true,
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    tracing::warn!(segment = number, %error, "a segment was not compacted");
+                    false
+                }
+            };
+            if self.ask(Request::Compacted { number, done }).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn compact(&self, number: u32, sealed: Sealed) -> Result<(), StoreError> {
+        let Some(salt) = sealed.salt else { return Ok(()) };
+        let path = segment::path(&self.directory, number);
+        let file = File::open(&path).map_err(|e| failed("opening", &path, e))?;
+        let mut damaged = false;
+        let mut moved = Vec::new();
+        let mut bytes = 0;
+        let mut walk = Walk::new(&file, salt, SEGMENT_HEAD_BYTES, sealed.length);
+        loop {
+            let started = Instant::now();
+            match walk.step().map_err(|e| failed("reading", &path, e))? {
+                Step::Record { offset, head } => match self.read(&walk, Location { segment: number, offset }, head)? {
+                    Found::Live(record) => {
+                        bytes += record.total_bytes();
+                        moved.push((Location { segment: number, offset }, record));
+                    }
+                    Found::Dead => {}
+                    Found::Damaged => damaged = true,
+                },
+                Step::Damage { .. } => damaged = true,
+                Step::Torn { .. } => {
+                    damaged = true;
+                    break;
+                }
+                Step::End => break,
+            }
+            if bytes >= STEP_BYTES || moved.len() >= STEP_RECORDS {
+                self.relocate(&mut moved, started)?;
+                bytes = 0;
+            }
+        }
+        self.relocate(&mut moved, Instant::now())?;
+        if damaged {
+            self.rescue(number)?;
+        }
+        self.ask(Request::Retire(number))
+    }
+
+    fn read(&self, walk: &Walk<'_>, location: Location, head: Head) -> Result<Found, StoreError> {
+        let record = match head {
+            Head::Chunk(entry) => {
+                let held = self.shared.with(|table| table.chunk(&Key::from(&entry.cid.hash)))?;
+                if held.is_none_or(|held| held.location != location) {
+                    return Ok(Found::Dead);
+                }
+                let payload = walk.read(location.offset + HEAD_BYTES as u64, u64::from(entry.length));
+                match payload.map(|payload| Chunk::verify(entry.cid, payload)) {
+                    Ok(Ok(chunk)) => Record::Chunk(entry, chunk.into_bytes()),
+                    Ok(Err(_)) | Err(_) => return Ok(Found::Damaged),
+                }
+            }
+            Head::Amendment(entry) => Record::Amendment(entry),
+            Head::Deletion(entry, gone) => Record::Deletion(entry, gone),
+            Head::Value { key, checksum, .. } => {
+                let Ok(body) = walk.read(location.offset + head.head_bytes(), head.body_bytes()) else {
+                    return Ok(Found::Damaged);
+                };
+                let body = Bytes::from(body);
+                let (key, value) = (body.slice(..key), body.slice(key..));
+                if body_checksum(&key, &value) != checksum {
+                    return Ok(Found::Damaged);
+                }
+                Record::Value(key, value)
+            }
+        };
+        Ok(Found::Live(record))
+    }
+
+    fn relocate(&self, moved: &mut Vec<(Location, Record)>, started: Instant) -> Result<(), StoreError> {
+        if !moved.is_empty() {
+            self.ask(Request::Relocate(std::mem::take(moved)))?;
+        }
+        // As long as it took: half of the disk's time at most.
+        if self.stop.rest(started.elapsed().min(MAX_REST)) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    /// What only the index knows to be in a segment whose headers are damaged.
+    fn rescue(&self, number: u32) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let page = self.shared.with(|table| table.chunks(after, PAGE))?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (_, held) in page.iter().filter(|(_, held)| held.location.segment == number) {
+                self.rescue_chunk(&held.entry.cid.hash, held.location)?;
+            }
+        }
+        let mut after: Option<Bytes> = None;
+        loop {
+            let page = self.shared.with(|table| table.values(after.as_deref(), PAGE))?;
+            let Some((last, ..)) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for (key, location, value) in page.into_iter().filter(|(_, location, _)| location.segment == number) {
+                self.ask(Request::Relocate(vec![(location, Record::Value(key, value))]))?;
+            }
+        }
+    }
+
+    fn rescue_chunk(&self, hash: &Multihash, location: Location) -> Result<(), StoreError> {
+        match self.shared.read(hash)? {
+            Read::Chunk(chunk) => {
+                let Some(entry) = self.shared.entry(&Key::from(hash))? else { return Ok(()) };
+                self.ask(Request::Relocate(vec![(location, Record::Chunk(entry, chunk.into_bytes()))]))
+            }
+            Read::Missing => Ok(()),
+            Read::Damaged(held) => {
+                self.shared.set_aside(&held);
+                self.ask(Request::Damaged(*hash, held.location))
+            }
+        }
+    }
+
+    fn ask(&self, request: Request) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.writer.send(Operation { request, reply, permit: None }).map_err(|_| StoreError::Closed)?;
+        answer.blocking_recv().map_err(|_| StoreError::Closed)?.map(drop)
+    }
+}
+
+/// What stands in a segment at one place.
+enum Found {
+    Live(Record),
+    Dead,
+    Damaged,
+}

@@ -1,0 +1,261 @@
+//! What a batch changes, before it is in the log and in the index: the writer and the replay of the log both use it.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use p2p_protocol::Key;
+
+use super::{
+    Entry, Role, StoreError,
+    index::{
+        MAX_BATCH, Write,
+        table::{self, Held, Mark, Position, Table},
+    },
+    record::HEAD_BYTES,
+    segment::Location,
+};
+
+/// Where a record is, or will be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum At {
+    /// In the log.
+    Log(Location),
+    /// The batch's record of this number, which is not appended yet.
+    Batch(usize),
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    before: Option<Held>,
+    after: Option<(Entry, At)>,
+    /// What is remembered of it if it is gone because it was damaged.
+    damaged: Option<Entry>,
+}
+
+struct ValueSlot {
+    /// The record that held so far, and its bytes.
+    before: Option<(Location, u64)>,
+    at: At,
+    value: Bytes,
+}
+
+/// The store's counters, kept as the batches go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Counters {
+    /// Chunks.
+    pub(super) chunks: u64,
+    /// Their payload bytes.
+    pub(super) payload_bytes: u64,
+    /// Chunks marked owed.
+    pub(super) owed: u64,
+    /// Payload and record bytes that evicting every cache would give.
+    pub(super) evictable_bytes: u64,
+}
+
+impl Counters {
+    /// What counts against the capacity: payloads and the headers of their records.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.payload_bytes + self.chunks * HEAD_BYTES as u64
+    }
+
+    /// Counts `entry` in.
+    pub(super) fn add(&mut self, entry: &Entry) {
+        self.chunks += 1;
+        self.payload_bytes += u64::from(entry.length);
+        self.owed += u64::from(entry.terms.owed);
+        if evictable(entry) {
+            self.evictable_bytes += cost(entry);
+        }
+    }
+
+    /// Counts `entry` out.
+    pub(super) fn subtract(&mut self, entry: &Entry) {
+        self.chunks -= 1;
+        self.payload_bytes -= u64::from(entry.length);
+        self.owed -= u64::from(entry.terms.owed);
+        if evictable(entry) {
+            self.evictable_bytes -= cost(entry);
+        }
+    }
+}
+
+/// Whether it may give way: a cache whose replicas are acknowledged.
+pub(super) fn evictable(entry: &Entry) -> bool {
+    entry.terms.role == Role::Cache && !entry.terms.owed
+}
+
+/// What a chunk takes of the capacity.
+pub(super) fn cost(entry: &Entry) -> u64 {
+    u64::from(entry.length) + HEAD_BYTES as u64
+}
+
+/// Changes over an index.
+pub(super) struct Draft<'a> {
+    table: &'a Table,
+    slots: HashMap<Key, Slot>,
+    values: HashMap<Bytes, ValueSlot>,
+    /// The counters as they will be; `None` in a replay, after which everything is counted anew.
+    counters: Option<Counters>,
+}
+
+/// A record that is not live any more, or has become so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Shift {
+    pub(super) location: Location,
+    pub(super) bytes: u64,
+    pub(super) live: bool,
+}
+
+impl<'a> Draft<'a> {
+    /// Changes that are counted on top of `counters`.
+    pub(super) fn new(table: &'a Table, counters: Counters) -> Self {
+        Self { counters: Some(counters), ..Self::replay(table) }
+    }
+
+    /// Changes that are not counted.
+    pub(super) fn replay(table: &'a Table) -> Self {
+        Self { table, slots: HashMap::new(), values: HashMap::new(), counters: None }
+    }
+
+    /// The counters as they will be.
+    pub(super) fn counters(&self) -> Counters {
+        self.counters.unwrap_or_default()
+    }
+
+    /// How many keys it changes.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() + self.values.len()
+    }
+
+    /// The chunk as the batch sees it.
+    pub(super) fn chunk(&mut self, key: &Key) -> Result<Option<(Entry, At)>, StoreError> {
+        if let Some(slot) = self.slots.get(key) {
+            return Ok(slot.after);
+        }
+        Ok(self.table.chunk(key)?.map(|held| (held.entry, At::Log(held.location))))
+    }
+
+    /// The chunk is here from now on.
+    pub(super) fn keep(&mut self, key: Key, entry: Entry, at: At) -> Result<(), StoreError> {
+        self.set(key, Some((entry, at)), None)
+    }
+
+    /// The chunk is gone from now on; `damaged`: what to fetch again.
+    pub(super) fn drop_chunk(&mut self, key: Key, damaged: Option<Entry>) -> Result<(), StoreError> {
+        self.set(key, None, damaged)
+    }
+
+    /// What is remembered of a damaged chunk.
+    pub(super) fn damaged(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        match self.slots.get(key) {
+            Some(slot) => Ok(slot.damaged),
+            None => self.table.damaged(key),
+        }
+    }
+
+    fn set(&mut self, key: Key, after: Option<(Entry, At)>, damaged: Option<Entry>) -> Result<(), StoreError> {
+        let before = match self.slots.get(&key) {
+            Some(slot) => slot.before,
+            None => self.table.chunk(&key)?,
+        };
+        let current = match self.slots.get(&key) {
+            Some(slot) => slot.after.map(|(entry, _)| entry),
+            None => before.map(|held| held.entry),
+        };
+        if let Some(counters) = &mut self.counters {
+            if let Some(entry) = current {
+                counters.subtract(&entry);
+            }
+            if let Some((entry, _)) = &after {
+                counters.add(entry);
+            }
+        }
+        self.slots.insert(key, Slot { before, after, damaged });
+        Ok(())
+    }
+
+    /// Where the record of a value is.
+    pub(super) fn value(&self, key: &Bytes) -> Result<Option<At>, StoreError> {
+        match self.values.get(key) {
+            Some(slot) => Ok(Some(slot.at)),
+            None => Ok(self.table.value(key)?.map(|(location, _)| At::Log(location))),
+        }
+    }
+
+    /// The value of `key` from now on.
+    pub(super) fn keep_value(&mut self, key: Bytes, value: Bytes, at: At) -> Result<(), StoreError> {
+        let before = match self.values.get(&key) {
+            Some(slot) => slot.before,
+            None => {
+                let found = self.table.value(&key)?;
+                found.map(|(location, value)| (location, value_bytes(&key, &value)))
+            }
+        };
+        self.values.insert(key, ValueSlot { before, at, value });
+        Ok(())
+    }
+
+    /// The batches to apply, in order, and which records stopped or began to be live. `locations` are those of the
+    /// batch's records; `position` goes into the last batch, and a key's writes are never split over two.
+    pub(super) fn finish(
+        self,
+        locations: &[Location],
+        position: &Position,
+    ) -> Result<(Vec<Vec<Write>>, Vec<Shift>), StoreError> {
+        let place = |at: At| match at {
+            At::Log(location) => location,
+            At::Batch(number) => locations[number],
+        };
+        let mut batches = vec![Vec::new()];
+        let mut shifts = Vec::new();
+        for (key, slot) in self.slots {
+            let after = slot.after.map(|(entry, at)| Held { entry, location: place(at) });
+            let mut writes = Vec::new();
+            if after != slot.before {
+                writes.push((table::chunk_key(&key), after.as_ref().map(table::encode_held)));
+            }
+            let marks = |held: Option<Held>| held.map_or((false, false), |h| (h.entry.terms.owed, evictable(&h.entry)));
+            let ((owed_before, cache_before), (owed, cache)) = (marks(slot.before), marks(after));
+            if owed != owed_before {
+                writes.push((table::mark_key(Mark::Owed, &key), owed.then(Vec::new)));
+            }
+            if cache != cache_before {
+                writes.push((table::mark_key(Mark::Cache, &key), cache.then(Vec::new)));
+            }
+            if let Some(entry) = slot.damaged {
+                // Only the entry counts there: it is nowhere in the log that it could be read from.
+                let held = Held { entry, location: Location { segment: 0, offset: 0 } };
+                writes.push((table::mark_key(Mark::Damaged, &key), Some(table::encode_held(&held))));
+            } else if slot.before.is_none() && self.table.damaged(&key)?.is_some() {
+                writes.push((table::mark_key(Mark::Damaged, &key), None));
+            }
+            push(&mut batches, writes);
+            let locations = (slot.before.map(|held| held.location), after.map(|held| held.location));
+            if locations.0 != locations.1 {
+                for (held, live) in [(slot.before, false), (after, true)] {
+                    shifts.extend(held.map(|h| Shift { location: h.location, bytes: cost(&h.entry), live }));
+                }
+            }
+        }
+        for (key, ValueSlot { before, at, value }) in self.values {
+            let location = place(at);
+            shifts.extend(before.map(|(location, bytes)| Shift { location, bytes, live: false }));
+            shifts.push(Shift { location, bytes: value_bytes(&key, &value), live: true });
+            push(&mut batches, vec![table::value_write(&key, location, &value)]);
+        }
+        push(&mut batches, vec![table::position_write(position)]);
+        Ok((batches, shifts))
+    }
+}
+
+fn push(batches: &mut Vec<Vec<Write>>, writes: Vec<Write>) {
+    match batches.last_mut() {
+        Some(last) if last.len() + writes.len() <= MAX_BATCH => last.extend(writes),
+        _ => batches.push(writes),
+    }
+}
+
+/// What the record of a value takes in the log.
+pub(super) fn value_bytes(key: &[u8], value: &[u8]) -> u64 {
+    (super::record::VALUE_HEAD_BYTES + key.len() + value.len()) as u64
+}

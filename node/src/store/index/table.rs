@@ -1,0 +1,248 @@
+//! What the index holds: its key spaces and the form of its values.
+//!
+//! A first byte names the key space; chunks are under their Kademlia key, so that a region is a range. The mark
+//! spaces (owed, cache, damaged) hold the same keys, so that a scan of them costs what it finds.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use p2p_protocol::{
+    Cid, Codec, Key, MAX_CHUNK_BYTES, Multihash,
+    cid::{CID_BYTES, MULTIHASH_BYTES},
+};
+
+use super::{Index, Write};
+use crate::store::{
+    Entry, StoreError,
+    record::{Salt, array, decode_terms, flags, role_code},
+    segment::Location,
+};
+
+const POSITION: u8 = 0;
+const CHUNK: u8 = 1;
+const RECORD: u8 = 5;
+const META: u8 = 6;
+/// The most bytes that the name of a metadata tree may have: its length is one byte of the key.
+pub(in crate::store) const MAX_TREE_BYTES: usize = 255;
+
+/// A key space of marks on chunks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::store) enum Mark {
+    /// Chunks of which fewer copies exist than wanted.
+    Owed = 2,
+    /// Caches that may give way.
+    Cache = 3,
+    /// Chunks that were damaged, to be fetched again.
+    Damaged = 4,
+}
+
+/// A chunk that is here, and where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::store) struct Held {
+    pub(in crate::store) location: Location,
+    pub(in crate::store) entry: Entry,
+}
+
+/// How far the index has followed the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::store) struct Position {
+    pub(in crate::store) segment: u32,
+    pub(in crate::store) salt: Salt,
+    /// The end of the last record that is indexed.
+    pub(in crate::store) offset: u64,
+}
+
+/// The index with its key spaces; clone it freely.
+#[derive(Clone)]
+pub(in crate::store) struct Table {
+    index: Arc<dyn Index>,
+}
+
+impl Table {
+    pub(in crate::store) fn new(index: Arc<dyn Index>) -> Self {
+        Self { index }
+    }
+
+    pub(in crate::store) fn index(&self) -> &dyn Index {
+        &*self.index
+    }
+
+    pub(in crate::store) fn position(&self) -> Result<Option<Position>, StoreError> {
+        let Some(value) = self.index.get(&[POSITION])? else { return Ok(None) };
+        let position = || {
+            Some(Position {
+                segment: u32::from_be_bytes(array(&value, 0)?),
+                salt: Salt(array(&value, 4)?),
+                offset: u64::from_be_bytes(array(&value, 20)?),
+            })
+        };
+        position().map(Some).ok_or_else(|| StoreError::Index("its log position cannot be read".into()))
+    }
+
+    pub(in crate::store) fn chunk(&self, key: &Key) -> Result<Option<Held>, StoreError> {
+        self.index.get(&chunk_key(key))?.map(|value| decode_held(&value)).transpose()
+    }
+
+    /// Up to `limit` chunks in key order, strictly after `after`.
+    pub(in crate::store) fn chunks(&self, after: Option<Key>, limit: usize) -> Result<Vec<(Key, Held)>, StoreError> {
+        let pairs = self.index.range(&start(CHUNK, after), &[CHUNK + 1], limit)?;
+        pairs.iter().map(|(key, value)| Ok((decode_key(key)?, decode_held(value)?))).collect()
+    }
+
+    /// Up to `limit` keys that have `mark`, in key order, strictly after `after`.
+    pub(in crate::store) fn marked(
+        &self,
+        mark: Mark,
+        after: Option<Key>,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError> {
+        let pairs = self.index.range(&start(mark as u8, after), &[mark as u8 + 1], limit)?;
+        pairs.iter().map(|(key, _)| decode_key(key)).collect()
+    }
+
+    /// What was known of a damaged chunk.
+    pub(in crate::store) fn damaged(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        let value = self.index.get(&mark_key(Mark::Damaged, key))?;
+        value.map(|value| decode_held(&value).map(|held| held.entry)).transpose()
+    }
+
+    /// The value of a log record, and where the record is.
+    pub(in crate::store) fn value(&self, key: &[u8]) -> Result<Option<(Location, Bytes)>, StoreError> {
+        self.index.get(&prefixed(RECORD, key))?.map(decode_value).transpose()
+    }
+
+    /// Every log record's key, location and value; a page of `limit`, strictly after `after`.
+    pub(in crate::store) fn values(
+        &self,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Location, Bytes)>, StoreError> {
+        let mut from = prefixed(RECORD, after.unwrap_or_default());
+        if after.is_some() {
+            from.push(0);
+        }
+        let pairs = self.index.range(&from, &[RECORD + 1], limit)?;
+        let decoded = pairs.into_iter().map(|(key, value)| {
+            let (location, value) = decode_value(value)?;
+            Ok((key.slice(1..), location, value))
+        });
+        decoded.collect()
+    }
+
+    /// All of metadata tree `tree`, in key order.
+    pub(in crate::store) fn meta(&self, tree: &str) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let prefix = meta_key(tree, &[])?;
+        let mut end = prefix.clone();
+        // The first key after all that begin with `prefix`; its first byte is under 255, so there is one.
+        while end.last() == Some(&u8::MAX) {
+            end.pop();
+        }
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        let pairs = self.index.range(&prefix, &end, usize::MAX)?;
+        Ok(pairs.into_iter().map(|(key, value)| (key.slice(prefix.len()..), value)).collect())
+    }
+
+    pub(in crate::store) fn set_meta(&self, tree: &str, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+        self.index.apply(vec![(meta_key(tree, key)?, value.map(<[u8]>::to_vec))])
+    }
+}
+
+/// The write that records how far the log is indexed.
+pub(in crate::store) fn position_write(position: &Position) -> Write {
+    let mut value = Vec::with_capacity(28);
+    value.extend_from_slice(&position.segment.to_be_bytes());
+    value.extend_from_slice(&position.salt.0);
+    value.extend_from_slice(&position.offset.to_be_bytes());
+    (vec![POSITION], Some(value))
+}
+
+pub(in crate::store) fn chunk_key(key: &Key) -> Vec<u8> {
+    prefixed(CHUNK, &key.0)
+}
+
+pub(in crate::store) fn mark_key(mark: Mark, key: &Key) -> Vec<u8> {
+    prefixed(mark as u8, &key.0)
+}
+
+pub(in crate::store) fn value_write(key: &[u8], location: Location, value: &[u8]) -> Write {
+    let mut out = Vec::with_capacity(12 + value.len());
+    out.extend_from_slice(&location.segment.to_be_bytes());
+    out.extend_from_slice(&location.offset.to_be_bytes());
+    out.extend_from_slice(value);
+    (prefixed(RECORD, key), Some(out))
+}
+
+pub(in crate::store) fn encode_held(held: &Held) -> Vec<u8> {
+    let Held { location, entry: Entry { cid, length, terms } } = held;
+    let mut out = Vec::with_capacity(20 + MULTIHASH_BYTES + CID_BYTES);
+    out.extend_from_slice(&location.segment.to_be_bytes());
+    out.extend_from_slice(&location.offset.to_be_bytes());
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(&[cid.codec.code(), role_code(terms.role), terms.wanted, flags(terms)]);
+    out.extend_from_slice(&cid.hash.to_bytes());
+    if let Some(root) = terms.root {
+        out.extend_from_slice(&root.to_bytes());
+    }
+    out
+}
+
+fn decode_held(value: &[u8]) -> Result<Held, StoreError> {
+    let held = || {
+        let location =
+            Location { segment: u32::from_be_bytes(array(value, 0)?), offset: u64::from_be_bytes(array(value, 4)?) };
+        let length = u32::from_be_bytes(array(value, 12)?);
+        let [codec, role, wanted, flags] = array(value, 16)?;
+        let codec = Codec::from_code(u64::from(codec))?;
+        let hash = Multihash::from_bytes(value.get(20..20 + MULTIHASH_BYTES)?).ok()?;
+        let terms = decode_terms(role, wanted, flags, &value[20 + MULTIHASH_BYTES..])?;
+        let held = Held { location, entry: Entry { cid: Cid { codec, hash }, length, terms } };
+        (length as usize <= MAX_CHUNK_BYTES).then_some(held)
+    };
+    held().ok_or_else(|| StoreError::Index("an entry of it cannot be read".into()))
+}
+
+fn decode_value(value: Bytes) -> Result<(Location, Bytes), StoreError> {
+    let location = || {
+        Some(Location { segment: u32::from_be_bytes(array(&value, 0)?), offset: u64::from_be_bytes(array(&value, 4)?) })
+    };
+    match location() {
+        Some(location) => Ok((location, value.slice(12..))),
+        None => Err(StoreError::Index("a record of it cannot be read".into())),
+    }
+}
+
+fn decode_key(key: &[u8]) -> Result<Key, StoreError> {
+    if key.len() != 33 {
+        return Err(StoreError::Index("a key of it has the wrong length".into()));
+    }
+    array(key, 1).map(Key).ok_or_else(|| StoreError::Index("a key of it cannot be read".into()))
+}
+
+fn prefixed(space: u8, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + key.len());
+    out.push(space);
+    out.extend_from_slice(key);
+    out
+}
+
+fn start(space: u8, after: Option<Key>) -> Vec<u8> {
+    match after {
+        None => vec![space],
+        Some(key) => {
+            let mut out = prefixed(space, &key.0);
+            out.push(0);
+            out
+        }
+    }
+}
+
+fn meta_key(tree: &str, key: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let length = u8::try_from(tree.len())
+        .map_err(|_| StoreError::Index(format!("a tree's name has at most {MAX_TREE_BYTES} bytes")))?;
+    let mut out = prefixed(META, &[length]);
+    out.extend_from_slice(tree.as_bytes());
+    out.extend_from_slice(key);
+    Ok(out)
+}

@@ -1,0 +1,124 @@
+//! The data directory: what is in it, its lock, its format version, the remembered capacity.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    StoreError,
+    log::{failed, free_space, sync_directory},
+    recover::IndexPaths,
+};
+
+/// The format that this version writes.
+const FORMAT: u32 = 1;
+/// The share of the free space that a first start takes as its capacity.
+const CAPACITY_PERCENT: u64 = 80;
+
+/// The paths, and the lock that is held while this lives.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) root: PathBuf,
+    pub(super) segments: PathBuf,
+    pub(super) quarantine: PathBuf,
+    pub(super) index: IndexPaths,
+    /// Held by the open file.
+    _lock: File,
+}
+
+impl Layout {
+    /// Takes the lock, checks the format, makes what is missing.
+    pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
+        make_directory(root)?;
+        let lock_path = root.join("lock");
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(&lock_path).map_err(|e| failed("opening", &lock_path, e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked(root.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(failed("locking", &lock_path, error)),
+        }
+        check_format(root)?;
+        let layout = Self {
+            root: root.to_owned(),
+            segments: root.join("segments"),
+            quarantine: root.join("quarantine"),
+            index: IndexPaths { index: root.join("index"), aside: root.join("index.aside") },
+            _lock: lock,
+        };
+        // What is in `tmp` belonged to a run that is over.
+        let tmp = root.join("tmp");
+        if tmp.exists() {
+            fs::remove_dir_all(&tmp).map_err(|e| failed("removing", &tmp, e))?;
+        }
+        for directory in [&layout.segments, &layout.quarantine, &tmp] {
+            make_directory(directory)?;
+        }
+        sync_directory(root)?;
+        Ok(layout)
+    }
+
+    /// The capacity: `explicit`, for this run only, or what is remembered, or a share of what is free, which is then
+    /// remembered.
+    pub(super) fn capacity(&self, explicit: Option<u64>) -> Result<u64, StoreError> {
+        if let Some(explicit) = explicit {
+            return Ok(explicit);
+        }
+        let path = self.root.join("capacity");
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                if let Ok(remembered) = text.trim().parse() {
+                    return Ok(remembered);
+                }
+                tracing::warn!(file = %path.display(), "the remembered capacity cannot be read; it is set again from the free space");
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("reading", &path, error)),
+        }
+        // In two steps, so that the greatest number of bytes does not overflow.
+        let free = free_space(&self.root)?;
+        let capacity = free / 100 * CAPACITY_PERCENT;
+        replace(&self.root, "capacity", &format!("{capacity}\n"))?;
+        Ok(capacity)
+    }
+}
+
+fn check_format(root: &Path) -> Result<(), StoreError> {
+    let path = root.join("format");
+    match fs::read_to_string(&path) {
+        Ok(text) => match text.trim().parse::<u32>() {
+            Ok(found) if found > FORMAT => Err(StoreError::TooNew { found, known: FORMAT }),
+            // There is no older format yet; one that comes is migrated here, before anything is opened.
+            Ok(1..=FORMAT) => Ok(()),
+            _ => {
+                let reason = io::Error::new(io::ErrorKind::InvalidData, "it holds no format version");
+                Err(failed("reading", &path, reason))
+            }
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => replace(root, "format", &format!("{FORMAT}\n")),
+        Err(error) => Err(failed("reading", &path, error)),
+    }
+}
+
+/// Puts `text` into the file `name`, all of it or none.
+fn replace(root: &Path, name: &str, text: &str) -> Result<(), StoreError> {
+    let path = root.join(name);
+    let partial = root.join(format!("{name}.new"));
+    let write = || {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&partial, &path)
+    };
+    write().map_err(|e| failed("writing", &path, e))?;
+    sync_directory(root)
+}
+
+fn make_directory(path: &Path) -> Result<(), StoreError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("making", path, e))
+}

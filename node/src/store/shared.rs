@@ -1,0 +1,151 @@
+//! What the handles, the writer and the compaction share: the index, the source of payloads, the counters.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool},
+};
+
+use p2p_protocol::{Chunk, Key, Multihash};
+
+use super::{
+    Entry, StoreError, Usage,
+    draft::{Counters, evictable},
+    index::table::{Held, Table},
+    log,
+    read::{Recency, Source},
+};
+
+/// How often a read asks the index again where the chunk is, when it was not where the index said: each time a whole
+/// compaction must have gone by.
+const READ_TRIES: usize = 8;
+
+/// The index, as it stands.
+pub(super) enum IndexState {
+    /// It can be used.
+    Open(Table),
+    /// It failed; the writer makes it again.
+    Failed(String),
+    /// The store is closed.
+    Closed,
+}
+
+/// See the module's text.
+pub(super) struct Shared {
+    pub(super) index: RwLock<IndexState>,
+    pub(super) source: Source,
+    pub(super) counters: Mutex<Counters>,
+    pub(super) recency: Mutex<Recency>,
+    /// The writer has been asked to make the index again: one request at a time.
+    pub(super) healing: AtomicBool,
+    pub(super) capacity_bytes: u64,
+    /// Where free space is asked for, and how much of it is left alone.
+    pub(super) disk: Option<(PathBuf, u64)>,
+}
+
+/// What a read gave.
+pub(super) enum Read {
+    /// The chunk.
+    Chunk(Chunk),
+    /// It is not here.
+    Missing,
+    /// It is here, and damaged.
+    Damaged(Held),
+}
+
+impl Shared {
+    /// Runs `work` on the index; a failure of it is remembered, so that the writer makes the index again.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&Table) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let outcome = match &*self.index.read().unwrap_or_else(PoisonError::into_inner) {
+            IndexState::Open(table) => work(table),
+            IndexState::Failed(reason) => return Err(StoreError::Index(reason.clone())),
+            IndexState::Closed => return Err(StoreError::Closed),
+        };
+        if let Err(StoreError::Index(reason)) = &outcome {
+            self.fail(reason);
+        }
+        outcome
+    }
+
+    /// Takes the index out of use.
+    pub(super) fn fail(&self, reason: &str) {
+        let mut state = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(&*state, IndexState::Open(_)) {
+            tracing::warn!(%reason, "the index failed; it is made again from the log");
+            *state = IndexState::Failed(reason.to_owned());
+        }
+    }
+
+    /// Puts `state` in its place; the old index is closed on return.
+    pub(super) fn replace(&self, state: IndexState) {
+        let old = std::mem::replace(&mut *self.index.write().unwrap_or_else(PoisonError::into_inner), state);
+        drop(old);
+    }
+
+    pub(super) fn counters(&self) -> MutexGuard<'_, Counters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn recency(&self) -> MutexGuard<'_, Recency> {
+        self.recency.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn entry(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.with(|table| Ok(table.chunk(key)?.map(|held| held.entry)))
+    }
+
+    /// Reads and verifies. Blocks, on disk.
+    pub(super) fn read(&self, hash: &Multihash) -> Result<Read, StoreError> {
+        let key = Key::from(hash);
+        let mut last: Option<Held> = None;
+        for _ in 0..READ_TRIES {
+            let Some(held) = self.with(|table| table.chunk(&key))? else { return Ok(Read::Missing) };
+            if last.is_some_and(|last| last.location == held.location) {
+                return Ok(Read::Damaged(held));
+            }
+            match self.source.payload(held.location, held.entry.length) {
+                Ok(bytes) => {
+                    if let Ok(chunk) = Chunk::verify(held.entry.cid, bytes) {
+                        if evictable(&held.entry) {
+                            self.recency().touch(&key.0);
+                        }
+                        return Ok(Read::Chunk(chunk));
+                    }
+                }
+                // The segment is gone or too short (it may have been compacted meanwhile), or the disk cannot read it.
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {}
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {}
+                Err(source) => {
+                    return Err(StoreError::Io { doing: format!("reading chunk {}", held.entry.cid), source });
+                }
+            }
+            last = Some(held);
+        }
+        // It moved each time: it is here, and a later try will find it.
+        Err(StoreError::Io { doing: "reading a chunk".into(), source: io::ErrorKind::Interrupted.into() })
+    }
+
+    /// Says that a chunk is damaged, and keeps its record for whoever wants to look at it. Blocks.
+    pub(super) fn set_aside(&self, held: &Held) {
+        let cid = held.entry.cid;
+        let kept = self.source.set_aside(&cid.to_string(), held.location, held.entry.length);
+        let kept = kept.map_or_else(|| "nowhere".to_owned(), |path| path.display().to_string());
+        tracing::warn!(%cid, segment = held.location.segment, offset = held.location.offset, %kept, "a chunk is damaged and was set aside; it will be fetched again");
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        let counters = *self.counters();
+        let under_capacity = self.capacity_bytes.saturating_sub(counters.used_bytes());
+        let on_disk = match &self.disk {
+            Some((directory, reserve)) => log::free_space(directory).map_or(u64::MAX, |f| f.saturating_sub(*reserve)),
+            None => u64::MAX,
+        };
+        Usage {
+            chunks: counters.chunks,
+            bytes: counters.payload_bytes,
+            capacity_bytes: self.capacity_bytes,
+            free_bytes: under_capacity.min(on_disk).saturating_add(counters.evictable_bytes),
+            owed: counters.owed,
+        }
+    }
+}

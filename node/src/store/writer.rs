@@ -1,0 +1,453 @@
+//! The writer: the only one that changes the store. It takes operations in batches and commits each batch in the
+//! order that makes "acknowledged" mean "on disk":
+//!
+//! append → fdatasync the segment → apply to the index → flush it → fdatasync its file → acknowledge.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, PoisonError, atomic::Ordering},
+};
+
+use bytes::Bytes;
+use p2p_protocol::{Chunk, Key, Multihash};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    Amendment, Entry, Put, Role, StoreError, Terms,
+    draft::{At, Draft, Shift, cost, evictable},
+    evict::{self, Evictor},
+    index::table::Table,
+    log::{Log, Sealed, SegmentLog},
+    record::{Gone, Record},
+    recover,
+    segment::Location,
+    shared::{IndexState, Shared},
+};
+
+/// What is answered: for a put, whether the chunk was here; for everything else the value says nothing.
+pub(super) type Outcome = Result<Put, StoreError>;
+
+/// What is asked of the writer.
+pub(super) enum Request {
+    /// Keep a chunk.
+    Put(Chunk, Terms),
+    /// Change terms.
+    Amend(Vec<Multihash>, Amendment),
+    /// Remove chunks, whatever their terms.
+    Remove(Vec<Multihash>),
+    /// Keep a value.
+    Value(Bytes, Bytes),
+    /// A read found that the record there is damaged.
+    Damaged(Multihash, Location),
+    /// Records of a segment that is being compacted.
+    Relocate(Vec<(Location, Record)>),
+    /// Nothing live is in this segment any more: remove it.
+    Retire(u32),
+    /// The compaction is idle again; whether it could do what it had.
+    Compacted {
+        /// The segment.
+        number: u32,
+        /// Whether it is gone.
+        done: bool,
+    },
+    /// Make the index again if it failed; commit nothing.
+    Heal,
+    /// End.
+    Close,
+}
+
+/// A request, where its answer goes, and its share of the queue.
+pub(super) struct Operation {
+    pub(super) request: Request,
+    pub(super) reply: oneshot::Sender<Outcome>,
+    /// Held until the answer is given: what is under way is bounded by bytes.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// See the module's text.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) log: Box<dyn Log>,
+    /// Bytes of the live chunks and values of each segment.
+    pub(super) live: BTreeMap<u32, u64>,
+    /// Bytes of the amendments and deletions of each segment since the store was opened: perhaps still needed.
+    pub(super) kept: BTreeMap<u32, u64>,
+    pub(super) evictor: Evictor,
+    /// Where the index is made again; `None` in memory.
+    pub(super) index_paths: Option<recover::IndexPaths>,
+}
+
+/// What a batch will append, and what is answered when that is done.
+struct Plan<'a> {
+    draft: Draft<'a>,
+    records: Vec<Record>,
+    /// What puts may still take of the disk.
+    disk_bytes: u64,
+    capacity_bytes: u64,
+    /// Room could only be made by evicting what the same batch brings: each operation has to be committed alone.
+    crowded: bool,
+}
+
+impl Writer {
+    /// Commits `operations` and answers each.
+    pub(super) fn commit(&mut self, operations: Vec<Operation>) {
+        if operations.is_empty() {
+            return;
+        }
+        match self.try_commit(&operations) {
+            Ok(outcomes) => {
+                for (operation, outcome) in operations.into_iter().zip(outcomes) {
+                    drop(operation.permit);
+                    // Whoever asked may have gone; it is done all the same.
+                    let _ = operation.reply.send(outcome);
+                }
+            }
+            // One that does not fit must not fail the others: each tries alone.
+            Err(StoreError::NoSpace { .. }) if operations.len() > 1 => {
+                for operation in operations {
+                    self.commit(vec![operation]);
+                }
+            }
+            Err(error) => {
+                for operation in operations {
+                    drop(operation.permit);
+                    let _ = operation.reply.send(Err(again(&error)));
+                }
+            }
+        }
+    }
+
+    fn try_commit(&mut self, operations: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
+        self.heal()?;
+        let shared = Arc::clone(&self.shared);
+        let table = match &*shared.index.read().unwrap_or_else(PoisonError::into_inner) {
+            IndexState::Open(table) => table.clone(),
+            IndexState::Failed(reason) => return Err(StoreError::Index(reason.clone())),
+            IndexState::Closed => return Err(StoreError::Closed),
+        };
+        let mut logged = None;
+        let outcome = self.commit_to(&table, operations, &mut logged);
+        // The index can only be made again when nobody has it open.
+        drop(table);
+        if let Err(StoreError::Index(reason)) = &outcome {
+            self.shared.fail(reason);
+            self.heal()?;
+            if let Some(outcomes) = logged {
+                // The batch was in the log, which the index has followed now.
+                return Ok(outcomes);
+            }
+        }
+        outcome
+    }
+
+    /// `logged` is what will be answered, once the batch is on disk in the log.
+    fn commit_to(
+        &mut self,
+        table: &Table,
+        operations: &[Operation],
+        logged: &mut Option<Vec<Outcome>>,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        let mut plan = Plan {
+            draft: Draft::new(table, *self.shared.counters()),
+            records: Vec::new(),
+            disk_bytes: self.log.free_bytes(),
+            capacity_bytes: self.shared.capacity_bytes,
+            crowded: false,
+        };
+        let mut outcomes = Vec::with_capacity(operations.len());
+        for operation in operations {
+            outcomes.push(match self.plan(&mut plan, table, &operation.request) {
+                Ok(put) => Ok(put),
+                Err(error @ StoreError::NoSpace { .. }) => Err(error),
+                Err(error) => return Err(error),
+            });
+        }
+        if plan.crowded && operations.len() > 1 {
+            return Err(StoreError::NoSpace { needed: 0, reason: "the batch is committed in parts".into() });
+        }
+        let Plan { draft, records, .. } = plan;
+        if records.is_empty() {
+            return Ok(outcomes);
+        }
+        let counters = draft.counters();
+        let locations = self.log.append(&records)?;
+        if let Err(error) = self.log.sync() {
+            self.log.undo();
+            return Err(error);
+        }
+        let (batches, shifts) = draft.finish(&locations, &self.log.position())?;
+        *logged = Some(outcomes);
+        for batch in batches {
+            table.index().apply(batch)?;
+        }
+        table.index().sync()?;
+        *self.shared.counters() = counters;
+        self.account(&records, &locations, &shifts);
+        Ok(logged.take().unwrap_or_default())
+    }
+
+    fn account(&mut self, records: &[Record], locations: &[Location], shifts: &[Shift]) {
+        for (record, location) in records.iter().zip(locations) {
+            // They are live until a compaction finds that nothing needs them.
+            if matches!(record, Record::Amendment(_) | Record::Deletion(..)) {
+                *self.kept.entry(location.segment).or_default() += record.total_bytes();
+            }
+        }
+        for shift in shifts {
+            let live = self.live.entry(shift.location.segment).or_default();
+            if shift.live {
+                *live += shift.bytes;
+            } else {
+                *live = live.saturating_sub(shift.bytes);
+                self.log.release(shift.location);
+            }
+        }
+    }
+
+    fn plan(&mut self, plan: &mut Plan<'_>, table: &Table, request: &Request) -> Outcome {
+        match request {
+            Request::Put(chunk, terms) => return self.plan_put(plan, table, chunk, *terms),
+            Request::Amend(hashes, change) => {
+                for hash in hashes {
+                    let key = Key::from(hash);
+                    let Some((mut entry, at)) = plan.draft.chunk(&key)? else { continue };
+                    let before = entry.terms;
+                    entry.terms.role = change.role.unwrap_or(before.role);
+                    entry.terms.owed = change.owed.unwrap_or(before.owed);
+                    entry.terms.wanted = change.wanted.map_or(before.wanted, bounded);
+                    if entry.terms != before {
+                        plan.draft.keep(key, entry, at)?;
+                        plan.records.push(Record::Amendment(entry));
+                    }
+                }
+            }
+            Request::Remove(hashes) => {
+                for hash in hashes {
+                    let key = Key::from(hash);
+                    if let Some((entry, _)) = plan.draft.chunk(&key)? {
+                        plan.draft.drop_chunk(key, None)?;
+                        plan.records.push(Record::Deletion(entry, Gone::Removed));
+                    }
+                }
+            }
+            Request::Value(key, value) => {
+                let at = At::Batch(plan.records.len());
+                plan.draft.keep_value(key.clone(), value.clone(), at)?;
+                plan.records.push(Record::Value(key.clone(), value.clone()));
+            }
+            Request::Damaged(hash, location) => {
+                let key = Key::from(hash);
+                if let Some((entry, At::Log(found))) = plan.draft.chunk(&key)?
+                    && found == *location
+                {
+                    plan.draft.drop_chunk(key, Some(entry))?;
+                    plan.records.push(Record::Deletion(entry, Gone::Damaged));
+                }
+            }
+            Request::Relocate(moved) => {
+                for (from, record) in moved {
+                    self.plan_move(plan, *from, record)?;
+                }
+            }
+            Request::Retire(_) | Request::Compacted { .. } | Request::Heal | Request::Close => {}
+        }
+        Ok(Put::Known)
+    }
+
+    fn plan_put(&mut self, plan: &mut Plan<'_>, table: &Table, chunk: &Chunk, terms: Terms) -> Outcome {
+        let terms = Terms { wanted: bounded(terms.wanted), ..terms };
+        let key = Key::from(&chunk.cid().hash);
+        if let Some((mut entry, at)) = plan.draft.chunk(&key)? {
+            let before = entry.terms;
+            entry.terms = stronger(before, terms);
+            if entry.terms != before {
+                plan.draft.keep(key, entry, at)?;
+                plan.records.push(Record::Amendment(entry));
+            }
+            if evictable(&entry) {
+                self.shared.recency().touch(&key.0);
+            }
+            return Ok(Put::Known);
+        }
+        // A chunk's constructors bound its length.
+        let entry = Entry { cid: *chunk.cid(), length: chunk.len() as u32, terms };
+        self.make_room(plan, table, cost(&entry))?;
+        plan.draft.keep(key, entry, At::Batch(plan.records.len()))?;
+        plan.records.push(Record::Chunk(entry, chunk.bytes().clone()));
+        if evictable(&entry) {
+            self.shared.recency().touch(&key.0);
+        }
+        Ok(Put::New)
+    }
+
+    /// Evicts caches until `needed` bytes fit under the capacity.
+    fn make_room(&mut self, plan: &mut Plan<'_>, table: &Table, needed: u64) -> Result<(), StoreError> {
+        let no_space = |reason: &str| Err(StoreError::NoSpace { needed, reason: reason.into() });
+        let capacity = plan.capacity_bytes;
+        let used = plan.draft.counters().used_bytes();
+        let evictable_bytes = plan.draft.counters().evictable_bytes;
+        if used.saturating_sub(evictable_bytes) + needed > capacity {
+            return no_space("the store's capacity is reached");
+        }
+        if plan.disk_bytes < needed {
+            // Caches give way all the same: compaction turns what they took into room for the next one.
+            self.evict(plan, table, needed)?;
+            return no_space("the disk is nearly full");
+        }
+        let excess = (used + needed).saturating_sub(capacity);
+        if self.evict(plan, table, excess)? < excess {
+            plan.crowded = true;
+            return no_space("the store's capacity is reached");
+        }
+        plan.disk_bytes -= needed;
+        Ok(())
+    }
+
+    fn evict(&mut self, plan: &mut Plan<'_>, table: &Table, excess: u64) -> Result<u64, StoreError> {
+        let mut freed = 0;
+        // The index does not know of the batch yet and offers again what the batch already evicts.
+        let mut useless = 0;
+        while freed < excess && useless <= 2 * evict::SAMPLE {
+            let Some(key) = self.evictor.next(table, &self.shared)? else { break };
+            useless += 1;
+            // Only what the log has: a cache of this very batch is the youngest there is.
+            if let Some((entry, At::Log(_))) = plan.draft.chunk(&key)?
+                && evictable(&entry)
+            {
+                freed += cost(&entry);
+                useless = 0;
+                plan.draft.drop_chunk(key, None)?;
+                plan.records.push(Record::Deletion(entry, Gone::Evicted));
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Appends again what is still needed of a record that stands at `from`.
+    fn plan_move(&mut self, plan: &mut Plan<'_>, from: Location, record: &Record) -> Result<(), StoreError> {
+        match record {
+            Record::Chunk(entry, payload) => {
+                let key = Key::from(&entry.cid.hash);
+                if let Some((current, At::Log(found))) = plan.draft.chunk(&key)?
+                    && found == from
+                {
+                    plan.draft.keep(key, current, At::Batch(plan.records.len()))?;
+                    plan.records.push(Record::Chunk(current, payload.clone()));
+                }
+            }
+            Record::Amendment(entry) => {
+                // Needed if the chunk's record is older and says other terms. Terms that do not hold any more are
+                // followed by a record of those that do.
+                if let Some((current, At::Log(found))) = plan.draft.chunk(&Key::from(&entry.cid.hash))?
+                    && current.terms == entry.terms
+                    && found.segment < from.segment
+                {
+                    plan.records.push(Record::Amendment(current));
+                }
+            }
+            Record::Deletion(entry, gone) => {
+                // Needed while the deleted record may still be in an older segment; a mark of damage, until the chunk
+                // is here again.
+                let key = Key::from(&entry.cid.hash);
+                let needed = match gone {
+                    Gone::Damaged => plan.draft.damaged(&key)?.is_some(),
+                    Gone::Evicted | Gone::Removed => true,
+                };
+                let older = self.log.segments().is_some_and(|segments| segments.has_older(from.segment));
+                if plan.draft.chunk(&key)?.is_none() && needed && (older || *gone == Gone::Damaged) {
+                    plan.records.push(record.clone());
+                }
+            }
+            Record::Value(key, value) => {
+                if plan.draft.value(key)? == Some(At::Log(from)) {
+                    plan.draft.keep_value(key.clone(), value.clone(), At::Batch(plan.records.len()))?;
+                    plan.records.push(record.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a sealed segment in which nothing is live.
+    pub(super) fn retire(&mut self, number: u32) -> Outcome {
+        let Some(segments) = self.log.segments() else { return Ok(Put::Known) };
+        if self.live.get(&number).is_some_and(|live| *live > 0) {
+            return Err(StoreError::Index(format!("something live is still in segment {number}")));
+        }
+        segments.remove(number)?;
+        self.live.remove(&number);
+        self.kept.remove(&number);
+        self.shared.source.forget(number);
+        Ok(Put::Known)
+    }
+
+    /// Makes the index again if it failed.
+    fn heal(&mut self) -> Result<(), StoreError> {
+        self.shared.healing.store(false, Ordering::SeqCst);
+        let failed =
+            matches!(&*self.shared.index.read().unwrap_or_else(PoisonError::into_inner), IndexState::Failed(_));
+        let (true, Some(paths), Some(segments)) = (failed, &self.index_paths, self.log.segments()) else {
+            return Ok(());
+        };
+        let recovered = recover::index(paths, segments)?;
+        *self.shared.counters() = recovered.counters;
+        self.live = recovered.live;
+        self.kept.clear();
+        self.shared.replace(IndexState::Open(recovered.table));
+        Ok(())
+    }
+
+    /// The sealed segment that is most worth compacting: live bytes under `percent` of it, room for their copy,
+    /// and not one of `except`.
+    pub(super) fn worth_compacting(&mut self, percent: u64, except: &BTreeSet<u32>) -> Option<(u32, Sealed)> {
+        let room = self.log.free_bytes();
+        let (live, kept) = (&self.live, &self.kept);
+        let segments: &SegmentLog = self.log.segments()?;
+        let candidates = segments.sealed().iter().filter_map(|(number, sealed)| {
+            // Without its salt its records cannot be walked; what is live in it stays where it is.
+            sealed.salt?;
+            if except.contains(number) {
+                return None;
+            }
+            let bytes = |of: &BTreeMap<u32, u64>| of.get(number).copied().unwrap_or(0);
+            let live = (bytes(live) + bytes(kept)).min(sealed.length);
+            (live * 100 < sealed.length * percent && (live == 0 || live < room)).then_some((live, *number, *sealed))
+        });
+        candidates.min_by_key(|(live, number, _)| (*live, *number)).map(|(_, number, sealed)| (number, sealed))
+    }
+
+    /// Ends: the index is closed.
+    pub(super) fn close(&mut self) {
+        let synced = self.shared.with(|table| table.index().sync());
+        if let Err(error) = synced {
+            tracing::debug!(%error, "the index was not flushed when the store was closed");
+        }
+        self.shared.replace(IndexState::Closed);
+    }
+}
+
+/// The stronger of both: replica over cache, more copies, owed over not; the root that was known first.
+fn stronger(one: Terms, other: Terms) -> Terms {
+    let role = if one.role == Role::Replica { one.role } else { other.role };
+    Terms { role, wanted: one.wanted.max(other.wanted), owed: one.owed || other.owed, root: one.root.or(other.root) }
+}
+
+/// Copies wanted, as the contract bounds them: what is written must be readable again.
+fn bounded(wanted: u8) -> u8 {
+    wanted.clamp(1, 16)
+}
+
+/// The same error once more, for each who waited for the same batch.
+fn again(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::NoSpace { needed, reason } => StoreError::NoSpace { needed: *needed, reason: reason.clone() },
+        StoreError::Locked(path) => StoreError::Locked(path.clone()),
+        StoreError::TooNew { found, known } => StoreError::TooNew { found: *found, known: *known },
+        StoreError::Io { doing, source } => {
+            StoreError::Io { doing: doing.clone(), source: io::Error::new(source.kind(), source.to_string()) }
+        }
+        StoreError::Index(reason) => StoreError::Index(reason.clone()),
+        StoreError::Closed => StoreError::Closed,
+    }
+}
