@@ -1,4 +1,6 @@
-//! What goes over streams, byte by byte: pure, total codecs on slices. `SPEC.md` has the tables.
+//! What goes over streams and gossip, byte by byte: pure, total codecs on slices. `SPEC.md` has the tables.
 
+pub mod announce;
 pub mod frame;
+pub mod sync;
 pub mod transfer;

@@ -1,0 +1,30 @@
+//! The gossip payload: one signed publication (`SPEC.md`, "Gossip").
+
+use crate::catalogue::{InvalidPublication, MAX_SIGNED_BYTES, SignedPublication};
+
+/// The first byte: this format.
+const FORMAT: u8 = 1;
+/// The longest payload.
+pub const MAX_ANNOUNCEMENT_BYTES: usize = 1 + MAX_SIGNED_BYTES;
+
+/// The payload that announces `publication`.
+pub fn encode(publication: &SignedPublication) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(1 + publication.bytes().len());
+    payload.push(FORMAT);
+    payload.extend_from_slice(publication.bytes());
+    payload
+}
+
+/// The signed bytes in a payload, unchecked: for a look whether they are known already.
+pub fn signed_bytes(payload: &[u8]) -> Result<&[u8], InvalidPublication> {
+    match payload {
+        [FORMAT, signed @ ..] if signed.len() <= MAX_SIGNED_BYTES => Ok(signed),
+        [FORMAT, ..] | [] => Err(InvalidPublication::Length),
+        [format, ..] => Err(InvalidPublication::Format(*format)),
+    }
+}
+
+/// Reads a payload of `network`, checking all of it. Total.
+pub fn decode(network: &str, payload: &[u8]) -> Result<SignedPublication, InvalidPublication> {
+    SignedPublication::decode(network, signed_bytes(payload)?)
+}
