@@ -1,24 +1,47 @@
-//! What the network holds: publications, gossiped and kept. SKELETON.
+//! What the network holds: publications, gossiped and kept.
+//!
+//! This file is the handle and the gossip; [`ledger`] is the state that gossip and catch-up ([`super::sync`]) share.
+//! This node's own publications are records of the store's log; others' are metadata of its index, which come back by
+//! catch-up where the index had to be rebuilt.
+
+pub(in crate::service) mod ledger;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cmp::Reverse,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use libp2p::identity::Keypair;
 use p2p_protocol::{
     Cid,
-    catalogue::{Kind, Publication},
+    catalogue::{EntryKey, Kind, MAX_TIME_MILLISECONDS, Outcome, Publication, SignedPublication, label_from},
+    wire::announce,
 };
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    error::Result,
-    net::Network,
+    error::{Error, Result},
+    net::{GossipMessage, Network, Verdict, protocol_name},
+    service::sync,
     store::{Store, StoreError},
 };
+use ledger::Ledger;
+
+/// Gossiped messages that may wait: each is under a kilobyte and takes some 50 µs to check; what is lost beyond comes
+/// by catch-up.
+const HEARD: usize = 256;
 
 /// What an add publishes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Draft {
-    /// The name, or none.
+    /// The name, or none. Checked with [`p2p_protocol::catalogue::check_name`].
     pub name: Option<String>,
-    /// The file's name.
+    /// The file's name; what no label may contain is replaced.
     pub label: String,
     /// The root.
     pub root: Cid,
@@ -41,32 +64,158 @@ pub struct Change {
 
 /// The handle: clone it freely.
 #[derive(Clone, Debug)]
-pub struct Catalogue {}
+pub struct Catalogue {
+    ledger: Arc<Ledger>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
 
-#[allow(unused_variables, clippy::unimplemented, clippy::unused_async, missing_docs)]
 impl Catalogue {
     /// Loads what the store has, joins the topic, serves and runs catch-up.
+    ///
+    /// Everything that is loaded is checked again, signatures too (some 50 µs each): a data directory may have been
+    /// used in another network, and what is passed on must be valid in this one.
     pub async fn start(network: Network, store: Store, keypair: Keypair, network_name: &str) -> Result<Self> {
-        unimplemented!()
+        let name = protocol_name(network_name, "catalogue", 1);
+        let ledger = Ledger::load(network.clone(), store, keypair, network_name, &name)
+            .await
+            .map_err(|error| Error::failed(format!("cannot read the catalogue from the store: {error}")))?;
+        let ledger = Arc::new(ledger);
+        let cannot_join = |error| Error::failed(format!("cannot join the catalogue's topic {name}: {error}"));
+        let heard = network.subscribe(&name, HEARD).await.map_err(cannot_join)?;
+        let inbound = network.accept_streams(&name, sync::INBOUND_WAITING).await.map_err(cannot_join)?;
+        let tasks = TaskTracker::new();
+        let stopping = CancellationToken::new();
+        tasks.spawn(stopping.clone().run_until_cancelled_owned(listen(ledger.clone(), heard)));
+        let (served, serves) = mpsc::channel(sync::SERVED_WAITING);
+        tasks.spawn(stopping.clone().run_until_cancelled_owned(sync::serve(
+            ledger.clone(),
+            network.clone(),
+            inbound,
+            served,
+        )));
+        tasks.spawn(stopping.clone().run_until_cancelled_owned(sync::run(ledger.clone(), network, name, serves)));
+        tasks.close();
+        Ok(Self { ledger, tasks, stopping })
     }
+
+    /// Ends gossip and catch-up; returns when nothing writes to the store any more. What stands can still be read.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.tasks.wait().await;
+        self.ledger.settle().await;
+    }
+
     /// Signs, keeps durably, gossips. Publishing what already stands unchanged makes no new version.
+    ///
+    /// The version is one more than the highest known here for that name or root, whether it is from this node's log
+    /// or was heard. Once begun it is carried through even if the caller goes away.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSpace`] where this node has as many publications as the catalogue keeps of one publisher; an
+    /// invalid name or number of replicas is [`StoreError::Io`] with `InvalidInput`; else what the store's log says.
     pub async fn publish(&self, draft: Draft) -> Result<Publication, StoreError> {
-        unimplemented!()
+        let ledger = self.ledger.clone();
+        // A task of its own: between the log and the map there is no place to stop.
+        tokio::spawn(async move { ledger.publish(draft).await }).await.map_err(|_| StoreError::Closed)?
     }
-    /// All that stand (removals left out), by name, then publisher.
+
+    /// All that stand (removals left out), by name (without one, label), then publisher.
     pub fn entries(&self) -> Vec<Publication> {
-        unimplemented!()
+        let mut entries: Vec<_> = self.ledger.map().publications().collect();
+        entries.sort_by(|a, b| order(a).cmp(&order(b)));
+        entries
     }
+
     /// Those of a root; this node's own first, then the newest.
     pub fn by_root(&self, root: &Cid) -> Vec<Publication> {
-        unimplemented!()
+        let local = self.ledger.local();
+        let mut entries: Vec<_> = self.ledger.map().by_root(root).collect();
+        entries.sort_by_key(|entry| {
+            (entry.publisher != local, Reverse(entry.time_milliseconds), entry.publisher, entry.name.clone())
+        });
+        entries
     }
-    /// Those under a published name (not a label), one a publisher.
+
+    /// Those under a published name (not a label), one a publisher; this node's own first, then the newest.
     pub fn by_name(&self, name: &str) -> Vec<Publication> {
-        unimplemented!()
+        let local = self.ledger.local();
+        let mut entries: Vec<_> = self.ledger.map().by_name(name).collect();
+        entries.sort_by_key(|entry| (entry.publisher != local, Reverse(entry.time_milliseconds), entry.publisher));
+        entries
     }
+
     /// Changes from now on. A receiver that lags loses the oldest.
     pub fn changes(&self) -> broadcast::Receiver<Change> {
-        unimplemented!()
+        self.ledger.changes()
     }
+}
+
+fn order(entry: &Publication) -> (&str, [u8; 36], Vec<u8>) {
+    (entry.name.as_deref().unwrap_or(&entry.label), entry.root.to_bytes(), entry.publisher.to_bytes())
+}
+
+/// Judges what is gossiped, until the network is gone.
+async fn listen(ledger: Arc<Ledger>, mut heard: mpsc::Receiver<GossipMessage>) {
+    while let Some(message) = heard.recv().await {
+        let verdict = judge(&ledger, &message).await;
+        // The driver may have given up waiting.
+        let _ = message.verdict.send(verdict);
+    }
+}
+
+async fn judge(ledger: &Ledger, message: &GossipMessage) -> Verdict {
+    match announce::signed_bytes(&message.data) {
+        Ok(bytes) if ledger.knows(bytes) => return Verdict::Ignore,
+        _ => {}
+    }
+    match announce::decode(ledger.network_name(), &message.data) {
+        Ok(signed) => match ledger.take(signed).await {
+            Outcome::Taken { .. } => Verdict::Accept,
+            Outcome::Known | Outcome::Older | Outcome::Beyond => Verdict::Ignore,
+        },
+        Err(error) => {
+            tracing::debug!(from = %message.from, %error, "refused a gossiped publication");
+            Verdict::Reject
+        }
+    }
+}
+
+impl Draft {
+    fn key(&self, publisher: &p2p_protocol::PeerId) -> EntryKey {
+        match &self.name {
+            Some(name) => EntryKey::named(publisher, name),
+            None => EntryKey::unnamed(publisher, &self.root),
+        }
+    }
+
+    /// What is published, the version to be set.
+    fn into_publication(self, publisher: p2p_protocol::PeerId) -> Publication {
+        // For people: a clock before 1970 or after 9999 shows the nearest time that can be written.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        Publication {
+            publisher,
+            label: label_from(&self.label, self.name.as_deref().unwrap_or(&self.root.to_string())),
+            name: self.name,
+            root: self.root,
+            kind: self.kind,
+            size: self.size,
+            replicas: self.replicas,
+            version: 0,
+            time_milliseconds: u64::try_from(now).unwrap_or(u64::MAX).min(MAX_TIME_MILLISECONDS),
+            removed: false,
+        }
+    }
+}
+
+/// Whether two publications of one key say the same, version and time aside.
+fn same_content(a: &Publication, b: &Publication) -> bool {
+    (a.root, a.kind, a.size, a.replicas, &a.label, a.removed)
+        == (b.root, b.kind, b.size, b.replicas, &b.label, b.removed)
+}
+
+/// The payload that gossips a publication.
+fn payload(signed: &SignedPublication) -> bytes::Bytes {
+    announce::encode(signed).into()
 }
