@@ -1,4 +1,6 @@
 //! Harnesses: what the suites of this package are built from.
 
+pub mod contract;
 pub mod fabric;
 pub mod process;
+pub mod swarm;

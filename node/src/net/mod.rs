@@ -1,13 +1,110 @@
 //! The network as services see it: a handle with about ten commands and a watch on the peer table.
 //!
 //! Bytes never pass the driver: it hands out streams. Nothing here knows a chunk, a name or a replica.
+//! Behind the handle: [`driver`] routes, and each component (`dial`, `peers`, `discovery`, `dht`, `gossip`,
+//! `streams`, `bans`) owns its own pending maps.
+
+pub mod address;
+mod bans;
+mod behaviour;
+mod dht;
+mod dial;
+mod discovery;
+pub mod driver;
+mod gossip;
+mod listen;
+mod peers;
+mod providers;
+mod streams;
+mod transport;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncWrite};
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{Multiaddr, PeerId, identity::Keypair};
 use tokio::sync::{mpsc, oneshot, watch};
+
+pub use driver::{Driver, start, start_tuned};
+
+/// What a node joins the network with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its identity.
+    pub keypair: Keypair,
+    /// The network's name: part of every protocol name.
+    pub network: String,
+    /// Where peers reach it.
+    pub listen: Listen,
+    /// Peers to join through, `/p2p/ID` at the end optional; tried for as long as the node runs.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Peers of an earlier run, tried at the start.
+    pub known: Vec<(PeerId, Vec<Multiaddr>)>,
+    /// Whether to look for peers on the local network.
+    pub mdns: bool,
+    /// Sockets, or channels within the process.
+    pub transport: TransportKind,
+}
+
+/// Where a node listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Listen {
+    /// On these addresses; one that is taken is an error. Port 0 is any free one.
+    Exact(Vec<Multiaddr>),
+    /// TCP and QUIC on every address, IPv4 and IPv6 where there is IPv6; another port if this one is taken.
+    Default {
+        /// The port that is tried first.
+        port: u16,
+    },
+}
+
+/// What connections are made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransportKind {
+    /// TCP and QUIC.
+    Real,
+    /// Channels within the process (`/memory/N`), for tests.
+    Memory,
+}
+
+/// Times and sizes that only tests change.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// The longest that a connection may take to be made, upgrades included.
+    pub handshake: Duration,
+    /// How often a connection is pinged.
+    pub ping: Duration,
+    /// A connection on which no ping was answered for so long is closed.
+    pub silence: Duration,
+    /// Up to so many known peers, every one of them is connected; beyond, the nearest.
+    pub full_mesh: usize,
+    /// How long the first look around by mDNS takes.
+    pub mdns_first: Duration,
+    /// The longest that the first round of discovery may take.
+    pub first_round: Duration,
+    /// The first wait before a peer that dropped is dialled again; it doubles up to `redial_most`.
+    pub redial_least: Duration,
+    /// The longest wait between two attempts to reach a peer.
+    pub redial_most: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            // Three round trips and a key exchange: long even for a satellite link (a guess).
+            handshake: Duration::from_secs(10),
+            ping: Duration::from_secs(5),
+            // Three pings in a row: a busy link delays one, a dead peer is noticed within 20 s.
+            silence: Duration::from_secs(18),
+            // 64 idle connections are a few MiB; the networks that this is for are smaller.
+            full_mesh: 64,
+            mdns_first: Duration::from_millis(1500),
+            first_round: Duration::from_secs(10),
+            redial_least: Duration::from_secs(1),
+            redial_most: Duration::from_secs(60),
+        }
+    }
+}
 
 /// A byte stream to a peer: a libp2p substream, or the simulated fabric's pipe.
 pub trait StreamIo: AsyncRead + AsyncWrite + Send + Unpin + 'static {}

@@ -1,0 +1,512 @@
+//! The driver: the swarm's loop. It only routes; what waits, waits in the components.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt as _;
+use libp2p::{
+    Multiaddr, PeerId, Swarm, identify, kad, mdns,
+    swarm::{
+        DialError, StreamUpgradeError, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use super::{
+    COMMANDS, Command, Config, NetError, Network, PeerTable, Source, Tuning, address,
+    bans::Bans,
+    behaviour::{Behaviour, BehaviourEvent},
+    dht::Dht,
+    dial::{self, Attempt, Dials, Reply},
+    discovery::{Discovery, FAILURES_UNROUTED, Intent},
+    gossip::{Decided, Gossip},
+    listen,
+    peers::{Identified, Peers},
+    streams::Streams,
+    transport,
+};
+
+/// How often time is told to the components: retries and timeouts need no better clock.
+const TICK: Duration = Duration::from_millis(250);
+/// How long the first listen addresses are waited for; interfaces are reported at once.
+const LISTEN_WITHIN: Duration = Duration::from_secs(5);
+/// The pause after which no more listen addresses are expected.
+const LISTEN_QUIET: Duration = Duration::from_millis(50);
+/// How long a peer may take to identify itself.
+const IDENTIFY_WITHIN: Duration = Duration::from_secs(10);
+/// How long closing takes at the most.
+const CLOSE_WITHIN: Duration = Duration::from_millis(1500);
+/// How long a peer that gossips invalid messages is refused.
+const GOSSIP_BAN: Duration = Duration::from_secs(10 * 60);
+
+/// Joins the network. Returns once it listens: the table's `listen` has real addresses and ports.
+///
+/// # Errors
+/// [`NetError::Listen`] where an address of [`super::Listen::Exact`] cannot be had.
+pub async fn start(config: Config) -> Result<(Network, Driver), NetError> {
+    start_tuned(config, Tuning::default()).await
+}
+
+/// [`start`], with other times than the usual ones: for tests.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_tuned(config: Config, tuning: Tuning) -> Result<(Network, Driver), NetError> {
+    let local = config.keypair.public().to_peer_id();
+    let plan = listen::plan(&config.listen, config.transport)?;
+    let behaviour = Behaviour::new(&config.keypair, &config.network, config.mdns, &tuning)?;
+    let control = behaviour.streams.new_control();
+    let swarm = transport::swarm(&config, behaviour, &tuning)?;
+    let (commands, orders) = mpsc::channel(COMMANDS);
+    let (table, watched) = watch::channel(Arc::new(PeerTable::default()));
+    let now = Instant::now();
+    let patience = tuning.handshake + IDENTIFY_WITHIN;
+    let mut driver = Loop {
+        local,
+        swarm,
+        dials: Dials::new(patience),
+        peers: Peers::new(&config.network, tuning.silence, table),
+        discovery: Discovery::new(local, &config.bootstrap, &config.known, config.mdns, tuning.clone(), now),
+        dht: Dht::new(local),
+        gossip: Gossip::default(),
+        streams: Streams::new(control),
+        bans: Bans::default(),
+        tuning,
+    };
+    driver.listen(plan).await?;
+    driver.publish();
+    let (stop, stopping) = oneshot::channel();
+    let task = tokio::spawn(driver.run(orders, stopping));
+    Ok((Network::new(local, commands, watched), Driver { stop: Some(stop), task }))
+}
+
+/// The running end of a [`Network`]. Dropped, it ends at once without a farewell to the peers.
+#[derive(Debug)]
+pub struct Driver {
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Driver {
+    /// Closes the connections and ends, within 2 s. Commands from now on get [`NetError::Stopped`].
+    pub async fn stop(mut self) {
+        if let Some(stop) = self.stop.take() {
+            // A loop that ended already needs no telling.
+            let _ = stop.send(());
+        }
+        if timeout(CLOSE_WITHIN + TICK, &mut self.task).await.is_err() {
+            tracing::warn!("connections did not close in time");
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Loop {
+    local: PeerId,
+    swarm: Swarm<Behaviour>,
+    dials: Dials,
+    peers: Peers,
+    discovery: Discovery,
+    dht: Dht,
+    gossip: Gossip,
+    streams: Streams,
+    bans: Bans,
+    tuning: Tuning,
+}
+
+impl Loop {
+    async fn run(mut self, mut orders: mpsc::Receiver<Command>, mut stopping: oneshot::Receiver<()>) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut commanded = true;
+        loop {
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.on_event(event),
+                order = orders.recv(), if commanded => match order {
+                    Some(order) => self.on_command(order),
+                    // Every handle is gone: the node still serves until it is stopped.
+                    None => commanded = false,
+                },
+                decided = self.gossip.decided() => self.on_decided(&decided),
+                _ = tick.tick() => self.on_tick(),
+                _ = &mut stopping => break,
+            }
+            self.act();
+            self.publish();
+        }
+        drop(orders);
+        self.close().await;
+    }
+
+    /// Listens on the first set of addresses that works, and waits until they are known.
+    async fn listen(&mut self, plan: listen::Plan) -> Result<(), NetError> {
+        let mut refused = None;
+        'sets: for set in plan.sets {
+            let mut listeners = Vec::new();
+            for wanted in set {
+                match self.swarm.listen_on(wanted.clone()) {
+                    Ok(id) => listeners.push(id),
+                    Err(error) => {
+                        refused = Some(unlistenable(&wanted, error));
+                        for id in listeners {
+                            self.swarm.remove_listener(id);
+                        }
+                        continue 'sets;
+                    }
+                }
+            }
+            let wait = if listeners.is_empty() { Duration::ZERO } else { LISTEN_WITHIN };
+            let until = tokio::time::Instant::now() + wait;
+            let mut missing = listeners;
+            loop {
+                let quiet = if missing.is_empty() { LISTEN_QUIET } else { wait };
+                let until = until.min(tokio::time::Instant::now() + quiet);
+                let Ok(event) = tokio::time::timeout_at(until, self.swarm.select_next_some()).await else { break };
+                if let SwarmEvent::NewListenAddr { listener_id, .. } = &event {
+                    missing.retain(|id| id != listener_id);
+                }
+                self.on_event(event);
+            }
+            return Ok(());
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    fn on_command(&mut self, command: Command) {
+        let now = Instant::now();
+        let behaviour = self.swarm.behaviour_mut();
+        match command {
+            Command::Dial { address, source, reply } => self.dial_address(address, source, Reply::Peer(reply)),
+            Command::DialPeer { peer, reply } => self.dial_peer(peer, Reply::Done(reply)),
+            Command::ClosestPeers { preimage, reply } => {
+                let whole = self.complete().then(|| self.peers.connected().copied().collect());
+                self.dht.closest(&mut self.swarm.behaviour_mut().kad, preimage, whole, reply);
+            }
+            Command::Provide { key, reply } => self.dht.provide(&mut behaviour.kad, &key, reply),
+            Command::Providers { key, reply } => self.dht.providers(&mut behaviour.kad, &key, reply),
+            Command::OpenStream { peer, protocol, reply } => {
+                let (connected, waits) = oneshot::channel();
+                self.dial_peer(peer, Reply::Done(connected));
+                self.streams.open(peer, protocol, waits, reply);
+            }
+            // Whoever asked and went away needs no answer, here and below.
+            Command::AcceptStreams { protocol, streams, reply } => {
+                let _ = reply.send(self.streams.accept(protocol, streams));
+            }
+            Command::Subscribe { topic, messages, reply } => {
+                let _ = reply.send(self.gossip.subscribe(&mut behaviour.gossipsub, &topic, messages));
+            }
+            Command::Publish { topic, data, reply } => {
+                let _ = reply.send(self.gossip.publish(&mut behaviour.gossipsub, &topic, data, now));
+            }
+            Command::Ban { peer, duration, reason } => self.ban(peer, duration, &reason),
+        }
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        let now = Instant::now();
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_protocol(event, now),
+            SwarmEvent::ConnectionEstablished { peer_id: peer, connection_id: id, endpoint, .. } => {
+                self.peers.on_established(peer, id, &endpoint, now);
+                self.discovery.on_established(id, peer);
+                if let Some(attempt) = self.dials.on_established(id, peer) {
+                    self.discovery.learn(peer, vec![attempt.address], attempt.source, now);
+                }
+                if self.peers.is_connected(&peer) {
+                    self.dials.on_identified(peer);
+                }
+            }
+            SwarmEvent::ConnectionClosed { peer_id: peer, connection_id: id, cause, .. } => {
+                tracing::debug!(%peer, ?cause, "a connection closed");
+                if self.peers.on_closed(peer, id, now) {
+                    self.discovery.on_lost(peer, now);
+                    self.dials.on_lost(peer, "it closed the connection");
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error, .. } => {
+                tracing::debug!(peer = ?peer_id, "a dial failed: {error}");
+                if let (Some(peer), DialError::WrongPeerId { address, .. }) = (&peer_id, &error) {
+                    self.discovery.on_wrong_address(peer, address);
+                }
+                let own = matches!(error, DialError::LocalPeerId { .. });
+                if let Some((peer, failures)) = self.discovery.on_failed(connection_id, own, now)
+                    && failures >= FAILURES_UNROUTED
+                {
+                    // A peer that is away must not slow the lookups of the others.
+                    self.swarm.behaviour_mut().kad.remove_peer(&peer);
+                }
+                let open = peer_id.is_some_and(|peer| self.peers.is_open(&peer));
+                self.dials.on_failed(connection_id, peer_id, open, &error);
+            }
+            SwarmEvent::NewListenAddr { address, .. } => self.peers.on_listen(&address, true),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.peers.on_listen(&address, false),
+            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+                for address in addresses {
+                    if let Err(error) = &reason {
+                        tracing::error!(%address, "no longer listening: {error}");
+                    }
+                    self.peers.on_listen(&address, false);
+                }
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!("a listener failed for a moment: {error}"),
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                tracing::debug!(from = %send_back_addr, "an incoming connection failed: {error}");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_protocol(&mut self, event: BehaviourEvent, now: Instant) {
+        match event {
+            BehaviourEvent::Identify(event) => self.on_identify(event, now),
+            BehaviourEvent::Ping(event) => {
+                if let Ok(round_trip) = event.result {
+                    self.peers.on_pong(event.peer, event.connection, round_trip, now);
+                }
+            }
+            BehaviourEvent::Kad(event) => self.on_kad(event, now),
+            BehaviourEvent::Gossipsub(event) => {
+                self.gossip.on_event(&mut self.swarm.behaviour_mut().gossipsub, event);
+            }
+            BehaviourEvent::Mdns4(event) | BehaviourEvent::Mdns6(event) => self.on_mdns(event, now),
+            BehaviourEvent::Limits(never) | BehaviourEvent::Blocked(never) => match never {},
+            BehaviourEvent::Streams(()) => {}
+        }
+    }
+
+    fn on_identify(&mut self, event: identify::Event, now: Instant) {
+        match event {
+            identify::Event::Received { peer_id: peer, info, .. } => {
+                let source = self.discovery.source(&peer);
+                match self.peers.on_identify(peer, info, source, now) {
+                    Some(Identified::Ours { addresses, first }) => {
+                        Dht::insert(&mut self.swarm.behaviour_mut().kad, peer, &addresses);
+                        if first {
+                            let source = source.unwrap_or(Source::Incoming);
+                            self.discovery.on_connected(peer, addresses, source, now);
+                            self.dials.on_identified(peer);
+                        } else {
+                            self.discovery.learn(peer, addresses, source.unwrap_or(Source::Incoming), now);
+                        }
+                    }
+                    Some(Identified::Foreign { speaks }) => {
+                        tracing::debug!(%peer, %speaks, "not a node of this network");
+                        self.swarm.behaviour_mut().kad.remove_peer(&peer);
+                        self.discovery.on_foreign(peer, now);
+                        self.dials.on_foreign(peer, &format!("it speaks {speaks:?}"));
+                    }
+                    None => {}
+                }
+            }
+            identify::Event::Error { peer_id: peer, error: StreamUpgradeError::NegotiationFailed, .. }
+                if !self.peers.is_connected(&peer) =>
+            {
+                self.peers.on_unidentifiable(peer, now);
+                self.discovery.on_foreign(peer, now);
+                self.dials.on_foreign(peer, "it does not say what it is");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_kad(&mut self, event: kad::Event, now: Instant) {
+        let found = self.dht.on_event(event);
+        for (peer, addresses) in found.peers {
+            self.discovery.learn(peer, addresses, Source::Kademlia, now);
+        }
+        if found.looked {
+            self.discovery.on_looked();
+        }
+    }
+
+    fn on_mdns(&mut self, event: mdns::Event, now: Instant) {
+        if let mdns::Event::Discovered(found) = event {
+            for (peer, address) in found {
+                self.discovery.learn(peer, vec![address], Source::Mdns, now);
+                self.peers.found_by(&peer, Source::Mdns);
+            }
+        }
+    }
+
+    fn on_decided(&mut self, decided: &Decided) {
+        if self.gossip.on_decided(&mut self.swarm.behaviour_mut().gossipsub, decided) {
+            self.ban(decided.from, GOSSIP_BAN, "it gossips invalid messages");
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        for id in self.peers.overdue(IDENTIFY_WITHIN, now) {
+            self.swarm.close_connection(id);
+        }
+        self.peers.forget_old(now);
+        self.bans.tick(&mut self.swarm.behaviour_mut().blocked, now);
+        self.gossip.tick(now);
+        self.dials.tick(now);
+        self.discovery.tick(now);
+    }
+
+    /// Does what discovery wants.
+    fn act(&mut self) {
+        let now = Instant::now();
+        for intent in self.discovery.intents(now) {
+            let options = match &intent {
+                Intent::Peer { peer, .. } if self.bans.contains(peer) => {
+                    self.discovery.on_not_dialled(&intent, false, now);
+                    continue;
+                }
+                Intent::Peer { peer, addresses } => DialOpts::peer_id(*peer)
+                    .condition(PeerCondition::DisconnectedAndNotDialing)
+                    .addresses(addresses.clone())
+                    .allocate_new_port()
+                    .build(),
+                Intent::Bootstrap { address, .. } => {
+                    DialOpts::unknown_peer_id().address(address.clone()).allocate_new_port().build()
+                }
+                Intent::Look { targets } => {
+                    for target in targets {
+                        self.dht.look_around(&mut self.swarm.behaviour_mut().kad, target.clone());
+                    }
+                    continue;
+                }
+            };
+            let id = options.connection_id();
+            match self.swarm.dial(options) {
+                Ok(()) => self.discovery.on_dialling(&intent, id),
+                Err(error) => {
+                    let busy = matches!(error, DialError::DialPeerConditionFalse(_));
+                    self.discovery.on_not_dialled(&intent, busy, now);
+                }
+            }
+        }
+    }
+
+    fn dial_address(&mut self, address: Multiaddr, source: Source, reply: Reply) {
+        let now = Instant::now();
+        let (bare, peer) = address::split_peer(&address);
+        let options = match peer {
+            Some(peer) if self.peers.is_connected(&peer) => {
+                self.peers.found_by(&peer, source);
+                return reply.send(Ok(peer));
+            }
+            Some(peer) if peer == self.local => {
+                return reply.send(Err(unreachable(&address, "that is this node itself")));
+            }
+            Some(peer) if self.bans.contains(&peer) => return reply.send(Err(unreachable(&address, BANNED))),
+            Some(peer) => DialOpts::peer_id(peer)
+                .condition(PeerCondition::Always)
+                .addresses(vec![bare.clone()])
+                .allocate_new_port()
+                .build(),
+            None => DialOpts::unknown_peer_id().address(bare.clone()).allocate_new_port().build(),
+        };
+        let attempt = Attempt { id: options.connection_id(), address: bare, source };
+        match self.swarm.dial(options) {
+            Ok(()) => match peer {
+                Some(peer) => self.dials.wait_peer(peer, Some(attempt), reply, now),
+                None => self.dials.wait_address(attempt, reply, now),
+            },
+            // The swarm drops the addresses that it listens on itself.
+            Err(DialError::NoAddresses) => reply.send(Err(unreachable(&address, "that is this node itself"))),
+            Err(error) => reply.send(Err(unreachable(&address, &dial::reason(&error)))),
+        }
+    }
+
+    fn dial_peer(&mut self, peer: PeerId, reply: Reply) {
+        if self.peers.is_connected(&peer) {
+            return reply.send(Ok(peer));
+        }
+        if peer == self.local {
+            return reply.send(Err(unreachable(&peer, "that is this node itself")));
+        }
+        if self.bans.contains(&peer) {
+            return reply.send(Err(unreachable(&peer, BANNED)));
+        }
+        let addresses =
+            address::usable(self.discovery.addresses(&peer).into_iter().chain(self.peers.addresses(&peer)), true);
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(addresses)
+            .extend_addresses_through_behaviour()
+            .allocate_new_port()
+            .build();
+        match self.swarm.dial(options) {
+            // Connected, but not identified yet; or being dialled.
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {
+                self.dials.wait_peer(peer, None, reply, Instant::now());
+            }
+            Err(error) => reply.send(Err(unreachable(&peer, &dial::reason(&error)))),
+        }
+    }
+
+    fn ban(&mut self, peer: PeerId, duration: Duration, reason: &str) {
+        if peer == self.local {
+            return;
+        }
+        tracing::warn!(%peer, ?duration, "a peer is refused: {reason}");
+        self.bans.ban(&mut self.swarm.behaviour_mut().blocked, peer, duration, Instant::now());
+        self.swarm.behaviour_mut().kad.remove_peer(&peer);
+        self.discovery.forget(&peer);
+        self.peers.forget(&peer);
+        self.dials.on_lost(peer, BANNED);
+    }
+
+    /// Whether every peer of the network can be in the table.
+    fn complete(&mut self) -> bool {
+        let most = self.tuning.full_mesh;
+        self.peers.len() <= most
+            && self.discovery.len() <= most
+            && Dht::has_room(&mut self.swarm.behaviour_mut().kad, most.max(20))
+    }
+
+    fn publish(&mut self) {
+        let complete = self.complete();
+        self.peers.publish(self.discovery.discovered(), complete);
+    }
+
+    /// Closes the connections; what does not close in time is dropped.
+    async fn close(mut self) {
+        let peers: Vec<_> = self.peers.open().copied().collect();
+        for peer in peers {
+            // An error means that it is gone already.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let closed = async {
+            while self.swarm.network_info().num_peers() > 0 {
+                self.swarm.next().await;
+            }
+        };
+        // What is left then is cut off with the swarm.
+        let _ = timeout(CLOSE_WITHIN, closed).await;
+    }
+}
+
+const BANNED: &str = "it broke the rules and is refused for now";
+
+fn unreachable(subject: &impl ToString, reason: &str) -> NetError {
+    NetError::Unreachable { subject: subject.to_string(), reason: reason.to_owned() }
+}
+
+fn unlistenable(address: &Multiaddr, error: libp2p::TransportError<std::io::Error>) -> NetError {
+    match error {
+        libp2p::TransportError::Other(error) => listen::refused(address, &error),
+        libp2p::TransportError::MultiaddrNotSupported(_) => NetError::Listen {
+            address: address.clone(),
+            reason: "no transport for such an address (/ip4/…/tcp/PORT and /ip4/…/udp/PORT/quic-v1 are known)"
+                .to_owned(),
+        },
+    }
+}

@@ -1,0 +1,197 @@
+//! Gossip: topics, messages that wait for their verdict, and own messages that nobody could hear yet
+//! (libp2p gossipsub v1.1).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use libp2p::{
+    PeerId,
+    gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishError, TopicHash},
+};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
+
+use super::{GossipMessage, NetError, Verdict, behaviour::MAX_GOSSIP_BYTES};
+
+/// Messages without a verdict at once; with 64 KiB each at the most, and 4 KiB as a rule.
+const MAX_UNDECIDED: usize = 512;
+/// How long a verdict may take: gossipsub keeps the message for 12 s.
+const VERDICT_WITHIN: Duration = Duration::from_secs(10);
+/// Own messages that wait for somebody who listens.
+const MAX_UNHEARD: usize = 64;
+/// How long they wait: subscriptions follow a connection within a round trip; whoever comes later catches up.
+const UNHEARD_FOR: Duration = Duration::from_secs(15);
+/// Topics that this node joins.
+const MAX_TOPICS: usize = 64;
+/// Invalid messages from one peer before it is refused: a good peer checks before it forwards.
+const MAX_REJECTED: u32 = 20;
+/// Peers whose invalid messages are counted.
+const MAX_COUNTED: usize = 1024;
+
+/// What a verdict leads to.
+#[derive(Debug)]
+pub(super) struct Decided {
+    message: MessageId,
+    /// Who passed it on.
+    pub from: PeerId,
+    verdict: Verdict,
+}
+
+/// Topics and messages.
+#[derive(Default)]
+pub(super) struct Gossip {
+    topics: HashMap<TopicHash, mpsc::Sender<GossipMessage>>,
+    undecided: FuturesUnordered<BoxFuture<'static, Decided>>,
+    unheard: VecDeque<(IdentTopic, Bytes, Instant)>,
+    rejected: HashMap<PeerId, u32>,
+}
+
+impl Gossip {
+    /// Joins a topic; a topic whose subscriber is gone can be joined again.
+    pub fn subscribe(
+        &mut self,
+        gossipsub: &mut gossipsub::Behaviour,
+        topic: &str,
+        messages: mpsc::Sender<GossipMessage>,
+    ) -> Result<(), NetError> {
+        let refused = |reason: &str| NetError::Unreachable { subject: topic.to_owned(), reason: reason.to_owned() };
+        let name = IdentTopic::new(topic);
+        if self.topics.get(&name.hash()).is_some_and(|subscriber| !subscriber.is_closed()) {
+            return Err(refused("it has a subscriber already"));
+        }
+        if self.topics.len() >= MAX_TOPICS && !self.topics.contains_key(&name.hash()) {
+            return Err(refused("too many topics"));
+        }
+        gossipsub.subscribe(&name).map_err(|error| refused(&error.to_string()))?;
+        self.topics.insert(name.hash(), messages);
+        Ok(())
+    }
+
+    /// Says something. Nobody listening is not an error: it is said again to the first who does within seconds.
+    pub fn publish(
+        &mut self,
+        gossipsub: &mut gossipsub::Behaviour,
+        topic: &str,
+        data: Bytes,
+        now: Instant,
+    ) -> Result<(), NetError> {
+        let refused = |reason: String| NetError::Unreachable { subject: topic.to_owned(), reason };
+        if data.len() > MAX_GOSSIP_BYTES {
+            return Err(refused(format!("a message of {} bytes is over {MAX_GOSSIP_BYTES}", data.len())));
+        }
+        let name = IdentTopic::new(topic);
+        match gossipsub.publish(name.hash(), data.clone()) {
+            // What was said before need not be said again.
+            Ok(_) | Err(PublishError::Duplicate) => Ok(()),
+            Err(PublishError::NoPeersSubscribedToTopic) => {
+                if self.unheard.len() == MAX_UNHEARD {
+                    self.unheard.pop_front();
+                }
+                self.unheard.push_back((name, data, now + UNHEARD_FOR));
+                Ok(())
+            }
+            Err(error) => Err(refused(error.to_string())),
+        }
+    }
+
+    /// An event of gossipsub.
+    pub fn on_event(&mut self, gossipsub: &mut gossipsub::Behaviour, event: gossipsub::Event) {
+        match event {
+            gossipsub::Event::Message { propagation_source, message_id, message } => {
+                self.on_message(gossipsub, propagation_source, message_id, message);
+            }
+            gossipsub::Event::Subscribed { topic, .. } => self.say_again(gossipsub, &topic),
+            _ => {}
+        }
+    }
+
+    fn on_message(
+        &mut self,
+        gossipsub: &mut gossipsub::Behaviour,
+        from: PeerId,
+        id: MessageId,
+        message: gossipsub::Message,
+    ) {
+        let (verdict, answer) = oneshot::channel();
+        let heard = GossipMessage { data: message.data.into(), from, verdict };
+        let full = self.undecided.len() >= MAX_UNDECIDED;
+        let taken = match self.topics.get(&message.topic) {
+            Some(subscriber) if !full => match subscriber.try_send(heard) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_)) => false,
+                Err(TrySendError::Closed(_)) => {
+                    self.topics.remove(&message.topic);
+                    gossipsub.unsubscribe(&IdentTopic::new(message.topic.into_string()));
+                    false
+                }
+            },
+            _ => false,
+        };
+        if !taken {
+            gossipsub.report_message_validation_result(&id, &from, MessageAcceptance::Ignore);
+            return;
+        }
+        self.undecided.push(
+            async move {
+                let verdict = match tokio::time::timeout(VERDICT_WITHIN, answer).await {
+                    Ok(Ok(verdict)) => verdict,
+                    _ => Verdict::Ignore,
+                };
+                Decided { message: id, from, verdict }
+            }
+            .boxed(),
+        );
+    }
+
+    fn say_again(&mut self, gossipsub: &mut gossipsub::Behaviour, topic: &TopicHash) {
+        for (name, data, until) in std::mem::take(&mut self.unheard) {
+            if name.hash() != *topic {
+                self.unheard.push_back((name, data, until));
+            } else if let Err(PublishError::NoPeersSubscribedToTopic) = gossipsub.publish(name.hash(), data.clone()) {
+                self.unheard.push_back((name, data, until));
+            }
+        }
+    }
+
+    /// The next verdict; never, while none is waited for. Cancel-safe.
+    pub async fn decided(&mut self) -> Decided {
+        match self.undecided.next().await {
+            Some(decided) => decided,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Acts on a verdict. True if the peer that passed the message on has now sent too much that is invalid.
+    pub fn on_decided(&mut self, gossipsub: &mut gossipsub::Behaviour, decided: &Decided) -> bool {
+        let acceptance = match decided.verdict {
+            Verdict::Accept => MessageAcceptance::Accept,
+            Verdict::Ignore => MessageAcceptance::Ignore,
+            Verdict::Reject => MessageAcceptance::Reject,
+        };
+        gossipsub.report_message_validation_result(&decided.message, &decided.from, acceptance);
+        if decided.verdict != Verdict::Reject {
+            return false;
+        }
+        if self.rejected.len() >= MAX_COUNTED && !self.rejected.contains_key(&decided.from) {
+            self.rejected.clear();
+        }
+        let count = self.rejected.entry(decided.from).or_default();
+        *count += 1;
+        if *count < MAX_REJECTED {
+            return false;
+        }
+        self.rejected.remove(&decided.from);
+        true
+    }
+
+    /// Drops what nobody came to hear.
+    pub fn tick(&mut self, now: Instant) {
+        self.unheard.retain(|(_, _, until)| *until > now);
+    }
+}
