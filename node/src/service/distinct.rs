@@ -1,4 +1,4 @@
-//! Counting distinct chunks exactly, in memory that does not grow: an external merge sort.
+//! The distinct chunks of a DAG, counted exactly and listed once, in memory that does not grow: an external merge sort.
 //!
 //! Digests gather in memory; each full buffer is sorted and appended as a run to a file that has no name (it goes with
 //! the process, however that ends). At the end the runs are merged, and equal neighbours counted once
@@ -13,67 +13,90 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use p2p_protocol::Multihash;
+use p2p_protocol::{Cid, Codec, HashCode, Multihash};
 
-/// Bytes of a digest.
-const KEY_BYTES: usize = 32;
-/// Digests that are held in memory: 4 MiB of them, a run on disk. Up to so many nothing is written at all.
-const RUN_KEYS: usize = 128 * 1024;
+/// Bytes of a record: digest, length, hash function, codec, and two of nothing. Records sort by digest first.
+const RECORD_BYTES: usize = 40;
+/// Records that are held in memory: 4 MiB of them, a run on disk. Up to so many nothing is written at all.
+const RUN_RECORDS: usize = 100 * 1024;
 /// What the merge reads ahead for all runs together, so that it takes no more than gathering did.
 const MERGE_BYTES: usize = 4 << 20;
 
-type Key = [u8; KEY_BYTES];
+type Record = [u8; RECORD_BYTES];
 
-/// A count of distinct chunks that is under way. Blocks now and then (a run is written): keep it off async tasks.
+/// Whether two records are of one chunk.
+fn same(a: &Record, b: &Record) -> bool {
+    a[..32] == b[..32]
+}
+
+/// A set of chunks that is being gathered. Blocks now and then (a run is written): keep it off async tasks.
 #[derive(Debug)]
 pub struct Distinct {
     directory: PathBuf,
-    run_keys: usize,
-    buffer: Vec<Key>,
+    run_records: usize,
+    buffer: Vec<Record>,
     spilled: Option<Spilled>,
 }
 
 #[derive(Debug)]
 struct Spilled {
     file: File,
-    /// Where each run ends, in keys.
+    /// Where each run ends, in records.
     ends: Vec<u64>,
 }
 
 impl Distinct {
-    /// A count whose runs go to `directory` (the node's `tmp`), which is made when it is needed.
+    /// An empty set whose runs go to `directory` (the node's `tmp`), which is made when it is needed.
     pub fn new(directory: &Path) -> Self {
-        Self::with_run(directory, RUN_KEYS)
+        Self::with_run(directory, RUN_RECORDS)
     }
 
-    fn with_run(directory: &Path, run_keys: usize) -> Self {
-        Self { directory: directory.to_owned(), run_keys, buffer: Vec::new(), spilled: None }
+    fn with_run(directory: &Path, run_records: usize) -> Self {
+        Self { directory: directory.to_owned(), run_records, buffer: Vec::new(), spilled: None }
     }
 
-    /// Takes one chunk's hash, new or not.
-    pub fn push(&mut self, hash: &Multihash) -> io::Result<()> {
-        self.buffer.push(hash.digest);
-        if self.buffer.len() >= self.run_keys { self.spill() } else { Ok(()) }
+    /// Takes one chunk, new or not, and its length.
+    pub fn push(&mut self, cid: &Cid, bytes: u32) -> io::Result<()> {
+        let mut record = [0; RECORD_BYTES];
+        record[..32].copy_from_slice(&cid.hash.digest);
+        record[32..36].copy_from_slice(&bytes.to_be_bytes());
+        record[36] = cid.hash.code.code();
+        record[37] = cid.codec.code();
+        self.buffer.push(record);
+        if self.buffer.len() >= self.run_records { self.spill() } else { Ok(()) }
     }
 
     /// How many distinct ones there were.
-    pub fn count(mut self) -> io::Result<u64> {
-        self.buffer.sort_unstable();
-        self.buffer.dedup();
-        if self.spilled.is_none() {
-            return Ok(self.buffer.len() as u64);
+    pub fn count(self) -> io::Result<u64> {
+        let mut sorted = self.sorted()?;
+        let mut count = 0;
+        while sorted.next_record()?.is_some() {
+            count += 1;
         }
+        Ok(count)
+    }
+
+    /// Each of them once, in the order of their digests.
+    pub fn sorted(mut self) -> io::Result<Sorted> {
+        let Some(_) = &self.spilled else {
+            self.tidy();
+            return Ok(Sorted { last: None, source: Source::Memory(self.buffer.into_iter()) });
+        };
         self.spill()?;
-        let Some(spilled) = self.spilled.take() else { return Ok(0) };
         // The buffer's memory is the merge's now.
         self.buffer = Vec::new();
-        spilled.merge()
+        let Some(spilled) = self.spilled.take() else { return Err(io::ErrorKind::Other.into()) };
+        Ok(Sorted { last: None, source: Source::Disk(Merge::new(spilled)?) })
+    }
+
+    fn tidy(&mut self) {
+        self.buffer.sort_unstable();
+        self.buffer.dedup_by(|a, b| same(a, b));
     }
 
     fn spill(&mut self) -> io::Result<()> {
-        self.buffer.sort_unstable();
-        self.buffer.dedup();
-        if self.buffer.is_empty() || self.buffer.len() < self.run_keys / 2 && self.spilled.is_none() {
+        self.tidy();
+        if self.buffer.is_empty() || self.buffer.len() < self.run_records / 2 && self.spilled.is_none() {
             // Mostly repeats: there is room again.
             return Ok(());
         }
@@ -86,58 +109,116 @@ impl Distinct {
             }
         };
         let start = spilled.ends.last().copied().unwrap_or(0);
-        spilled.file.write_all_at(self.buffer.as_flattened(), start * KEY_BYTES as u64)?;
+        spilled.file.write_all_at(self.buffer.as_flattened(), start * RECORD_BYTES as u64)?;
         spilled.ends.push(start + self.buffer.len() as u64);
         self.buffer.clear();
         Ok(())
     }
 }
 
-impl Spilled {
-    fn merge(self) -> io::Result<u64> {
-        let ahead = (MERGE_BYTES / KEY_BYTES / self.ends.len().max(1)).max(16);
-        let mut runs = Vec::with_capacity(self.ends.len());
-        let mut start = 0;
-        for end in &self.ends {
-            runs.push(Run { next: start, end: *end, ahead, buffer: Vec::new(), at: 0 });
-            start = *end;
+/// Distinct chunks in the order of their digests. Reading blocks.
+#[derive(Debug)]
+pub struct Sorted {
+    last: Option<Record>,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Memory(std::vec::IntoIter<Record>),
+    Disk(Merge),
+}
+
+impl Sorted {
+    /// Up to `limit` more, with their lengths; none at the end.
+    pub fn take(&mut self, limit: usize) -> io::Result<Vec<(Cid, u32)>> {
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some(record) = self.next_record()?
+        {
+            taken.push(read(&record));
         }
-        let mut heads = BinaryHeap::with_capacity(runs.len());
-        for (index, run) in runs.iter_mut().enumerate() {
-            heads.extend(run.pop(&self.file)?.map(|key| Reverse((key, index))));
-        }
-        let mut count = 0;
-        let mut last = None;
-        while let Some(Reverse((key, index))) = heads.pop() {
-            if last != Some(key) {
-                count += 1;
-                last = Some(key);
+        Ok(taken)
+    }
+
+    fn next_record(&mut self) -> io::Result<Option<Record>> {
+        loop {
+            let next = match &mut self.source {
+                Source::Memory(records) => records.next(),
+                Source::Disk(merge) => merge.next()?,
+            };
+            let Some(record) = next else { return Ok(None) };
+            if !self.last.is_some_and(|last| same(&last, &record)) {
+                self.last = Some(record);
+                return Ok(Some(record));
             }
-            heads.extend(runs[index].pop(&self.file)?.map(|key| Reverse((key, index))));
         }
-        Ok(count)
+    }
+}
+
+fn read(record: &Record) -> (Cid, u32) {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(&record[..32]);
+    let bytes = u32::from_be_bytes([record[32], record[33], record[34], record[35]]);
+    // Both codes were written by `push`, from types that have no others.
+    let code = HashCode::from_code(u64::from(record[36])).unwrap_or(HashCode::Blake3);
+    let codec = Codec::from_code(u64::from(record[37])).unwrap_or(Codec::Raw);
+    (Cid { codec, hash: Multihash { code, digest } }, bytes)
+}
+
+#[derive(Debug)]
+struct Merge {
+    file: File,
+    runs: Vec<Run>,
+    heads: BinaryHeap<Reverse<(Record, usize)>>,
+}
+
+impl Merge {
+    fn new(Spilled { file, ends }: Spilled) -> io::Result<Self> {
+        let ahead = (MERGE_BYTES / RECORD_BYTES / ends.len().max(1)).max(16);
+        let mut merge = Self { file, runs: Vec::with_capacity(ends.len()), heads: BinaryHeap::new() };
+        let mut start = 0;
+        for (index, end) in ends.into_iter().enumerate() {
+            merge.runs.push(Run { next: start, end, ahead, buffer: Vec::new(), at: 0 });
+            start = end;
+            merge.pull(index)?;
+        }
+        Ok(merge)
+    }
+
+    fn next(&mut self) -> io::Result<Option<Record>> {
+        let Some(Reverse((record, index))) = self.heads.pop() else { return Ok(None) };
+        self.pull(index)?;
+        Ok(Some(record))
+    }
+
+    fn pull(&mut self, index: usize) -> io::Result<()> {
+        let next = self.runs[index].pop(&self.file)?;
+        self.heads.extend(next.map(|record| Reverse((record, index))));
+        Ok(())
     }
 }
 
 /// A sorted run that is being read.
+#[derive(Debug)]
 struct Run {
     next: u64,
     end: u64,
     ahead: usize,
-    buffer: Vec<Key>,
+    buffer: Vec<Record>,
     at: usize,
 }
 
 impl Run {
-    fn pop(&mut self, file: &File) -> io::Result<Option<Key>> {
+    fn pop(&mut self, file: &File) -> io::Result<Option<Record>> {
         if self.at == self.buffer.len() {
-            let keys = usize::try_from(self.end - self.next).unwrap_or(usize::MAX).min(self.ahead);
-            if keys == 0 {
+            let records = usize::try_from(self.end - self.next).unwrap_or(usize::MAX).min(self.ahead);
+            if records == 0 {
                 return Ok(None);
             }
-            self.buffer.resize(keys, [0; KEY_BYTES]);
-            file.read_exact_at(self.buffer.as_flattened_mut(), self.next * KEY_BYTES as u64)?;
-            self.next += keys as u64;
+            self.buffer.resize(records, [0; RECORD_BYTES]);
+            file.read_exact_at(self.buffer.as_flattened_mut(), self.next * RECORD_BYTES as u64)?;
+            self.next += records as u64;
             self.at = 0;
         }
         self.at += 1;
@@ -149,13 +230,12 @@ impl Run {
 mod tests {
     use std::collections::HashSet;
 
-    use p2p_protocol::HashCode;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn hash(number: u32) -> Multihash {
-        Multihash::of(HashCode::Blake3, &number.to_be_bytes())
+    fn cid(number: u32) -> Cid {
+        Cid::of(Codec::Raw, &number.to_be_bytes())
     }
 
     proptest! {
@@ -166,10 +246,20 @@ mod tests {
             let directory = tempfile::tempdir().expect("a directory");
             let mut distinct = Distinct::with_run(&directory.path().join("tmp"), run);
             for number in &numbers {
-                distinct.push(&hash(*number)).expect("there is room");
+                distinct.push(&cid(*number), *number).expect("there is room");
             }
-            let set: HashSet<_> = numbers.iter().collect();
-            prop_assert_eq!(distinct.count().expect("it can be read"), set.len() as u64);
+            let set: HashSet<_> = numbers.iter().map(|number| (cid(*number), *number)).collect();
+            let mut sorted = distinct.sorted().expect("it can be read");
+            let mut taken = Vec::new();
+            loop {
+                let next = sorted.take(7).expect("it can be read");
+                if next.is_empty() {
+                    break;
+                }
+                taken.extend(next);
+            }
+            prop_assert_eq!(taken.len(), set.len());
+            prop_assert_eq!(taken.into_iter().collect::<HashSet<_>>(), set);
         }
     }
 
@@ -178,9 +268,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let tmp = directory.path().join("tmp");
         let mut distinct = Distinct::with_run(&tmp, 100);
-        (0..99).for_each(|number| distinct.push(&hash(number)).expect("no disk is needed"));
+        (0..99).for_each(|number| distinct.push(&cid(number), 4).expect("no disk is needed"));
         assert!(!tmp.exists());
-        (0..1000).for_each(|number| distinct.push(&hash(number)).expect("there is room"));
+        (0..1000).for_each(|number| distinct.push(&cid(number), 4).expect("there is room"));
         assert!(distinct.spilled.is_some());
         assert_eq!(std::fs::read_dir(&tmp).expect("it was made").count(), 0, "the file has no name");
         assert_eq!(distinct.count().expect("it can be read"), 1000);

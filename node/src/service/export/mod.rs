@@ -1,1 +1,302 @@
-//! Writing a DAG out as files and trees. SKELETON.
+//! Writing a DAG out: as files and trees (`get`), and as a stream of bytes in order (`cat`).
+//!
+//! `get` writes into a partial beside the target ([`target`]), many chunks at once and out of order ([`file`], [`tree`]),
+//! has it all on the disk, and only then gives it its name. What an earlier `get` left in the partial is hashed and
+//! kept. Nothing is put into the store. What is under way at once is bounded by [`WINDOW_BYTES`] and [`WINDOW_CHUNKS`].
+
+mod cat;
+mod file;
+mod target;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use p2p_protocol::{
+    Chunk, Cid, PeerId,
+    dag::{DagError, Node},
+};
+use rustix::{fs::AtFlags, io::Errno};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
+
+use self::target::{Target, Wanted};
+use super::{
+    distinct::Distinct,
+    fetch::{ChunkSource, FetchError},
+    ingest::blocking,
+    inspect::{Inspect, Resolved, dag_error, fetch_error, peer_text},
+};
+use crate::{
+    error::{Error, Result, reason},
+    report::{GetOptions, Got, Progress},
+};
+
+/// Chunk bytes that one `get` has under way, from the ask to the disk: what several peers at 20 ms need, and a fraction
+/// of a daemon's memory.
+const WINDOW_BYTES: usize = 40 << 20;
+/// Chunks that are under way, however small: what hides the delay of small files. All of them lying about their length
+/// could not take more than 256 MiB.
+const WINDOW_CHUNKS: usize = 128;
+
+/// The handle: clone it freely.
+#[derive(Clone, Debug)]
+pub struct Export {
+    inspect: Inspect,
+    scratch: PathBuf,
+}
+
+impl Export {
+    /// Writes what `inspect` finds; `scratch` is a directory for what does not fit into memory.
+    pub fn new(inspect: Inspect, scratch: PathBuf) -> Self {
+        Self { inspect, scratch }
+    }
+
+    /// Fetches a file, a directory or a symbolic link, verifies it and writes it. Dropping the future ends the work; what
+    /// was written stays in the partial beside the target, for the next `get`.
+    ///
+    /// Modes and times are restored where the DAG has them; of modes only the permissions (0o777): whoever made a DAG
+    /// cannot have this user run it as somebody else.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Refused`](crate::error::Kind::Refused): the target is there already (without `force`), or the disk is
+    /// full; [`Kind::NotFound`](crate::error::Kind::NotFound): nobody has it, or not all of it;
+    /// [`Kind::Usage`](crate::error::Kind::Usage): a bad reference. Nothing stands under the target's name then.
+    pub async fn get(&self, options: GetOptions, progress: &watch::Sender<Progress>) -> Result<Got> {
+        let began = Instant::now();
+        // What is in the way is told before anything is asked of the network, as far as the name is known.
+        if let Some(output) = options.output.clone() {
+            let force = options.force;
+            blocking(move || target::check_early(&output, force)).await??;
+        }
+        let found = self.inspect.resolve(&options.reference).await?;
+        let mut got = write(found, options, &self.scratch, progress).await?;
+        got.seconds = began.elapsed().as_secs_f64();
+        Ok(got)
+    }
+
+    /// A file's bytes in order, `length` of them (or all) from `offset` on; none beyond its end. The outer error is what
+    /// is known before the first byte; after an error inside nothing more comes. Dropping the stream ends the work.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get); a directory or a symbolic link is [`Kind::Failed`](crate::error::Kind::Failed).
+    pub async fn cat(
+        &self,
+        reference: &str,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let found = self.inspect.resolve(reference).await?;
+        cat::stream(found, reference, offset, length)
+    }
+}
+
+/// Writes what was found where `options` say.
+async fn write<S: ChunkSource>(
+    found: Resolved<S>,
+    options: GetOptions,
+    scratch: &Path,
+    progress: &watch::Sender<Progress>,
+) -> Result<Got> {
+    let wanted = Wanted {
+        label: found.label.clone(),
+        root: *found.chunk.cid(),
+        directory: found.node().is_directory(),
+        link: matches!(found.node(), Node::Symlink { .. }),
+    };
+    let link = match found.node() {
+        Node::Symlink { target, metadata } => Some((target.clone(), *metadata)),
+        _ => None,
+    };
+    let (root, metadata) = (*found.chunk.cid(), found.node().metadata());
+    let total_bytes = found.node().file_size().or(found.stated_bytes);
+    let reference = options.reference.clone();
+    let target = blocking(move || Target::open(&wanted, &options)).await??;
+    progress.send_modify(|progress| progress.total_bytes = total_bytes);
+    let job = Arc::new(Job {
+        source: found.source,
+        reference,
+        bytes: Semaphore::new(WINDOW_BYTES),
+        chunks: Semaphore::new(WINDOW_CHUNKS),
+        tally: Mutex::new(Tally { distinct: Distinct::new(scratch), from: BTreeMap::new() }),
+        progress: progress.clone(),
+        partial: target.partial_path(),
+    });
+    job.count(&found.chunk, found.from)?;
+    let written = match &target {
+        Target { file: Some(file), .. } => file::write(&job, &found.chunk, file.clone()).await,
+        Target { tree: Some(top), .. } => tree::write(&job, found.chunk.clone(), top.clone()).await,
+        Target { .. } => Ok(0),
+    };
+    // Whether it went well or not, the target knows what is to become of the partial.
+    let size = match written {
+        Ok(size) => size,
+        Err(error) => {
+            let _ = blocking(move || target.leave()).await;
+            return Err(error);
+        }
+    };
+    let path = blocking(move || target.commit(link, metadata)).await??;
+    let job = Arc::into_inner(job).ok_or_else(|| Error::failed("an internal step did not end"))?;
+    let Tally { distinct, from } = job.tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let chunks = blocking(move || distinct.count()).await?.map_err(|why| job_scratch_error(&why))?;
+    Ok(Got {
+        cid: root.to_string(),
+        path: path.display().to_string(),
+        size,
+        seconds: 0.0,
+        chunks,
+        from: from.into_iter().map(|(peer, bytes)| (peer_text(&peer), bytes)).collect(),
+    })
+}
+
+fn job_scratch_error(why: &io::Error) -> Error {
+    Error::failed(format!("cannot count chunks in the data directory's tmp: {}", reason(why)))
+}
+
+/// One `get` under way.
+#[derive(Debug)]
+struct Job<S> {
+    source: S,
+    reference: String,
+    bytes: Semaphore,
+    chunks: Semaphore,
+    tally: Mutex<Tally>,
+    progress: watch::Sender<Progress>,
+    partial: PathBuf,
+}
+
+#[derive(Debug)]
+struct Tally {
+    distinct: Distinct,
+    from: BTreeMap<PeerId, u64>,
+}
+
+/// The right to have a chunk under way.
+struct Permit<'a> {
+    _chunk: tokio::sync::SemaphorePermit<'a>,
+    _bytes: tokio::sync::SemaphorePermit<'a>,
+}
+
+impl<S: ChunkSource> Job<S> {
+    /// Waits until a chunk that should have `bytes` bytes may be under way.
+    async fn permit(&self, bytes: u64) -> Result<Permit<'_>> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1024, p2p_protocol::MAX_CHUNK_BYTES as u32);
+        let closed = |_| Error::failed("an internal step did not end");
+        // The number first: whoever waits for bytes then has a place, and nobody holds bytes while waiting.
+        let chunk = self.chunks.acquire().await.map_err(closed)?;
+        let bytes = self.bytes.acquire_many(bytes).await.map_err(closed)?;
+        Ok(Permit { _chunk: chunk, _bytes: bytes })
+    }
+
+    /// Gets a chunk and counts it.
+    async fn chunk(&self, cid: Cid, bytes: u64) -> Result<Chunk> {
+        let (chunk, from) = self.source.chunk(cid, bytes).await.map_err(|why| self.missing(&why))?;
+        self.count(&chunk, from)?;
+        Ok(chunk)
+    }
+
+    fn count(&self, chunk: &Chunk, from: PeerId) -> Result<()> {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        *tally.from.entry(from).or_default() += chunk.len() as u64;
+        // Once in a hundred thousand chunks this writes four megabytes; nothing in between touches a disk.
+        tally.distinct.push(chunk.cid(), chunk.len() as u32).map_err(|why| job_scratch_error(&why))
+    }
+
+    /// Counts a chunk that the partial has already.
+    fn count_kept(&self, cid: &Cid, bytes: u64) -> Result<()> {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.distinct.push(cid, u32::try_from(bytes).unwrap_or(u32::MAX)).map_err(|why| job_scratch_error(&why))
+    }
+
+    fn wrote(&self, bytes: u64) {
+        self.progress.send_modify(|progress| {
+            progress.bytes += bytes;
+            progress.chunks += 1;
+        });
+    }
+
+    fn missing(&self, why: &FetchError) -> Error {
+        let error = fetch_error(&self.reference, why);
+        match why {
+            FetchError::NotFound { .. } => Error { hint: None, ..error }.hint(format!(
+                "try again when a peer that holds it is back; what came so far is kept in {} and used then",
+                self.partial.display()
+            )),
+            _ => error,
+        }
+    }
+
+    fn refused(&self, why: &DagError) -> Error {
+        dag_error(&self.reference, why)
+    }
+
+    fn io(&self, what: &str, why: &io::Error) -> Error {
+        write_error(what, why, &self.partial)
+    }
+}
+
+/// Something could not be written.
+fn write_error(what: &str, why: &io::Error, partial: &Path) -> Error {
+    let full = matches!(why.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    if full {
+        return Error::refused(format!("cannot write {what}: the disk is full ({})", reason(why))).hint(format!(
+            "free some room and run the same command again: what came so far is kept in {} and used then",
+            partial.display()
+        ));
+    }
+    Error::failed(format!("cannot write {what}: {}", reason(why)))
+}
+
+/// Gives a file or directory its mode and time, where the DAG has them.
+fn restore(file: impl rustix::fd::AsFd, metadata: &p2p_protocol::dag::Metadata) -> rustix::io::Result<()> {
+    if let Some(mode) = metadata.mode {
+        rustix::fs::fchmod(&file, permissions(mode))?;
+    }
+    match metadata.mtime {
+        Some(mtime) => rustix::fs::futimens(file, &times(mtime)),
+        None => Ok(()),
+    }
+}
+
+/// Gives a symbolic link its time, where the DAG has it.
+fn restore_link(
+    directory: impl rustix::fd::AsFd,
+    name: &str,
+    metadata: &p2p_protocol::dag::Metadata,
+) -> rustix::io::Result<()> {
+    match metadata.mtime {
+        None => Ok(()),
+        Some(mtime) => match rustix::fs::utimensat(directory, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW) {
+            // Some file systems keep no times of links.
+            Err(Errno::NOSYS | Errno::OPNOTSUPP) => Ok(()),
+            done => done,
+        },
+    }
+}
+
+/// The permissions of a kept mode: set-user-id and its like are left out.
+#[allow(clippy::cast_possible_truncation, clippy::unnecessary_cast)]
+fn permissions(mode: u32) -> rustix::fs::Mode {
+    rustix::fs::Mode::from_raw_mode((mode & 0o777) as rustix::fs::RawMode)
+}
+
+fn times((seconds, nanoseconds): (i64, u32)) -> rustix::fs::Timestamps {
+    let time = |tv_sec, tv_nsec| rustix::fs::Timespec { tv_sec, tv_nsec };
+    rustix::fs::Timestamps {
+        last_access: time(0, rustix::fs::UTIME_OMIT),
+        last_modification: time(seconds, i64::from(nanoseconds)),
+    }
+}

@@ -24,7 +24,7 @@ use futures::{
     future::{BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
-use p2p_protocol::{Chunk, Cid, Multihash, chunker::ChunkerKind, dag::Link};
+use p2p_protocol::{Chunk, Cid, chunker::ChunkerKind, dag::Link};
 use tokio::{io::AsyncRead, sync::watch};
 
 use self::{stream::StreamReader, tree::TreeReader};
@@ -109,13 +109,14 @@ impl ChunkSink for Job {
 #[derive(Clone, Debug)]
 pub struct Ingest {
     replicate: Replicate,
-    data_dir: Arc<Path>,
+    data_dir: Option<Arc<Path>>,
 }
 
 impl Ingest {
-    /// Adds through `replicate`; `data_dir` is the node's own, whose `tmp` takes what does not fit into memory.
-    pub fn new(replicate: Replicate, data_dir: PathBuf) -> Self {
-        Self { replicate, data_dir: data_dir.into() }
+    /// Adds through `replicate`; `data_dir` is the node's own, which cannot be added, and whose `tmp` takes what does not
+    /// fit into memory (without one, the system's does).
+    pub fn new(replicate: Replicate, data_dir: Option<PathBuf>) -> Self {
+        Self { replicate, data_dir: data_dir.map(Into::into) }
     }
 
     /// Adds a file, a tree or a symbolic link, whole: dotfiles, empty directories, links as links. `path` is absolute,
@@ -139,7 +140,7 @@ impl Ingest {
         progress: &watch::Sender<Progress>,
     ) -> Result<Ingested> {
         let (path, shown_there, data_dir) = (path.to_owned(), shown.to_owned(), self.data_dir.clone());
-        let open = move || TreeReader::open(&path, &shown_there, options, Some(&data_dir));
+        let open = move || TreeReader::open(&path, &shown_there, options, data_dir.as_deref());
         let reader = blocking(open).await??;
         self.add(reader, shown, wish, progress).await
     }
@@ -164,11 +165,17 @@ impl Ingest {
         progress: &watch::Sender<Progress>,
     ) -> Result<Ingested> {
         let job = self.replicate.begin(wish).await;
-        let read = pump(reader, &job, Distinct::new(&self.data_dir.join("tmp")), shown, progress).await?;
+        let scratch = scratch(self.data_dir.as_deref());
+        let read = pump(reader, &job, Distinct::new(&scratch), shown, progress).await?;
         let report = finish(job, shown, progress).await?;
         let Read { link, kind, chunks, chunks_new } = read;
         Ok(Ingested { root: link.cid, kind, size: link.size, chunks, chunks_new, report })
     }
+}
+
+/// Where a node with this data directory puts what does not fit into memory.
+pub fn scratch(data_dir: Option<&Path>) -> PathBuf {
+    data_dir.map_or_else(std::env::temp_dir, |data| data.join("tmp"))
 }
 
 /// Waits for the copies, and tells how many there are meanwhile.
@@ -205,8 +212,8 @@ struct Batch {
     chunks: Vec<Chunk>,
     /// Payload bytes of `chunks`.
     chunk_bytes: usize,
-    /// Every hash of the DAG that came up, given out or not.
-    hashes: Vec<Multihash>,
+    /// Every chunk of the DAG that came up and its length, given out or not.
+    seen: Vec<(Cid, u32)>,
     /// Content bytes that were read for it.
     bytes: u64,
 }
@@ -214,7 +221,8 @@ struct Batch {
 impl Batch {
     fn push(&mut self, chunk: Chunk) {
         self.chunk_bytes += chunk.len();
-        self.hashes.push(chunk.cid().hash);
+        // A chunk has 2 MiB at the most.
+        self.seen.push((*chunk.cid(), chunk.len() as u32));
         self.chunks.push(chunk);
     }
 
@@ -344,8 +352,8 @@ async fn pump<R: Reader, S: ChunkSink>(
 async fn step<R: Reader>(reader: R, mut distinct: Distinct) -> Result<(R, Batch, Distinct)> {
     let (reader, batch) = reader.next().await?;
     blocking(move || {
-        for hash in &batch.hashes {
-            distinct.push(hash).map_err(|why| count_error(&why))?;
+        for (cid, bytes) in &batch.seen {
+            distinct.push(cid, *bytes).map_err(|why| count_error(&why))?;
         }
         Ok((reader, batch, distinct))
     })

@@ -1,1 +1,181 @@
-//! Looking into a DAG: ls, stat, and paths inside. SKELETON.
+//! Looking into a DAG: what a reference means, what a directory holds, and where the copies of a chunk are.
+
+mod measure;
+mod placement;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use futures::{StreamExt as _, stream};
+use p2p_protocol::{
+    Cid, Codec, PeerId,
+    dag::{DagError, DirectoryWalker, Entry, Node, decode},
+};
+
+pub use self::resolve::Resolved;
+use super::{
+    catalogue::Catalogue,
+    fetch::{ChunkSource, Fetch, FetchError},
+    locate::Locate,
+    transfer::Transfer,
+};
+use crate::{
+    error::{Error, Result},
+    net::Network,
+    report::{DirectoryLine, EntryKind, Stat},
+    store::Store,
+};
+
+/// Chunks that are fetched at once while a DAG is looked at: inner nodes are small (a quarter MiB at the most in the
+/// layout made here), and sixteen hide the delay of any link.
+const AT_ONCE: usize = 16;
+/// Entries of one directory that are listed: the answer is held and sorted in memory, at about 300 bytes each.
+const MAX_LISTED: usize = 200_000;
+
+/// The handle: clone it freely.
+#[derive(Clone, Debug)]
+pub struct Inspect {
+    network: Network,
+    store: Store,
+    transfer: Transfer,
+    locate: Locate,
+    fetch: Fetch,
+    catalogue: Catalogue,
+    /// Copies that are looked for first where no publication says how many there are.
+    replicas: u8,
+    scratch: PathBuf,
+}
+
+impl Inspect {
+    /// Looks through these rooms. `replicas` is the node's setting; `scratch` a directory for what does not fit into
+    /// memory.
+    #[allow(clippy::too_many_arguments)] // They are rooms, each of another type.
+    pub fn new(
+        network: Network,
+        store: Store,
+        transfer: Transfer,
+        locate: Locate,
+        fetch: Fetch,
+        catalogue: Catalogue,
+        replicas: u8,
+        scratch: PathBuf,
+    ) -> Self {
+        Self { network, store, transfer, locate, fetch, catalogue, replicas, scratch }
+    }
+
+    /// What stands behind a reference: `CID`, `NAME`, `PEER/NAME`, each with a path inside where there is one. What
+    /// reads as a CID or a peer id is one; no name does. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`](crate::error::Kind::Usage): a malformed reference or CID, or a name of several publishers;
+    /// [`Kind::NotFound`](crate::error::Kind::NotFound): no such name or path, or nobody has the chunks on its way.
+    pub async fn resolve(&self, reference: &str) -> Result<Resolved> {
+        let meaning = resolve::mean(reference, &self.catalogue)?;
+        let replicas = meaning.wanted.unwrap_or(self.replicas);
+        let job = self.fetch.begin(meaning.root, meaning.publishers.clone(), replicas);
+        resolve::follow(reference, meaning, job).await
+    }
+
+    /// The entries of a directory, sorted by name; of a file or a symbolic link, the one line that it is. Cancel-safe.
+    pub async fn ls_inside(&self, reference: &str) -> Result<Vec<DirectoryLine>> {
+        let found = self.resolve(reference).await?;
+        list(&found, reference).await
+    }
+
+    /// Size, chunks, and where the copies are: asked of every reachable storing peer now. Asking stores nothing.
+    /// Cancel-safe.
+    pub async fn stat(&self, reference: &str, placement: bool) -> Result<Stat> {
+        let found = self.resolve(reference).await?;
+        placement::stat(self, &found, reference, placement).await
+    }
+}
+
+/// What a node is, for people.
+pub(crate) fn kind(node: &Node) -> EntryKind {
+    match node {
+        Node::Leaf(_) | Node::File { .. } => EntryKind::File,
+        Node::Directory { .. } | Node::Shard { .. } => EntryKind::Directory,
+        Node::Symlink { .. } => EntryKind::Symlink,
+    }
+}
+
+/// A chunk of `reference` could not be had.
+pub(crate) fn fetch_error(reference: &str, why: &FetchError) -> Error {
+    match why {
+        FetchError::NotFound { cid, asked } => {
+            Error::not_found(format!("cannot read {reference}: no reachable peer has its chunk {cid} ({asked} asked)"))
+                .hint("see with `p2p-node peers` who is connected, and try again when a peer that holds it is back")
+        }
+        FetchError::Store(why) => Error::failed(format!("cannot read {reference}: the own store failed: {why}")),
+        FetchError::Stopped => Error::failed(format!("cannot read {reference}: the node is stopping")),
+    }
+}
+
+/// The DAG behind `reference` is not one that can be read.
+pub(crate) fn dag_error(reference: &str, why: &DagError) -> Error {
+    Error::failed(format!("cannot read {reference}: its DAG is refused: {why}"))
+}
+
+async fn list<S: ChunkSource>(found: &Resolved<S>, reference: &str) -> Result<Vec<DirectoryLine>> {
+    let node = found.node();
+    if !node.is_directory() {
+        let size = node.file_size().unwrap_or(0);
+        let cid = found.chunk.cid().to_string();
+        return Ok(vec![DirectoryLine { name: found.label.clone(), cid, kind: kind(node), size }]);
+    }
+    let entries = entries(found, reference).await?;
+    let lines = stream::iter(entries).map(|entry| line(&found.source, entry, reference)).buffer_unordered(AT_ONCE);
+    let mut lines: Vec<DirectoryLine> = futures::TryStreamExt::try_collect(lines).await?;
+    lines.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(lines)
+}
+
+/// All entries of a directory, in no order.
+async fn entries<S: ChunkSource>(found: &Resolved<S>, reference: &str) -> Result<Vec<Entry>> {
+    let mut walker = DirectoryWalker::new(&found.chunk).map_err(|why| dag_error(reference, &why))?;
+    let mut entries = walker.take_entries();
+    while !walker.done() {
+        let shards = walker.wanted().into_iter().map(|cid| found.source.chunk(cid, measure::NODE_BYTES));
+        for shard in futures::future::join_all(shards).await {
+            let (chunk, _) = shard.map_err(|why| fetch_error(reference, &why))?;
+            walker.supply(&chunk).map_err(|why| dag_error(reference, &why))?;
+        }
+        entries.extend(walker.take_entries());
+        if entries.len() > MAX_LISTED {
+            return Err(Error::refused(format!(
+                "{reference} has over {MAX_LISTED} entries, more than are listed at once"
+            ))
+            .hint("name a directory or a file inside, or `p2p-node get` it"));
+        }
+    }
+    Ok(entries)
+}
+
+async fn line<S: ChunkSource>(source: &S, entry: Entry, reference: &str) -> Result<DirectoryLine> {
+    let Entry { name, cid, tsize } = entry;
+    let (kind, size) = measure_entry(source, cid, tsize, reference).await?;
+    Ok(DirectoryLine { name, cid: cid.to_string(), kind, size })
+}
+
+/// Kind and content bytes of an entry; a raw leaf is not fetched for that.
+async fn measure_entry<S: ChunkSource>(source: &S, cid: Cid, tsize: u64, reference: &str) -> Result<(EntryKind, u64)> {
+    if cid.codec == Codec::Raw {
+        return Ok((EntryKind::File, tsize));
+    }
+    let (chunk, _) = source.chunk(cid, measure::NODE_BYTES).await.map_err(|why| fetch_error(reference, &why))?;
+    let node = decode(&chunk).map_err(|why| dag_error(reference, &why))?;
+    let size = match node.file_size() {
+        Some(size) => size,
+        None if node.is_directory() => measure::content_bytes(source, cid, reference).await?,
+        None => 0,
+    };
+    Ok((kind(&node), size))
+}
+
+/// Text of a peer id.
+pub(crate) fn peer_text(peer: &PeerId) -> String {
+    peer.to_base58()
+}

@@ -1,0 +1,1 @@
+//! Writing DAGs that a map holds into real directories.

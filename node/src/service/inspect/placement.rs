@@ -1,0 +1,168 @@
+//! Where the copies of a DAG's chunks are: asked of every reachable storing peer, batch by batch.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use p2p_protocol::{Cid, Multihash, PeerId};
+
+use super::{Inspect, Resolved, fetch_error, kind, measure, peer_text};
+use crate::{
+    error::{Error, Result, reason},
+    report::{Placement, Stat, StatCopies},
+    service::{distinct::Distinct, fetch::FetchError, ingest::blocking},
+    store::Role,
+};
+
+/// Chunks that are asked about at a time: what one request takes.
+const BATCH: usize = 1024;
+/// Rows that an answer may have: it is built in memory, at up to a kilobyte each with the JSON that it becomes.
+const MAX_ROWS: usize = 100_000;
+
+/// What the network says of the DAG behind `found`.
+pub(super) async fn stat(rooms: &Inspect, found: &Resolved, reference: &str, placement: bool) -> Result<Stat> {
+    let root = *found.chunk.cid();
+    let mut distinct = Distinct::new(&rooms.scratch);
+    let scratch_error = |why: std::io::Error| {
+        Error::failed(format!("cannot count chunks in {}: {}", rooms.scratch.display(), reason(&why)))
+    };
+    let size = measure::walk(&found.source, root, reference, true, |cid, bytes| {
+        // Up to 100,000 chunks this touches no disk, and then once in so many.
+        distinct.push(&cid, u32::try_from(bytes).unwrap_or(u32::MAX)).map_err(scratch_error)
+    })
+    .await?;
+    let mut sorted = blocking(move || distinct.sorted()).await?.map_err(scratch_error)?;
+    let mut peers = rooms.locate.ranked(&root.hash).await;
+    peers.retain(|peer| *peer != rooms.network.local());
+    let mut tally = Tally::default();
+    loop {
+        let (rest, batch) = blocking(move || {
+            let batch = sorted.take(BATCH);
+            (sorted, batch)
+        })
+        .await?;
+        sorted = rest;
+        let batch = batch.map_err(scratch_error)?;
+        if batch.is_empty() {
+            break;
+        }
+        let copies = ask(rooms, &mut peers, &batch).await.map_err(|why| fetch_error(reference, &why))?;
+        for ((cid, bytes), copies) in batch.iter().zip(copies) {
+            tally.take(*cid, *bytes, copies, placement);
+        }
+        if placement && tally.rows.len() > MAX_ROWS {
+            return Err(Error::refused(format!("{reference} has over {MAX_ROWS} chunks, too many to list each"))
+                .hint("ask with --no-placement"));
+        }
+    }
+    let wanted = found.wanted.unwrap_or(tally.wanted);
+    Ok(Stat {
+        cid: root.to_string(),
+        kind: kind(found.node()),
+        size,
+        chunks: tally.chunks,
+        replicas: StatCopies { wanted, min: count(tally.min.unwrap_or(0)), max: count(tally.max) },
+        holders: tally.holders,
+        placement: placement.then_some(tally.rows),
+    })
+}
+
+fn count(copies: usize) -> u8 {
+    u8::try_from(copies).unwrap_or(u8::MAX)
+}
+
+/// A copy of one chunk: who has it, as what, and how many copies that peer believes are wanted.
+type Copy = (PeerId, Role, u8);
+
+#[derive(Default)]
+struct Tally {
+    chunks: u64,
+    min: Option<usize>,
+    max: usize,
+    wanted: u8,
+    holders: BTreeMap<String, u64>,
+    rows: Vec<Placement>,
+}
+
+impl Tally {
+    fn take(&mut self, cid: Cid, bytes: u32, copies: Vec<Copy>, placement: bool) {
+        self.chunks += 1;
+        let mut holders = Vec::new();
+        let mut cached = Vec::new();
+        for (peer, role, wanted) in copies {
+            self.wanted = self.wanted.max(wanted);
+            match role {
+                Role::Replica => holders.push(peer_text(&peer)),
+                Role::Cache => cached.push(peer_text(&peer)),
+            }
+        }
+        self.min = Some(self.min.map_or(holders.len(), |min| min.min(holders.len())));
+        self.max = self.max.max(holders.len());
+        for holder in &holders {
+            *self.holders.entry(holder.clone()).or_default() += 1;
+        }
+        if placement {
+            self.rows.push(Placement { cid: cid.to_string(), size: u64::from(bytes), holders, cached });
+        }
+    }
+}
+
+/// Who has each chunk of a batch. A peer that does not answer is not asked again.
+async fn ask(
+    rooms: &Inspect,
+    peers: &mut Vec<PeerId>,
+    batch: &[(Cid, u32)],
+) -> std::result::Result<Vec<Vec<Copy>>, FetchError> {
+    let hashes: Vec<Multihash> = batch.iter().map(|(cid, _)| cid.hash).collect();
+    let local = rooms.network.local();
+    let (store, own) = (rooms.store.clone(), hashes.clone());
+    let own = blocking(move || own.iter().map(|hash| store.entry(hash)).collect::<std::result::Result<Vec<_>, _>>())
+        .await
+        .map_err(|why| FetchError::Store(why.to_string()))?
+        .map_err(|why| FetchError::Store(why.to_string()))?;
+    let mut copies: Vec<Vec<Copy>> = own
+        .into_iter()
+        .map(|entry| entry.map(|e| (local, e.terms.role, e.terms.wanted)).into_iter().collect())
+        .collect();
+    let answers = join_all(peers.iter().map(|peer| rooms.transfer.holdings(*peer, hashes.clone()))).await;
+    let mut silent = Vec::new();
+    for (peer, answer) in peers.iter().zip(answers) {
+        match answer {
+            Ok(holdings) => {
+                for (copies, holding) in copies.iter_mut().zip(holdings) {
+                    copies.extend(holding.map(|holding| (*peer, holding.role, holding.wanted)));
+                }
+            }
+            Err(why) => {
+                tracing::warn!("{peer} did not say what it holds, and is left out: {why}");
+                silent.push(*peer);
+            }
+        }
+    }
+    peers.retain(|peer| !silent.contains(peer));
+    Ok(copies)
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::identity::Keypair;
+    use p2p_protocol::Codec;
+
+    use super::*;
+
+    #[test]
+    fn only_holders_count_and_the_fewest_and_most_are_told() {
+        let peers: Vec<PeerId> = (1..4)
+            .map(|seed| Keypair::ed25519_from_bytes([seed; 32]).expect("32 bytes are a key").public().to_peer_id())
+            .collect();
+        let mut tally = Tally::default();
+        let cid = |number: u8| Cid::of(Codec::Raw, &[number]);
+        let holds = |at: usize, role| (peers[at], role, 3);
+        tally.take(cid(1), 1, vec![holds(0, Role::Replica), holds(1, Role::Replica), holds(2, Role::Cache)], true);
+        tally.take(cid(2), 1, vec![holds(0, Role::Replica), holds(2, Role::Cache)], true);
+        assert_eq!((tally.chunks, tally.min, tally.max, tally.wanted), (2, Some(1), 2, 3));
+        assert_eq!(tally.holders, BTreeMap::from([(peer_text(&peers[0]), 2), (peer_text(&peers[1]), 1)]));
+        assert_eq!((tally.rows[0].holders.len(), tally.rows[1].cached.len()), (2, 1));
+        tally.take(cid(3), 1, Vec::new(), false);
+        assert_eq!((tally.min, tally.rows.len()), (Some(0), 2));
+    }
+}

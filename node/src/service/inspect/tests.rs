@@ -1,0 +1,1 @@
+//! Listing and following paths in DAGs that a map holds.
