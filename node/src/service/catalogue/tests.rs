@@ -1,1 +1,423 @@
+//! Gossip and catch-up between nodes that are joined by pipes.
 
+mod hostile;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use libp2p::{PeerId, identity::Keypair};
+use p2p_protocol::{
+    Cid, Codec,
+    catalogue::{EntryKey, Kind, Publication, SignedPublication},
+    wire::announce,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+use tokio_util::compat::TokioAsyncReadCompatExt as _;
+
+use super::*;
+use crate::net::{COMMANDS, Command, Inbound, NetError, Peer, PeerTable, Source, Stream};
+
+const NETWORK: &str = "test";
+const TOPIC: &str = "/p2p-node/test/catalogue/1";
+/// Longer than anything here takes, on a busy machine too.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Nodes, who is connected with whom, and what they asked for.
+#[derive(Clone, Default)]
+struct Hub(Arc<Mutex<HashMap<PeerId, End>>>);
+
+struct End {
+    table: watch::Sender<Arc<PeerTable>>,
+    streams: Option<mpsc::Sender<Inbound>>,
+    heard: Option<mpsc::Sender<GossipMessage>>,
+    banned: Vec<PeerId>,
+    /// Whether what it says reaches the others.
+    gossips: bool,
+}
+
+impl Hub {
+    fn with<T>(&self, peer: PeerId, look: impl FnOnce(&mut End) -> T) -> T {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        look(ends.get_mut(&peer).expect("it has joined"))
+    }
+
+    fn join(&self, local: PeerId) -> Network {
+        let (commands, mut inbox) = mpsc::channel(COMMANDS);
+        let (table, peers) = watch::channel(Arc::default());
+        let end = End { table, streams: None, heard: None, banned: Vec::new(), gossips: true };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(local, end);
+        let hub = self.clone();
+        tokio::spawn(async move {
+            while let Some(command) = inbox.recv().await {
+                hub.obey(local, command).await;
+            }
+        });
+        Network::new(local, commands, peers)
+    }
+
+    async fn obey(&self, local: PeerId, command: Command) {
+        match command {
+            Command::AcceptStreams { streams, reply, .. } => {
+                self.with(local, |end| end.streams = Some(streams));
+                let _ = reply.send(Ok(()));
+            }
+            Command::Subscribe { messages, reply, .. } => {
+                self.with(local, |end| end.heard = Some(messages));
+                let _ = reply.send(Ok(()));
+            }
+            Command::OpenStream { peer, protocol, reply } => {
+                assert_eq!(protocol, TOPIC);
+                let (mine, theirs) = tokio::io::duplex(16 * 1024);
+                let streams = self.with(peer, |end| end.streams.clone());
+                let opened = match streams {
+                    Some(streams) if self.connected(local).contains(&peer) => {
+                        streams.send((local, Box::new(theirs.compat()))).await.is_ok()
+                    }
+                    _ => false,
+                };
+                let unreachable = NetError::Unreachable { subject: peer.to_string(), reason: "cut".to_owned() };
+                let stream: Stream = Box::new(mine.compat());
+                let _ = reply.send(if opened { Ok(stream) } else { Err(unreachable) });
+            }
+            Command::Publish { data, reply, .. } => {
+                if self.with(local, |end| end.gossips) {
+                    for peer in self.connected(local) {
+                        drop(self.say(local, peer, data.clone()));
+                    }
+                }
+                let _ = reply.send(Ok(()));
+            }
+            Command::Ban { peer, .. } => self.with(local, |end| end.banned.push(peer)),
+            _ => {}
+        }
+    }
+
+    /// Gossips something to one peer; its verdict comes back.
+    fn say(&self, from: PeerId, to: PeerId, data: Bytes) -> oneshot::Receiver<Verdict> {
+        let (verdict, judged) = oneshot::channel();
+        if let Some(heard) = self.with(to, |end| end.heard.clone()) {
+            let _ = heard.try_send(GossipMessage { data, from, verdict });
+        }
+        judged
+    }
+
+    fn connected(&self, local: PeerId) -> Vec<PeerId> {
+        self.with(local, |end| end.table.borrow().peers.keys().copied().collect())
+    }
+
+    fn connect(&self, a: PeerId, b: PeerId) {
+        for (local, peer) in [(a, b), (b, a)] {
+            self.with(local, |end| {
+                let mut peers: BTreeMap<_, _> = end.table.borrow().peers.clone();
+                let epoch = peers.get(&peer).map_or(1, |known| known.epoch + 1);
+                let known = Peer {
+                    connected: true,
+                    addresses: Vec::new(),
+                    protocols: vec![TOPIC.to_owned()],
+                    agent: None,
+                    latency: None,
+                    source: Source::Manual,
+                    epoch,
+                };
+                peers.insert(peer, known);
+                end.table.send_replace(Arc::new(PeerTable { peers, ..PeerTable::default() }));
+            });
+        }
+    }
+}
+
+struct Node {
+    peer: PeerId,
+    keypair: Keypair,
+    store: Store,
+    catalogue: Catalogue,
+}
+
+async fn node(hub: &Hub, seed: u8) -> Node {
+    start(hub, keypair(seed), Store::in_memory(1 << 20)).await
+}
+
+async fn start(hub: &Hub, keypair: Keypair, store: Store) -> Node {
+    let peer = keypair.public().to_peer_id();
+    let network = hub.join(peer);
+    let catalogue = Catalogue::start(network, store.clone(), keypair.clone(), NETWORK).await.expect("it starts");
+    Node { peer, keypair, store, catalogue }
+}
+
+fn keypair(seed: u8) -> Keypair {
+    Keypair::ed25519_from_bytes([seed; 32]).expect("32 bytes are a key")
+}
+
+fn draft(name: &str) -> Draft {
+    Draft {
+        name: None,
+        label: name.to_owned(),
+        root: Cid::of(Codec::Raw, name.as_bytes()),
+        kind: Kind::File,
+        size: name.len() as u64,
+        replicas: 3,
+    }
+}
+
+fn publication(seed: u8, name: &str, version: u64) -> Publication {
+    Publication { version, time_milliseconds: 1, ..draft(name).into_publication(keypair(seed).public().to_peer_id()) }
+}
+
+fn signed(seed: u8, network: &str, publication: Publication) -> SignedPublication {
+    SignedPublication::sign(&keypair(seed), network, publication).expect("it is valid")
+}
+
+/// Puts entries of a stranger into a node's catalogue, as catch-up does.
+async fn fill(node: &Node, seed: u8, names: impl IntoIterator<Item = String>) {
+    for name in names {
+        let outcome = node.catalogue.ledger.take(signed(seed, NETWORK, publication(seed, &name, 1))).await;
+        assert_eq!(outcome, Outcome::Taken { previous: None });
+    }
+}
+
+async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let waited = timeout(LONG, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{what}: it never came"));
+}
+
+async fn become_equal(a: &Node, b: &Node, count: usize) {
+    eventually("equal catalogues", || {
+        // One after the other: two guards at once could wait for each other.
+        let ids = a.catalogue.ledger.map().ids().clone();
+        ids.len() == count && *b.catalogue.ledger.map().ids() == ids
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_published_is_gossiped_and_told() {
+    let hub = Hub::default();
+    let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
+    hub.connect(a.peer, b.peer);
+    let mut changes = b.catalogue.changes();
+    let published = a.catalogue.publish(draft("x")).await.expect("it is kept");
+    assert_eq!((published.version, published.publisher), (1, a.peer));
+    let change = timeout(LONG, changes.recv()).await.expect("it comes").expect("nobody lags");
+    assert_eq!(change, Change { publication: published.clone(), previous: None });
+    assert_eq!(b.catalogue.entries(), std::slice::from_ref(&published));
+    assert_eq!(b.catalogue.by_root(&published.root), std::slice::from_ref(&published));
+    // Unchanged, it makes no new version; changed, it does.
+    assert_eq!(a.catalogue.publish(draft("x")).await.expect("it stands"), published);
+    let again = a.catalogue.publish(Draft { replicas: 4, ..draft("x") }).await.expect("it is kept");
+    assert_eq!(again.version, 2);
+    let change = timeout(LONG, changes.recv()).await.expect("it comes").expect("nobody lags");
+    assert_eq!(change, Change { publication: again, previous: Some(published) });
+}
+
+#[tokio::test]
+async fn names_are_versions_of_one_entry_and_labels_are_not() {
+    let hub = Hub::default();
+    let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
+    hub.connect(a.peer, b.peer);
+    let named = |content: &str| Draft { name: Some("site".to_owned()), ..draft(content) };
+    let first = a.catalogue.publish(named("one")).await.expect("it is kept");
+    let second = a.catalogue.publish(named("two")).await.expect("it is kept");
+    let other = b.catalogue.publish(named("three")).await.expect("it is kept");
+    assert_eq!((first.version, second.version, other.version), (1, 2, 1));
+    for node in [&a, &b] {
+        eventually("both names", || node.catalogue.by_name("site").len() == 2).await;
+    }
+    // One's own first.
+    assert_eq!(a.catalogue.by_name("site"), [second.clone(), other.clone()]);
+    assert_eq!(b.catalogue.by_name("site"), [other, second]);
+    assert_eq!(a.catalogue.by_root(&first.root), []);
+    let label = Draft { label: "site".to_owned(), ..draft("four") };
+    a.catalogue.publish(label).await.expect("it is kept");
+    assert_eq!(a.catalogue.by_name("site").len(), 2);
+}
+
+#[tokio::test]
+async fn what_cannot_be_published_is_refused() {
+    let hub = Hub::default();
+    let a = node(&hub, 1).await;
+    for bad in [
+        Draft { name: Some("a/b".to_owned()), ..draft("x") },
+        Draft { name: Some(a.peer.to_string()), ..draft("x") },
+        Draft { replicas: 0, ..draft("x") },
+    ] {
+        assert!(matches!(a.catalogue.publish(bad).await, Err(StoreError::Io { .. })));
+    }
+    assert_eq!((a.catalogue.entries(), a.store.records().expect("they are read").len()), (vec![], 0));
+    // Any file name makes a label.
+    let odd = a.catalogue.publish(Draft { label: "a\nb".to_owned(), ..draft("x") }).await.expect("it is kept");
+    assert_eq!(odd.label, "a_b");
+}
+
+#[tokio::test]
+async fn gossip_is_judged() {
+    let hub = Hub::default();
+    let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
+    let judge = |data: Vec<u8>| {
+        let judged = hub.say(b.peer, a.peer, data.into());
+        async move { timeout(LONG, judged).await.expect("it is judged").expect("not dropped") }
+    };
+    let say = |version| announce::encode(&signed(3, NETWORK, publication(3, "x", version)));
+    assert_eq!(judge(say(2)).await, Verdict::Accept);
+    assert_eq!(judge(say(2)).await, Verdict::Ignore);
+    assert_eq!(judge(say(1)).await, Verdict::Ignore);
+    assert_eq!(judge(say(3)).await, Verdict::Accept);
+    for at in 0..say(4).len() {
+        let mut tampered = say(4);
+        tampered[at] ^= 4;
+        assert_eq!(judge(tampered).await, Verdict::Reject, "byte {at}");
+    }
+    assert_eq!(judge(announce::encode(&signed(3, "other", publication(3, "x", 9)))).await, Verdict::Reject);
+    assert_eq!(judge(vec![]).await, Verdict::Reject);
+    assert_eq!(judge(vec![7; 70_000]).await, Verdict::Reject);
+    assert_eq!(a.catalogue.entries(), [publication(3, "x", 3)]);
+}
+
+#[tokio::test]
+async fn disjoint_catalogues_become_equal() {
+    let hub = Hub::default();
+    let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
+    fill(&a, 3, (0..200).map(|n| format!("a {n}"))).await;
+    fill(&b, 4, (0..300).map(|n| format!("b {n}"))).await;
+    for (node, seed) in [(&a, 5), (&b, 5)] {
+        fill(node, seed, (0..50).map(|n| format!("both {n}"))).await;
+    }
+    hub.connect(a.peer, b.peer);
+    become_equal(&a, &b, 550).await;
+    assert_eq!(a.catalogue.entries(), b.catalogue.entries());
+}
+
+#[tokio::test]
+async fn who_was_away_gets_all_whichever_side_it_is() {
+    for (full, empty) in [(1, 2), (2, 1)] {
+        let hub = Hub::default();
+        let (a, b) = (node(&hub, full).await, node(&hub, empty).await);
+        fill(&a, 3, (0..5_000).map(|n| format!("a {n}"))).await;
+        let mut changes = b.catalogue.changes();
+        hub.connect(a.peer, b.peer);
+        become_equal(&a, &b, 5_000).await;
+        assert!(!matches!(changes.try_recv(), Err(broadcast::error::TryRecvError::Empty)));
+    }
+}
+
+#[tokio::test]
+async fn each_version_and_removal_wins_in_catch_up() {
+    let hub = Hub::default();
+    let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
+    let put = async |node: &Node, publication| node.catalogue.ledger.take(signed(3, NETWORK, publication)).await;
+    put(&a, publication(3, "x", 1)).await;
+    put(&b, publication(3, "x", 2)).await;
+    put(&a, Publication { removed: true, ..publication(3, "y", 2) }).await;
+    put(&b, publication(3, "y", 1)).await;
+    hub.connect(a.peer, b.peer);
+    become_equal(&a, &b, 2).await;
+    assert_eq!(a.catalogue.entries(), [publication(3, "x", 2)]);
+}
+
+#[tokio::test]
+async fn what_gossip_loses_comes_within_seconds() {
+    let hub = Hub::default();
+    let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
+    hub.connect(a.peer, b.peer);
+    a.catalogue.publish(draft("heard")).await.expect("it is kept");
+    become_equal(&a, &b, 1).await;
+    hub.with(a.peer, |end| end.gossips = false);
+    a.catalogue.publish(draft("lost")).await.expect("it is kept");
+    become_equal(&a, &b, 2).await;
+}
+
+#[tokio::test]
+async fn it_spreads_along_a_chain_without_gossip() {
+    let hub = Hub::default();
+    let (a, b, c) = (node(&hub, 1).await, node(&hub, 2).await, node(&hub, 3).await);
+    hub.connect(b.peer, c.peer);
+    hub.connect(a.peer, b.peer);
+    for node in [&a, &b, &c] {
+        hub.with(node.peer, |end| end.gossips = false);
+    }
+    a.catalogue.publish(draft("x")).await.expect("it is kept");
+    become_equal(&a, &c, 1).await;
+}
+
+#[tokio::test]
+async fn after_a_restart_all_is_there_and_a_lost_index_is_filled_again() {
+    let hub = Hub::default();
+    let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
+    let own = a.catalogue.publish(Draft { replicas: 2, ..draft("own") }).await.expect("it is kept");
+    let own = Publication { version: 2, replicas: 3, ..own };
+    let second = a.catalogue.publish(draft("own")).await.expect("it is kept");
+    assert_eq!(Publication { time_milliseconds: own.time_milliseconds, ..second }, own);
+    fill(&a, 3, (0..20).map(|n| format!("a {n}"))).await;
+    let before = a.catalogue.entries();
+    a.catalogue.stop().await;
+
+    let a = start(&hub, a.keypair, a.store).await;
+    assert_eq!(a.catalogue.entries(), before);
+    hub.connect(a.peer, b.peer);
+    become_equal(&a, &b, 21).await;
+    a.catalogue.stop().await;
+
+    for (key, _) in a.store.meta("catalogue").expect("it is read") {
+        a.store.remove_meta("catalogue", &key).expect("it is removed");
+    }
+    let a = start(&hub, a.keypair, a.store).await;
+    assert_eq!(a.catalogue.entries().len(), 1);
+    hub.connect(a.peer, b.peer);
+    become_equal(&a, &b, 21).await;
+    assert_eq!(a.catalogue.entries(), before);
+}
+
+#[tokio::test]
+async fn entries_of_another_network_are_left_out_when_loading() {
+    let hub = Hub::default();
+    let store = Store::in_memory(1 << 20);
+    let foreign = signed(3, "other", publication(3, "x", 1));
+    store.set_meta("catalogue", &foreign.publication().key().0, foreign.bytes()).expect("it is kept");
+    store.set_meta("catalogue", b"noise", b"noise").expect("it is kept");
+    let a = start(&hub, keypair(1), store).await;
+    assert_eq!((a.catalogue.entries(), a.store.meta("catalogue").expect("it is read")), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_lost_log_never_makes_a_version_twice() {
+    let hub = Hub::default();
+    let b = node(&hub, 2).await;
+    // The network remembers version 7 of what a node with an empty disk publishes anew before it is connected.
+    let old = Publication { name: Some("site".to_owned()), ..publication(1, "old", 7) };
+    b.catalogue.ledger.take(signed(1, NETWORK, old)).await;
+    let a = node(&hub, 1).await;
+    let new = Draft { name: Some("site".to_owned()), ..draft("new") };
+    assert_eq!(a.catalogue.publish(new).await.expect("it is kept").version, 1);
+    hub.connect(a.peer, b.peer);
+    let root = draft("new").root;
+    for node in [&a, &b] {
+        eventually("the later word", || {
+            node.catalogue.by_name("site").first().is_some_and(|entry| entry.version == 8 && entry.root == root)
+        })
+        .await;
+    }
+    // And it is in the log again.
+    let key = [&b"publication/"[..], &EntryKey::named(&a.peer, "site").0].concat();
+    let records = a.store.records().expect("they are read");
+    let record = records.iter().find(|(name, _)| *name == key).expect("it is in the log");
+    assert_eq!(SignedPublication::decode(NETWORK, &record.1).expect("it is valid").publication().version, 8);
+}
+
+#[tokio::test]
+async fn it_stops() {
+    let hub = Hub::default();
+    let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
+    hub.connect(a.peer, b.peer);
+    timeout(LONG, a.catalogue.stop()).await.expect("it stops");
+    assert_eq!(a.catalogue.entries(), []);
+}
