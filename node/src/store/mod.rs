@@ -29,7 +29,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{self, Sender},
     },
     thread,
@@ -248,6 +248,7 @@ impl Store {
             counters: Mutex::new(recovered.counters),
             recency: Mutex::new(Recency::default()),
             healing: AtomicBool::new(false),
+            batches: AtomicU64::new(0),
             capacity_bytes,
             disk: Some((layout.segments.clone(), tuning.reserve_bytes)),
         });
@@ -288,6 +289,7 @@ impl Store {
             counters: Mutex::new(Counters::default()),
             recency: Mutex::new(Recency::default()),
             healing: AtomicBool::new(false),
+            batches: AtomicU64::new(0),
             capacity_bytes,
             disk: None,
         });

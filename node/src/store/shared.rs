@@ -3,7 +3,10 @@
 use std::{
     io,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool},
+    sync::{
+        Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use p2p_protocol::{Chunk, Key, Multihash};
@@ -38,6 +41,8 @@ pub(super) struct Shared {
     pub(super) recency: Mutex<Recency>,
     /// The writer has been asked to make the index again: one request at a time.
     pub(super) healing: AtomicBool,
+    /// Batches that were committed, each with its two syncs.
+    pub(super) batches: AtomicU64,
     pub(super) capacity_bytes: u64,
     /// Where free space is asked for, and how much of it is left alone.
     pub(super) disk: Option<(PathBuf, u64)>,

@@ -182,6 +182,7 @@ impl Writer {
             table.index().apply(batch)?;
         }
         table.index().sync()?;
+        self.shared.batches.fetch_add(1, Ordering::Relaxed);
         *self.shared.counters() = counters;
         self.account(&records, &locations, &shifts);
         Ok(logged.take().unwrap_or_default())

@@ -1,1 +1,209 @@
-//! Tests.
+//! Capacity, eviction, full disks, and many small chunks in few batches.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{super::*, SMALL, all, cache, chunk, directory, replica, run, until};
+use crate::store::record::HEAD_BYTES;
+
+/// What a chunk of a thousand bytes takes.
+const COST: u64 = 1000 + HEAD_BYTES as u64;
+
+/// Runs `test` on a store in memory and on one on disk, with room for `chunks` chunks of a thousand bytes.
+fn both<F: Future<Output = ()>>(chunks: u64, test: impl Fn(Store) -> F) {
+    run(async {
+        test(Store::in_memory(chunks * COST)).await;
+        let directory = directory();
+        let store = Store::open_tuned(directory.path(), Some(chunks * COST), SMALL, |_| {}).expect("it opens");
+        test(store.clone()).await;
+        let before = all(&store);
+        store.close().await.expect("it closes");
+        std::fs::remove_dir_all(directory.path().join("index")).expect("it is there");
+        let store = super::open(directory.path());
+        assert_eq!(all(&store), before, "evictions are in the log");
+        store.close().await.expect("it closes");
+    });
+}
+
+fn there(store: &Store, seeds: impl IntoIterator<Item = u64>) -> Vec<u64> {
+    let here = |seed: &u64| store.entry(&chunk(*seed, 1000).cid().hash).expect("it reads").is_some();
+    seeds.into_iter().filter(here).collect()
+}
+
+#[test]
+fn caches_give_way_least_recently_used_first() {
+    both(10, async |store| {
+        for seed in 0..10 {
+            assert_eq!(store.put(chunk(seed, 1000), cache()).await.expect("there is room"), Put::New);
+        }
+        assert_eq!(store.usage().free_bytes, 10 * COST);
+        // 0 by a read, 1 by being put again; so 2, 3 and 4 are the oldest.
+        assert!(store.get(&chunk(0, 1000).cid().hash).await.expect("it reads").is_some());
+        assert_eq!(store.put(chunk(1, 1000), cache()).await.expect("it is there"), Put::Known);
+        store.put(chunk(20, 1000), replica()).await.expect("a cache gives way");
+        store.put(chunk(21, 1000), replica()).await.expect("a cache gives way");
+        store.put(chunk(22, 1000), cache()).await.expect("an older cache gives way to a new one");
+        assert_eq!(there(&store, 0..30), [0, 1, 5, 6, 7, 8, 9, 20, 21, 22]);
+        assert_eq!((store.usage().chunks, store.usage().bytes), (10, 10_000));
+    });
+}
+
+#[test]
+fn replicas_and_what_is_owed_never_give_way() {
+    both(4, async |store| {
+        store.put(chunk(0, 1000), replica()).await.expect("there is room");
+        store.put(chunk(1, 1000), Terms { owed: true, ..cache() }).await.expect("there is room");
+        store.put(chunk(2, 1000), Terms { owed: true, ..cache() }).await.expect("there is room");
+        store.put(chunk(3, 1000), replica()).await.expect("there is room");
+        assert_eq!(store.usage().free_bytes, 0);
+        for terms in [replica(), cache()] {
+            assert!(matches!(store.put(chunk(9, 1000), terms).await, Err(StoreError::NoSpace { needed: COST, .. })));
+        }
+        // A known one needs no room, and may become what it was not.
+        assert_eq!(store.put(chunk(1, 1000), replica()).await.expect("it is there"), Put::Known);
+        // Once its copies are acknowledged, the other cache gives way.
+        let amended = Amendment { owed: Some(false), ..Amendment::default() };
+        store.amend(vec![chunk(2, 1000).cid().hash], amended).await.expect("it writes");
+        assert_eq!(store.usage().free_bytes, COST);
+        store.put(chunk(9, 1000), replica()).await.expect("the cache gives way");
+        assert_eq!(there(&store, 0..10), [0, 1, 3, 9]);
+        // What can never fit evicts nobody, and what is removed makes room.
+        store.remove(vec![chunk(9, 1000).cid().hash]).await.expect("it writes");
+        store.put(chunk(8, 1000), cache()).await.expect("there is room");
+        assert!(matches!(store.put(chunk(7, 3000), replica()).await, Err(StoreError::NoSpace { .. })));
+        assert_eq!(there(&store, 0..10), [0, 1, 3, 8]);
+    });
+}
+
+#[test]
+fn one_that_does_not_fit_does_not_harm_the_others_of_its_batch() {
+    both(10, async |store| {
+        let puts = (0..12).map(|seed| {
+            let length = if seed % 4 == 1 { 20_000 } else { 1000 };
+            store.put(chunk(seed, length), replica())
+        });
+        let done = futures::future::join_all(puts).await;
+        for (seed, put) in done.into_iter().enumerate() {
+            assert_eq!(put.is_ok(), seed % 4 != 1, "{seed}");
+        }
+        assert_eq!(store.usage().chunks, 9);
+        // Caches of one batch that need each other's room: the youngest stay.
+        let caches = futures::future::join_all((100..120).map(|seed| store.put(chunk(seed, 1000), cache()))).await;
+        assert!(caches.iter().all(|put| matches!(put, Ok(Put::New))), "{caches:?}");
+        assert_eq!(there(&store, 100..120), [119]);
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_what_does_not_fit_and_serves_on() {
+    run(async {
+        let directory = directory();
+        let full_at = Arc::new(std::sync::atomic::AtomicU64::new(u64::MAX));
+        let tuning = Tuning { segment_bytes: 1 << 20, ..SMALL };
+        let store =
+            Store::open_tuned(directory.path(), Some(1 << 40), tuning, |log| log.full_at = Arc::clone(&full_at))
+                .expect("it opens");
+        store.put(chunk(0, 1000), replica()).await.expect("there is room");
+        // Room for two more of a thousand bytes.
+        full_at.store(128 + 3 * COST + 50, Ordering::SeqCst);
+        let puts = [chunk(1, 1000), chunk(2, 30_000), chunk(3, 1000), chunk(4, 1000), chunk(5, 1000)];
+        let done = futures::future::join_all(puts.map(|chunk| store.put(chunk, replica()))).await;
+        let kept: Vec<_> = done.iter().map(Result::is_ok).collect();
+        assert_eq!(kept, [true, false, true, false, false]);
+        assert!(matches!(&done[1], Err(StoreError::NoSpace { reason, .. }) if reason == "the disk is full"));
+        assert_eq!(there(&store, 0..6), [0, 1, 3]);
+        assert!(store.get(&chunk(1, 1000).cid().hash).await.expect("it reads").is_some());
+        let length = std::fs::metadata(&super::segment_files(directory.path())[0]).expect("it is there").len();
+        assert_eq!(length, 128 + 3 * COST, "what was half appended is taken back");
+        full_at.store(u64::MAX, Ordering::SeqCst);
+        store.put(chunk(4, 1000), replica()).await.expect("there is room again");
+        store.close().await.expect("it closes");
+        let store = super::open(directory.path());
+        assert_eq!(there(&store, 0..6), [0, 1, 3, 4]);
+        store.close().await.expect("it closes");
+    });
+}
+
+/// A mounted file system that goes with the test.
+struct Mount(std::path::PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily, so that a test that failed with files open leaves nothing behind.
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_really_full_file_system_loses_nothing_acknowledged() {
+    let directory = directory();
+    let mount = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=12m", "p2p-node-test"])
+        .arg(directory.path())
+        .stderr(std::process::Stdio::null())
+        .status();
+    if !mount.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: a tmpfs cannot be mounted here (it needs root)");
+        return;
+    }
+    let mount = Mount(directory.path().to_owned());
+    run(async {
+        // The reserve is what deletions, the index and a compaction need here.
+        let tuning = Tuning { segment_bytes: 512 * 1024, reserve_bytes: 4 * 1024 * 1024 };
+        let store = Store::open_tuned(&mount.0, Some(1 << 40), tuning, |_| {}).expect("it opens");
+        let mut kept = Vec::new();
+        let mut seed = 0;
+        loop {
+            seed += 1;
+            match store.put(chunk(seed, 60_000), replica()).await {
+                Ok(_) => kept.push(seed),
+                Err(StoreError::NoSpace { .. }) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(kept.len() > 20, "{}", kept.len());
+        assert!(matches!(store.put(chunk(9999, 60_000), replica()).await, Err(StoreError::NoSpace { .. })));
+        for seed in &kept {
+            assert!(store.get(&chunk(*seed, 60_000).cid().hash).await.expect("it reads").is_some());
+        }
+        let gone = kept.split_off(kept.len() / 2);
+        store.remove(gone.iter().map(|seed| chunk(*seed, 60_000).cid().hash).collect()).await.expect("it writes");
+        until("room", || futures::executor::block_on(store.put(chunk(9999, 60_000), replica())).is_ok()).await;
+        kept.push(9999);
+        // Now something else takes the rest of the disk, the reserve too.
+        let other = mount.0.join("other");
+        let _ = std::fs::write(&other, vec![7; 16 << 20]);
+        for seed in 20_000..20_010 {
+            assert!(store.put(chunk(seed, 60_000), replica()).await.is_err());
+        }
+        for seed in &kept {
+            assert!(store.get(&chunk(*seed, 60_000).cid().hash).await.expect("it reads").is_some());
+        }
+        std::fs::remove_file(&other).expect("it is there");
+        until("room", || futures::executor::block_on(store.put(chunk(20_000, 60_000), replica())).is_ok()).await;
+        kept.push(20_000);
+        store.close().await.expect("it closes");
+        let store = Store::open_tuned(&mount.0, Some(1 << 40), tuning, |_| {}).expect("it opens");
+        for seed in &kept {
+            assert!(store.get(&chunk(*seed, 60_000).cid().hash).await.expect("it reads").is_some());
+        }
+        store.close().await.expect("it closes");
+    });
+    drop(mount);
+}
+
+#[test]
+fn many_small_chunks_share_their_syncs() {
+    run(async {
+        let directory = directory();
+        let store = Store::open(directory.path(), Some(1 << 40)).expect("it opens");
+        let before = store.inner.shared.batches.load(Ordering::SeqCst);
+        // As an adder does: many under way at once, the next as one is done.
+        let puts = futures::stream::iter((0..5000).map(|seed| store.put(chunk(seed, 300), replica())));
+        let done: Vec<_> = futures::StreamExt::collect(futures::StreamExt::buffer_unordered(puts, 128)).await;
+        assert!(done.iter().all(|put| matches!(put, Ok(Put::New))));
+        let batches = store.inner.shared.batches.load(Ordering::SeqCst) - before;
+        // 79 if every batch were full.
+        assert!(batches < 400, "{batches} batches");
+        store.close().await.expect("it closes");
+    });
+}
