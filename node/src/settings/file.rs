@@ -1,6 +1,9 @@
 //! Settings from a TOML file: the daemon's options without their dashes, an unknown key being an error.
 
-use std::{io::Read as _, path::Path};
+use std::{
+    io::{ErrorKind, Read as _},
+    path::Path,
+};
 
 use libp2p::Multiaddr;
 use serde::Deserialize;
@@ -46,7 +49,8 @@ pub(super) fn read(path: &Path) -> Result<Option<Partial>> {
         |error: std::io::Error| Error::usage(format!("The settings file {} cannot be read: {error}", path.display()));
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        // Whoever makes the data directory says what is wrong with one that is no directory.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
     let mut text = String::new();

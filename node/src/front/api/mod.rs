@@ -16,4 +16,6 @@ pub mod verbs;
 pub mod wire;
 
 #[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@ use crate::{
         wire::{self, AddRequest, WirePath},
     },
     report::{AddOptions, Added, ChunkerChoice},
+    service::ingest::{self, ReadOptions},
     settings::{MAX_REPLICAS, units::parse_size},
 };
 
@@ -165,16 +166,12 @@ struct Hashed<'a> {
     path: &'a str,
 }
 
-/// The CID, made without a daemon.
-fn hash(_path: &Path, _shown: &str, _options: ReadOptions) -> Result<String> {
-    Err(Error::failed("--only-hash is not there yet"))
-}
-
-/// How content is read.
-struct ReadOptions;
-
-impl ReadOptions {
-    fn new(_chunker: ChunkerChoice, _preserve: bool) -> Self {
-        Self
-    }
+/// The CID, made without a daemon; reading and hashing block, and nothing else waits for this thread.
+fn hash(path: &Path, shown: &str, options: ReadOptions) -> Result<String> {
+    let cid = if is_stream(path) {
+        ingest::hash_only_stream(&mut std::io::stdin().lock(), options)?
+    } else {
+        ingest::hash_only(&absolute(path)?, shown, options)?
+    };
+    Ok(cid.to_string())
 }

@@ -129,11 +129,12 @@ pub enum Command {
 pub struct NoArguments {}
 
 const DAEMON: &str = "\
-When it serves, it prints one line on standard output: ready peer=PEER listen=MULTIADDR[,MULTIADDR...]
+When it serves, it prints one line on standard output:
+  ready peer=PEER listen=MULTIADDR[,MULTIADDR...]
 
-Each option has an environment variable (P2P_NODE_LISTEN, P2P_NODE_BOOTSTRAP, P2P_NODE_NO_MDNS, P2P_NODE_REPLICAS,
-P2P_NODE_CAPACITY, P2P_NODE_NETWORK, P2P_NODE_CONFIG; several addresses with commas between them) and a key in the
-settings file, which is the option without its dashes:
+Each option has an environment variable: P2P_NODE_LISTEN, P2P_NODE_BOOTSTRAP (several addresses with
+commas between them), P2P_NODE_NO_MDNS, P2P_NODE_REPLICAS, P2P_NODE_CAPACITY, P2P_NODE_NETWORK and
+P2P_NODE_CONFIG; and a key in the settings file, which is the option without its dashes:
 
   listen = [\"/ip4/0.0.0.0/tcp/4242\"]
   bootstrap = [\"/dns/nas.example.org/tcp/4242\"]
@@ -149,13 +150,14 @@ Examples:
   p2p-node daemon --capacity 200GiB --network home
   p2p-node daemon --data-dir /tmp/b --listen /ip4/127.0.0.1/tcp/0 --bootstrap /ip4/127.0.0.1/tcp/4242
 
-Exit codes: 0 it was stopped by a signal; 1 it could not start (another daemon runs, a port is taken); 2 a setting is wrong.";
+Exit codes: 0 it was stopped by a signal; 1 it could not start (another daemon runs here, a port is
+taken); 2 a setting is wrong.";
 
 const ADD: &str = "\
-Prints the root CID, a line for each PATH in their order. It returns only when what it reports is true and on disk.
-Where the network has fewer peers than copies were asked for, it keeps the file, says so on standard error, and the
-missing copies are made by themselves as peers join. Directories are added whole: dotfiles, symbolic links as links, empty directories.
-
+Prints the root CID, a line for each PATH in their order, and returns only when what it reports is
+true and on disk. Where the network has fewer peers than copies were asked for, it keeps the file and
+says so on standard error; the missing copies are made by themselves as peers join.
+Directories are added whole: dotfiles, symbolic links as links, empty directories.
 A PATH that fails does not stop the others; the exit code is that of the first failure.
 
 Examples:
@@ -164,11 +166,12 @@ Examples:
   tar c src | p2p-node add - --name src.tar
   p2p-node add --only-hash report.pdf        (needs no daemon)
 
-Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 5 kept, but peers that should hold a copy did not take it (the CID is printed); 6 no space.";
+Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 5 kept, and its CID printed, but peers that
+should hold a copy did not take it; 6 no space.";
 
 const GET: &str = "\
-Prints the path that was written. Every chunk is verified. A get that was interrupted is resumed by repeating it. Nothing is
-kept in this node's store, and nothing is overwritten without --force.
+Prints the path that was written. Every chunk is verified. A get that was interrupted is resumed by
+repeating it. Nothing is kept in this node's store, and nothing is overwritten without --force.
 
 Examples:
   p2p-node get bafy...                       into the current directory, under its label or its CID
@@ -182,18 +185,21 @@ Examples:
   p2p-node cat bafy... | less
   p2p-node cat bafy... --offset 1GiB --length 64KiB > part
 
-Exit codes: 0 done; 1 failed (also: it is a directory); 2 usage; 3 no daemon; 4 not found. A failure after the first byte is said too.";
+Exit codes: 0 done; 1 failed (also: it is a directory); 2 usage; 3 no daemon; 4 not found.
+A failure after the first byte is said too.";
 
 const LS: &str = "\
 Examples:
-  p2p-node ls                                what the network holds: size, kind, CID, version, time, publisher, name
-  p2p-node ls bafy.../photos                 a directory's entries: size, kind, CID, name
+  p2p-node ls                   what the network holds:
+                                size, kind, CID, version, time, publisher, name
+  p2p-node ls bafy.../photos    a directory's entries: size, kind, CID, name
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 not found.";
 
 const STAT: &str = "\
-The network is asked now; nothing is remembered and nothing is stored. A holder keeps a chunk because it is one of the peers
-closest to it; a cached copy is one that a peer happens to keep and that gives way when the room is needed.
+The network is asked now; nothing is remembered and nothing is stored. A holder keeps a chunk because
+it is one of the peers closest to it; a cached copy, shown in parentheses, is one that a peer happens
+to keep and that gives way when the room is needed.
 
 Examples:
   p2p-node stat bafy...

@@ -145,7 +145,12 @@ struct ToldError {
 
 impl Told {
     fn of(error: &Error) -> Self {
-        Self { error: ToldError { kind: error.kind, message: error.to_string() } }
+        Self {
+            error: ToldError {
+                kind: error.kind, // As it is shown on stderr, so that both say the same.
+                message: text::shown_lines(&error.to_string()),
+            },
+        }
     }
 }
 

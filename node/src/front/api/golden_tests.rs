@@ -1,0 +1,185 @@
+//! The JSON of every answer, field by field as the contract has it: scripts and other versions read it.
+
+use std::collections::BTreeMap;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::wire::{AddRequest, Event, GetRequest, StatPart, WirePath};
+use crate::{
+    error::{Error, Kind},
+    report::{
+        AddOptions, Added, CatalogueLine, ChunkerChoice, Copies, DirectoryLine, EntryKind, Got, LocalChunk, PeerLine,
+        Placement, Progress, Replication, Stat, StatCopies, Status, Transfers, Update,
+    },
+};
+
+/// `value` is written as `json`, and read back from it.
+#[track_caller]
+fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T, json: &str) {
+    assert_eq!(serde_json::to_string(value).expect("it encodes"), json);
+    assert_eq!(&serde_json::from_str::<T>(json).expect("it is read back"), value);
+}
+
+fn copies() -> Copies {
+    Copies { wanted: 3, min: 2 }
+}
+
+#[test]
+fn add_and_get() {
+    let mut added = Added {
+        cid: "c".into(),
+        path: "a.txt".into(),
+        size: 1,
+        chunks: 2,
+        chunks_new: 3,
+        replicas: copies(),
+        seconds: 0.25,
+        warnings: Vec::new(),
+        short: None,
+    };
+    let plain = r#"{"cid":"c","path":"a.txt","size":1,"chunks":2,"chunks_new":3,"replicas":{"wanted":3,"min":2},"seconds":0.25}"#;
+    golden(&added, plain);
+    added.warnings = vec!["w".into()];
+    added.short = Some("s".into());
+    golden(&added, &plain.replace("0.25}", r#"0.25,"warnings":["w"],"short":"s"}"#));
+    golden(
+        &Got {
+            cid: "c".into(),
+            path: "/p".into(),
+            size: 1,
+            seconds: 2.5,
+            chunks: 3,
+            from: BTreeMap::from([("12D3".to_owned(), 4)]),
+        },
+        r#"{"cid":"c","path":"/p","size":1,"seconds":2.5,"chunks":3,"from":{"12D3":4}}"#,
+    );
+}
+
+#[test]
+fn stat() {
+    let mut stat = Stat {
+        cid: "c".into(),
+        kind: EntryKind::Directory,
+        size: 1,
+        chunks: 2,
+        replicas: StatCopies { wanted: 3, min: 1, max: 4 },
+        holders: BTreeMap::from([("12D3".to_owned(), 2)]),
+        placement: None,
+    };
+    let head = r#"{"cid":"c","kind":"directory","size":1,"chunks":2,"replicas":{"wanted":3,"min":1,"max":4},"holders":{"12D3":2}"#;
+    golden(&stat, &format!("{head}}}"));
+    let row = Placement { cid: "d".into(), size: 5, holders: vec!["a".into()], cached: vec!["b".into()] };
+    let row_json = r#"{"cid":"d","size":5,"holders":["a"],"cached":["b"]}"#;
+    golden(&StatPart::Placement(row.clone()), &format!(r#"{{"placement":{row_json}}}"#));
+    stat.placement = Some(vec![row]);
+    golden(&stat, &format!(r#"{head},"placement":[{row_json}]}}"#));
+    golden(
+        &LocalChunk { cid: "c".into(), size: 1, role: "cache".into(), wanted: 3 },
+        r#"{"cid":"c","size":1,"role":"cache","wanted":3}"#,
+    );
+}
+
+#[test]
+fn status_and_peers() {
+    golden(
+        &Status {
+            peer_id: "12D3".into(),
+            listen: vec!["/ip4/127.0.0.1/tcp/1/p2p/12D3".into()],
+            network: "main".into(),
+            version: "0.1.0".into(),
+            uptime: 1.5,
+            peers: 1,
+            known_peers: 2,
+            chunks: 3,
+            bytes: 4,
+            capacity: 5,
+            replication: Replication { factor: 3, under_replicated: 6, in_flight: 7 },
+            transfers: Transfers { sent_bytes: 8, received_bytes: 9 },
+        },
+        r#"{"peer_id":"12D3","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"under_replicated":6,"in_flight":7},"transfers":{"sent_bytes":8,"received_bytes":9}}"#,
+    );
+    let mut peer = PeerLine {
+        peer_id: "12D3".into(),
+        addresses: vec!["/ip4/1".into()],
+        latency: Some(0.002),
+        agent: Some("p2p-node/0.1.0".into()),
+        source: "mdns".into(),
+    };
+    golden(
+        &peer,
+        r#"{"peer_id":"12D3","addresses":["/ip4/1"],"latency":0.002,"agent":"p2p-node/0.1.0","source":"mdns"}"#,
+    );
+    peer.latency = None;
+    peer.agent = None;
+    golden(&peer, r#"{"peer_id":"12D3","addresses":["/ip4/1"],"latency":null,"agent":null,"source":"mdns"}"#);
+}
+
+#[test]
+fn ls_and_watch() {
+    golden(
+        &CatalogueLine {
+            name: "n".into(),
+            cid: "c".into(),
+            kind: EntryKind::File,
+            size: 1,
+            publisher: "12D3".into(),
+            version: 2,
+            updated: "2026-01-02T03:04:05Z".into(),
+        },
+        r#"{"name":"n","cid":"c","kind":"file","size":1,"publisher":"12D3","version":2,"updated":"2026-01-02T03:04:05Z"}"#,
+    );
+    golden(
+        &DirectoryLine { name: "n".into(), cid: "c".into(), kind: EntryKind::Symlink, size: 1 },
+        r#"{"name":"n","cid":"c","kind":"symlink","size":1}"#,
+    );
+    golden(
+        &Update {
+            event: "added".into(),
+            cid: "c".into(),
+            name: "n".into(),
+            size: 1,
+            publisher: "12D3".into(),
+            version: 2,
+            time: "2026-01-02T03:04:05Z".into(),
+        },
+        r#"{"event":"added","cid":"c","name":"n","size":1,"publisher":"12D3","version":2,"time":"2026-01-02T03:04:05Z"}"#,
+    );
+}
+
+#[test]
+fn events_requests_and_failures() {
+    golden(&Event::Result("id".to_owned()), r#"{"result":"id"}"#);
+    golden(&Event::<String>::End {}, r#"{"end":{}}"#);
+    golden(
+        &Event::<String>::Progress(Progress { bytes: 1, total_bytes: Some(2), chunks: 3, copies: 4, current: None }),
+        r#"{"progress":{"bytes":1,"total_bytes":2,"chunks":3,"copies":4,"current":null}}"#,
+    );
+    golden(
+        &Event::<String>::Error(Error::new(Kind::UnderReplicated, "m").hint("h")),
+        r#"{"error":{"kind":"under_replicated","message":"m","hint":"h"}}"#,
+    );
+    for (kind, name, code) in [
+        (Kind::Failed, "failed", 1),
+        (Kind::Usage, "usage", 2),
+        (Kind::NoDaemon, "no_daemon", 3),
+        (Kind::NotFound, "not_found", 4),
+        (Kind::UnderReplicated, "under_replicated", 5),
+        (Kind::Refused, "refused", 6),
+    ] {
+        golden(&kind, &format!("\"{name}\""));
+        assert_eq!(kind.exit_code(), code);
+    }
+    golden(
+        &AddRequest {
+            path: WirePath("/a".into()),
+            shown: "a".into(),
+            options: AddOptions { chunker: ChunkerChoice::Fastcdc, replicas: Some(2), ..AddOptions::default() },
+        },
+        r#"{"path":"/a","shown":"a","options":{"name":null,"replicas":2,"chunker":"fastcdc","preserve":false,"local":false,"wait":null}}"#,
+    );
+    golden(
+        &GetRequest { reference: "r".into(), output: None, directory: WirePath("/d".into()), force: false },
+        r#"{"reference":"r","output":null,"directory":"/d","force":false}"#,
+    );
+    golden(&ChunkerChoice::Size(1024), r#"{"size":1024}"#);
+}
