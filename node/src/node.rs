@@ -1,24 +1,122 @@
-//! The node: builds the rooms bottom-up, answers the verbs, stops top-down. SKELETON.
+//! The node: builds the rooms bottom-up, answers the verbs, stops top-down.
+//!
+//! ```text
+//! store ─┐
+//!        ├─ transfer ─ locate ─ replicate ─ ingest        (add)
+//! net ───┤                   └─ fetch ───── export        (get, cat, ls, stat)
+//!        └─ catalogue + sync                              (publications)
+//! ```
+//!
+//! [`Rooms`] is everything above the network's handle and the store, so that a simulated fabric and a memory store carry
+//! the very same code as a daemon does. [`Node`] adds what a process has: the data directory, the identity, the swarm.
 
-use std::path::PathBuf;
+mod verbs;
+
+use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
-use libp2p::Multiaddr;
-use tokio::{io::AsyncRead, sync::watch};
+use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol};
+use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    error::Result,
-    report::{
-        AddOptions, Added, CatalogueLine, DirectoryLine, GetOptions, Got, LocalChunk, PeerLine, Progress, Stat, Status,
-        Update,
+    error::{Error, Kind, Result},
+    identity,
+    net::{self, Driver, Listen, NetError, Network, TransportKind},
+    service::{
+        catalogue::Catalogue, export::Export, fetch::Fetch, ingest::Ingest, inspect::Inspect, locate::Locate, remember,
+        replicate::Replicate, transfer::Transfer,
     },
-    settings::Settings,
+    settings::{DEFAULT_PORT, Settings},
+    store::{Store, StoreError},
 };
+
+/// The log record that remembers the port of a node whose default port was taken.
+const PORT_RECORD: &[u8] = b"setting/port";
+/// How long work that is under way may take to end before the node goes on stopping: the contract gives 10 s for all of it.
+const STOP_GRACE: Duration = Duration::from_secs(4);
+
+/// The services of a node over any network handle and any store. Clone it freely.
+#[derive(Clone, Debug)]
+pub struct Rooms {
+    /// The network's handle.
+    pub network: Network,
+    /// The chunks of this node.
+    pub store: Store,
+    /// Sessions with peers.
+    pub transfer: Transfer,
+    /// Who stores, and who is near.
+    pub locate: Locate,
+    /// Copies.
+    pub replicate: Replicate,
+    /// Reading files and trees.
+    pub ingest: Ingest,
+    /// Getting chunks.
+    pub fetch: Fetch,
+    /// Publications.
+    pub catalogue: Catalogue,
+    /// Looking into DAGs.
+    pub inspect: Inspect,
+    /// Writing them out.
+    pub export: Export,
+    /// Copies that an add asks for when it does not say.
+    pub replicas: u8,
+}
+
+impl Rooms {
+    /// Builds the services bottom-up; `data_dir`, where there is one, has a `tmp` for what does not fit into memory. A store without capacity makes a node that only reads and publishes.
+    pub async fn build(
+        network: Network,
+        store: Store,
+        keypair: Keypair,
+        network_name: &str,
+        replicas: u8,
+        data_dir: Option<&Path>,
+    ) -> Result<Self> {
+        let storing = store.usage().capacity_bytes > 0;
+        let transfer = Transfer::start(network.clone(), store.clone(), network_name, storing).await?;
+        let locate = Locate::start(network.clone(), transfer.clone(), storing);
+        let replicate = Replicate::start(store.clone(), locate.clone(), transfer.clone());
+        let fetch = Fetch::new(network.clone(), store.clone(), locate.clone(), transfer.clone());
+        let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned));
+        let catalogue = Catalogue::start(network.clone(), store.clone(), keypair, network_name).await?;
+        let scratch = data_dir.map_or_else(std::env::temp_dir, |directory| directory.join("tmp"));
+        let inspect = Inspect::new(
+            network.clone(),
+            store.clone(),
+            transfer.clone(),
+            locate.clone(),
+            fetch.clone(),
+            catalogue.clone(),
+            replicas,
+            scratch.clone(),
+        );
+        let export = Export::new(inspect.clone(), scratch);
+        Ok(Self { network, store, transfer, locate, replicate, ingest, fetch, catalogue, inspect, export, replicas })
+    }
+}
 
 /// A running node: clone the handle freely.
 #[derive(Clone, Debug)]
-pub struct Node {}
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    rooms: Rooms,
+    network_name: String,
+    started: Instant,
+    stopping: CancellationToken,
+    running: Mutex<Option<Running>>,
+}
+
+/// What has to be ended by hand.
+#[derive(Debug)]
+struct Running {
+    driver: Driver,
+    remember: JoinHandle<()>,
+}
 
 /// What a daemon says when it serves.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,82 +127,166 @@ pub struct Ready {
     pub listen: Vec<String>,
 }
 
-#[allow(unused_variables, clippy::unimplemented, clippy::unused_async, missing_docs)]
 impl Node {
     /// Opens the store (taking the data directory's lock first), joins the network, starts the services.
     pub async fn start(settings: Settings) -> Result<Self> {
-        unimplemented!()
+        let opened = settings.clone();
+        let (store, keypair, known, port) = tokio::task::spawn_blocking(move || open(&opened))
+            .await
+            .map_err(|_| Error::failed("opening the store failed"))??;
+        let started = match Self::join(&settings, store.clone(), keypair, known, port).await {
+            Ok(node) => node,
+            Err(error) => {
+                // Whatever failed, the lock must not outlive the attempt.
+                let _ = store.close().await;
+                return Err(error);
+            }
+        };
+        Ok(started)
     }
+
+    async fn join(
+        settings: &Settings,
+        store: Store,
+        keypair: Keypair,
+        known: Vec<(PeerId, Vec<Multiaddr>)>,
+        port: Option<u16>,
+    ) -> Result<Self> {
+        let listen = if settings.listen.is_empty() {
+            Listen::Default { port: port.unwrap_or(DEFAULT_PORT) }
+        } else {
+            Listen::Exact(settings.listen.clone())
+        };
+        let (network, driver) = net::start(net::Config {
+            keypair: keypair.clone(),
+            network: settings.network.clone(),
+            listen,
+            bootstrap: settings.bootstrap.clone(),
+            known,
+            mdns: settings.mdns,
+            transport: TransportKind::Real,
+        })
+        .await?;
+        if settings.listen.is_empty() {
+            remember_port(&store, &network, port).await?;
+        }
+        let directory = Some(settings.data_dir.as_path());
+        let rooms =
+            Rooms::build(network.clone(), store.clone(), keypair, &settings.network, settings.replicas, directory)
+                .await?;
+        let remember = tokio::spawn(remember::run(network, store));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                rooms,
+                network_name: settings.network.clone(),
+                started: Instant::now(),
+                stopping: CancellationToken::new(),
+                running: Mutex::new(Some(Running { driver, remember })),
+            }),
+        })
+    }
+
     /// What `ready` says.
     pub fn ready(&self) -> Ready {
-        unimplemented!()
+        let local = self.inner.rooms.network.local();
+        Ready { peer_id: local.to_string(), listen: self.listen_addresses() }
     }
-    /// Takes no more work, ends what is under way, closes the store. Within 10 s.
+
+    /// Takes no more work, ends what is under way, closes the store. Within 10 s. A second call does nothing.
     pub async fn stop(&self) -> Result<()> {
-        unimplemented!()
+        self.inner.stopping.cancel();
+        let Some(running) = self.inner.running.lock().await.take() else { return Ok(()) };
+        running.remember.abort();
+        running.driver.stop().await;
+        match tokio::time::timeout(STOP_GRACE, self.inner.rooms.store.close()).await {
+            Ok(closed) => Ok(closed?),
+            Err(_) => Err(Error::failed("the store did not finish its last writes in time")
+                .hint("nothing that was acknowledged is lost: the log is replayed at the next start")),
+        }
     }
-    /// `add PATH`: `path` absolute, `shown` as the caller wrote it.
-    pub async fn add_path(
-        &self,
-        path: PathBuf,
-        shown: String,
-        options: AddOptions,
-        progress: watch::Sender<Progress>,
-    ) -> Result<Added> {
-        unimplemented!()
+
+    /// Runs a verb until it is done or the node stops.
+    async fn run<T>(&self, verb: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.inner.stopping.cancelled() => Err(Error::failed("the daemon is stopping").hint("start it again and repeat the command")),
+            done = verb => done,
+        }
     }
-    /// `add -`.
-    pub async fn add_stream(
-        &self,
-        reader: Box<dyn AsyncRead + Send + Unpin>,
-        options: AddOptions,
-        progress: watch::Sender<Progress>,
-    ) -> Result<Added> {
-        unimplemented!()
+
+    fn listen_addresses(&self) -> Vec<String> {
+        let local = self.inner.rooms.network.local();
+        let table = Arc::clone(&self.inner.rooms.network.peers().borrow());
+        table.listen.iter().map(|address| address.clone().with(Protocol::P2p(local)).to_string()).collect()
     }
-    /// `get`.
-    pub async fn get(&self, options: GetOptions, progress: watch::Sender<Progress>) -> Result<Got> {
-        unimplemented!()
+}
+
+type Opened = (Store, Keypair, Vec<(PeerId, Vec<Multiaddr>)>, Option<u16>);
+
+fn open(settings: &Settings) -> Result<Opened> {
+    make_directory(&settings.data_dir)?;
+    let store = Store::open(&settings.data_dir, settings.capacity_bytes)?;
+    let keypair = identity::load_or_make(&settings.data_dir)?;
+    let known = remember::known(&store)?;
+    let port = store
+        .records()?
+        .into_iter()
+        .find(|(key, _)| key == PORT_RECORD)
+        .and_then(|(_, value)| std::str::from_utf8(&value).ok()?.parse().ok());
+    Ok((store, keypair, known, port))
+}
+
+fn make_directory(directory: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
+        Error::failed(format!("cannot make the data directory {}: {error}", directory.display()))
+            .hint("choose another with --data-dir")
+    })
+}
+
+/// A free port that was taken because the default one was not free is the one to try at the next start.
+async fn remember_port(store: &Store, network: &Network, before: Option<u16>) -> Result<()> {
+    let table = Arc::clone(&network.peers().borrow());
+    let port = table.listen.iter().flat_map(Multiaddr::iter).find_map(|part| match part {
+        Protocol::Tcp(port) => Some(port),
+        _ => None,
+    });
+    let Some(port) = port.filter(|port| Some(*port) != before && (before.is_some() || *port != DEFAULT_PORT)) else {
+        return Ok(());
+    };
+    store.put_record(Bytes::from_static(PORT_RECORD), Bytes::from(port.to_string())).await?;
+    Ok(())
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::NoSpace { .. } => {
+                Self::refused(message).hint("free some space on this disk, or give the daemon a larger --capacity")
+            }
+            StoreError::Locked(_) => {
+                Self::failed(message).hint("use that one, stop it first, or give this one another --data-dir")
+            }
+            StoreError::TooNew { .. } => Self::failed(message).hint("run the newer version of p2p-node on it"),
+            StoreError::Io { .. } | StoreError::Index(_) => {
+                Self::failed(message).hint("check the disk and its permissions, then try again")
+            }
+            StoreError::Closed => Self::failed("the daemon is stopping"),
+        }
     }
-    /// `cat`: the bytes in order; the outer error is what is known before the first byte.
-    pub async fn cat(
-        &self,
-        reference: String,
-        offset: u64,
-        length: Option<u64>,
-    ) -> Result<BoxStream<'static, Result<Bytes>>> {
-        unimplemented!()
-    }
-    /// `ls`.
-    pub async fn ls(&self) -> Vec<CatalogueLine> {
-        unimplemented!()
-    }
-    /// `ls REF`; of a file: the one line that it is.
-    pub async fn ls_inside(&self, reference: String) -> Result<Vec<DirectoryLine>> {
-        unimplemented!()
-    }
-    /// `stat REF`.
-    pub async fn stat(&self, reference: String, placement: bool) -> Result<Stat> {
-        unimplemented!()
-    }
-    /// `stat --local`.
-    pub fn stat_local(&self) -> BoxStream<'static, Result<LocalChunk>> {
-        unimplemented!()
-    }
-    /// `watch`: from now on, until dropped.
-    pub fn watch(&self) -> BoxStream<'static, Update> {
-        unimplemented!()
-    }
-    /// `peers`.
-    pub fn peers(&self) -> Vec<PeerLine> {
-        unimplemented!()
-    }
-    /// `connect`.
-    pub async fn connect(&self, address: Multiaddr) -> Result<String> {
-        unimplemented!()
-    }
-    /// `status`.
-    pub async fn status(&self) -> Status {
-        unimplemented!()
+}
+
+impl From<NetError> for Error {
+    fn from(error: NetError) -> Self {
+        let message = error.to_string();
+        match error {
+            NetError::Listen { .. } => Self::failed(message)
+                .hint("stop what uses that port, or choose another with --listen (port 0 = any free one)"),
+            NetError::Unreachable { .. } | NetError::Timeout { .. } => {
+                Self::new(Kind::Failed, message).hint("check the address, and that a daemon of this network runs there")
+            }
+            NetError::WrongNetwork { .. } => Self::failed(message).hint("start both with the same --network"),
+            NetError::Unsupported { .. } | NetError::Stopped => Self::failed(message),
+        }
     }
 }
