@@ -404,3 +404,7 @@ impl Locate {
 fn is_seen(known: &Known) -> bool {
     known.connected || known.seen.elapsed() < SEEN
 }
+
+#[cfg(test)]
+#[path = "locate_tests.rs"]
+mod tests;

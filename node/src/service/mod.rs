@@ -3,6 +3,8 @@
 pub mod catalogue;
 pub mod distinct;
 pub mod export;
+#[cfg(test)]
+pub(crate) mod fabric;
 pub mod fetch;
 pub mod ingest;
 pub mod inspect;

@@ -116,8 +116,8 @@ impl State {
         chunk: Chunk,
         entry: Option<Entry>,
         permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+        unsettled: Unsettled,
     ) {
-        let unsettled = Unsettled::new(&self);
         let given_up = self.given_up.clone();
         tokio::select! {
             () = given_up.cancelled() => {}
@@ -228,6 +228,22 @@ impl State {
     }
 }
 
+/// Marks are being taken off after an add that was given up. No add begins meanwhile: it could lose its own marks.
+struct Cleaning(Arc<Shared>);
+
+impl Cleaning {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.cleaning.send_modify(|count| *count += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Cleaning {
+    fn drop(&mut self) {
+        self.0.cleaning.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
 /// Whether what is kept already is at least what `terms` ask for.
 fn stands(entry: &Entry, terms: &Terms) -> bool {
     let kept = &entry.terms;
@@ -279,7 +295,8 @@ impl Job {
                 progress.new.insert(hash);
             }
         }
-        tokio::spawn(state.clone().run(chunk, entry, (own, all)));
+        // Counted before the task runs: `finish` may look before it does.
+        tokio::spawn(state.clone().run(chunk, entry, (own, all), Unsettled::new(state)));
         Ok(if entry.is_some() { Put::Known } else { Put::New })
     }
 
@@ -330,12 +347,17 @@ impl Drop for Job {
         }
         // Without a runtime the process is ending: the chunks stay owed, which loses nothing.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let changes = shared.changes.clone();
+            let cleaning = Cleaning::new(shared.clone());
             let change = Amendment { owed: Some(false), ..Amendment::default() };
             runtime.spawn(async move {
+                let changes = &cleaning.0.changes;
+                // The task that takes them ends only after the last sender.
                 for hash in new {
                     let _ = changes.send(Change::Amend(hash, change)).await;
                 }
+                let (done, settled) = oneshot::channel();
+                let _ = changes.send(Change::Settled(done)).await;
+                let _ = settled.await;
             });
         }
     }

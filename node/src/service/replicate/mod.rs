@@ -20,7 +20,7 @@ use std::{
 
 use p2p_protocol::{Chunk, Cid, PeerId};
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::Instant,
 };
 
@@ -86,6 +86,8 @@ struct Shared {
     /// Chunks were left owed because a peer failed.
     failed: Notify,
     jobs: Mutex<Jobs>,
+    /// Adds that were given up, and whose marks are being taken off.
+    cleaning: watch::Sender<u64>,
 }
 
 /// How many adds there were, and how many there are.
@@ -179,6 +181,7 @@ impl Replicate {
             fresh: Notify::new(),
             failed: Notify::new(),
             jobs: Mutex::default(),
+            cleaning: watch::Sender::new(0),
         });
         tokio::spawn(owed::run(Arc::downgrade(&shared), topology, owing));
         Self { shared }
@@ -189,6 +192,8 @@ impl Replicate {
         if !wish.local {
             self.shared.locate.discovered().await;
         }
+        // The sender lives in `shared`.
+        let _ = self.shared.cleaning.subscribe().wait_for(|count| *count == 0).await;
         Job::new(self.shared.clone(), wish)
     }
 

@@ -1,0 +1,73 @@
+//! Following the table, greeting, and finding by region where not everybody is known.
+
+use p2p_protocol::{Chunk, Codec};
+
+use super::*;
+use crate::service::fabric::{Fabric, ROOMY, eventually, peer};
+
+fn hash(seed: u32) -> Multihash {
+    Chunk::new(Codec::Raw, seed.to_be_bytes().to_vec()).expect("it is short").cid().hash
+}
+
+#[tokio::test(start_paused = true)]
+async fn storing_peers_are_ranked_and_counted_as_they_come_and_go() {
+    let fabric = Fabric::default();
+    let (network, _, transfer) = fabric.serve(1, ROOMY).await;
+    let locate = Locate::start(network, transfer, true);
+    locate.discovered().await;
+    assert_eq!((locate.reachable(), locate.seen(), locate.missing()), (0, 1, vec![]));
+    assert_eq!(locate.ranked(&hash(1)).await, [peer(1)]);
+    let mut changes = locate.changes();
+    let _two = fabric.serve(2, ROOMY).await;
+    let _client = fabric.serve(3, 0).await;
+    eventually("the storing one is known", || locate.reachable() == 1).await;
+    assert!(changes.has_changed().expect("it lives"));
+    changes.mark_unchanged();
+    eventually("the client was greeted", || locate.shared.state().known.len() == 2).await;
+    assert_eq!((locate.reachable(), locate.seen()), (1, 2), "a client is not counted");
+    for seed in 0..20 {
+        let ranked = locate.ranked(&hash(seed)).await;
+        let key = Key::from(&hash(seed));
+        assert_eq!(ranked.len(), 2);
+        assert!(Key::from(&ranked[0]).distance(&key) < Key::from(&ranked[1]).distance(&key));
+    }
+    fabric.leave(2);
+    eventually("it is gone", || locate.reachable() == 0).await;
+    assert!(changes.has_changed().expect("it lives"));
+    assert_eq!((locate.seen(), locate.missing()), (2, vec![peer(2)]));
+    tokio::time::sleep(Duration::from_secs(3590)).await;
+    assert_eq!(locate.seen(), 2);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((locate.seen(), locate.missing()), (1, vec![]));
+    fabric.back(2);
+    eventually("it is back", || locate.reachable() == 1).await;
+    assert_eq!(fabric.lookups(), 0, "everybody is known: no lookup");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_not_all_are_known_the_nearest_are_found_with_a_lookup_a_region() {
+    let fabric = Fabric::sparse();
+    let mut others = Vec::new();
+    for seed in 2..62 {
+        others.push(fabric.serve(seed, ROOMY).await);
+    }
+    let (network, _, transfer) = fabric.serve(1, ROOMY).await;
+    let locate = Locate::start(network, transfer, true);
+    let all: Vec<Candidate> = (1..62).map(|seed| Candidate::from(peer(seed))).collect();
+    for seed in 0..400 {
+        let ranked = locate.ranked(&hash(seed)).await;
+        assert_eq!(ranked[..3], closest(&Key::from(&hash(seed)), &all, 3), "chunk {seed}");
+    }
+    let lookups = fabric.lookups();
+    assert!(lookups < 30, "{lookups} lookups for 400 chunks among 61 peers");
+    // A region is looked up again when a peer of it goes.
+    let nearest = closest(&Key::from(&hash(1)), &all[1..], 1)[0];
+    let seed = (2..62).find(|seed| peer(*seed) == nearest).expect("it is one of them");
+    fabric.leave(seed);
+    eventually("it is gone", || !locate.shared.state().known[&nearest].connected).await;
+    let ranked = locate.ranked(&hash(1)).await;
+    assert!(!ranked.contains(&nearest));
+    let left: Vec<Candidate> = all.into_iter().filter(|candidate| candidate.peer != nearest).collect();
+    assert_eq!(ranked[..3], closest(&Key::from(&hash(1)), &left, 3));
+    assert_eq!(fabric.lookups(), lookups + 1);
+}
