@@ -281,6 +281,19 @@ impl Target {
     }
 }
 
+impl Drop for Target {
+    /// Lets the next `get` in at once: a write that was under way when this one was cancelled still has the partial open
+    /// for a moment (and writes what is right).
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            let _ = rustix::fs::flock(file, FlockOperation::Unlock);
+        }
+        if let Some(tree) = &self.tree {
+            let _ = rustix::fs::flock(tree, FlockOperation::Unlock);
+        }
+    }
+}
+
 /// Has all of a tree on the disk: at once where the system can, for a sync of each of many small files costs more than
 /// writing them.
 #[cfg(target_os = "linux")]

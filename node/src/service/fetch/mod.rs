@@ -6,6 +6,8 @@
 
 mod driver;
 #[cfg(test)]
+pub(crate) mod memory;
+#[cfg(test)]
 mod tests;
 
 use std::{sync::Arc, time::Duration};

@@ -193,10 +193,21 @@ async fn finish(job: Job, shown: &str, progress: &watch::Sender<Progress>) -> Re
 ///
 /// As [`Ingest::add_path`], but for the store's; the node's own data directory is not looked for.
 pub fn hash_only(path: &Path, shown: &str, options: ReadOptions) -> Result<Cid> {
-    let mut reader = TreeReader::open(path, shown, options, None)?;
+    // The chunks are dropped: only the links count.
+    read_all(TreeReader::open(path, shown, options, None)?, drop)
+}
+
+/// The chunks of a file or a tree, each as often as it stands in it.
+#[cfg(test)]
+pub(crate) fn chunks_of(path: &Path, options: ReadOptions, give: impl FnMut(Chunk)) -> Result<Cid> {
+    read_all(TreeReader::open(path, "it", options, None)?, give)
+}
+
+fn read_all(mut reader: TreeReader, mut give: impl FnMut(Chunk)) -> Result<Cid> {
     while !reader.done() {
-        // The chunks are dropped: only the links count.
-        reader.read(&mut Batch::default());
+        let mut batch = Batch::default();
+        reader.read(&mut batch);
+        batch.chunks.into_iter().for_each(&mut give);
     }
     reader.outcome().map(|(link, _)| link.cid)
 }

@@ -15,6 +15,8 @@ use p2p_protocol::{
 };
 
 pub use self::resolve::Resolved;
+#[cfg(test)]
+pub(crate) use self::resolve::resolved;
 use super::{
     catalogue::Catalogue,
     fetch::{ChunkSource, Fetch, FetchError},

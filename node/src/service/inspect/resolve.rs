@@ -163,6 +163,15 @@ fn unknown(name: &str) -> Error {
         .hint("`p2p-node ls` shows what there is; a CID works without a name")
 }
 
+/// What a test names by its root.
+#[cfg(test)]
+pub(crate) async fn resolved<S: ChunkSource>(root: Cid, path: &[&str], label: &str, source: S) -> Result<Resolved<S>> {
+    let path = path.iter().map(|&name| name.to_owned()).collect();
+    let meaning =
+        Meaning { root, publishers: Vec::new(), wanted: None, label: label.to_owned(), stated_bytes: None, path };
+    follow("it", meaning, source).await
+}
+
 /// Goes down the path of what a reference means.
 pub(super) async fn follow<S: ChunkSource>(reference: &str, meaning: Meaning, source: S) -> Result<Resolved<S>> {
     let Meaning { root, wanted, mut label, mut stated_bytes, path, .. } = meaning;
