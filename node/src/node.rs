@@ -197,6 +197,7 @@ impl Node {
         self.inner.stopping.cancel();
         let Some(running) = self.inner.running.lock().await.take() else { return Ok(()) };
         running.remember.abort();
+        self.inner.rooms.catalogue.stop().await;
         running.driver.stop().await;
         match tokio::time::timeout(STOP_GRACE, self.inner.rooms.store.close()).await {
             Ok(closed) => Ok(closed?),

@@ -7,8 +7,8 @@ use futures::{
     StreamExt as _,
     stream::{self, BoxStream},
 };
-use libp2p::Multiaddr;
-use p2p_protocol::catalogue::{Kind as RootKind, Publication};
+use libp2p::{Multiaddr, PeerId};
+use p2p_protocol::catalogue::{Kind as RootKind, Publication, check_name};
 use tokio::{
     io::AsyncRead,
     sync::{broadcast::error::RecvError, watch},
@@ -33,6 +33,8 @@ use crate::{
 
 /// Entries of the index that are read at a time: a page is a few hundred KiB at most.
 const PAGE: usize = 1024;
+/// Peers that a message names at the most.
+const MAX_NAMED: usize = 16;
 
 impl Node {
     /// `add PATH`: `path` absolute, `shown` as the caller wrote it.
@@ -45,6 +47,7 @@ impl Node {
     ) -> Result<Added> {
         let rooms = &self.inner.rooms;
         self.run(async {
+            check(&options)?;
             let began = Instant::now();
             let label = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
             let read = ReadOptions::new(options.chunker, options.preserve);
@@ -63,6 +66,7 @@ impl Node {
     ) -> Result<Added> {
         let rooms = &self.inner.rooms;
         self.run(async {
+            check(&options)?;
             let began = Instant::now();
             let read = ReadOptions::new(options.chunker, options.preserve);
             let ingested = rooms.ingest.add_stream(reader, wish(rooms, &options), read, &progress).await?;
@@ -229,6 +233,12 @@ impl Node {
     }
 }
 
+/// A name that could not be published is refused before anything is read.
+fn check(options: &AddOptions) -> Result<()> {
+    let Some(name) = &options.name else { return Ok(()) };
+    check_name(name).map_err(|error| Error::usage(format!("the name {name:?} cannot be published: {error}")))
+}
+
 fn wish(rooms: &Rooms, options: &AddOptions) -> Wish {
     Wish { wanted: options.replicas.unwrap_or(rooms.replicas), wait: options.wait, local: options.local }
 }
@@ -262,7 +272,8 @@ async fn conclude(
             tracing::debug!(%root, %error, "the root was not announced as a provider record");
         }
     });
-    let (warnings, short) = assess(&ingested.report, wanted, options);
+    let missing = rooms.locate.missing();
+    let (warnings, short) = assess(&ingested.report, &missing, wanted, options);
     Ok(Added {
         cid: root.to_string(),
         path: shown,
@@ -277,13 +288,17 @@ async fn conclude(
 }
 
 /// What is to be said of the copies: warnings, or what makes the exit code 5.
-fn assess(report: &Report, wanted: u8, options: &AddOptions) -> (Vec<String>, Option<String>) {
+/// `missing` are the storing peers seen lately that cannot be reached now.
+fn assess(report: &Report, missing: &[PeerId], wanted: u8, options: &AddOptions) -> (Vec<String>, Option<String>) {
     if options.local {
         return (Vec::new(), None);
     }
     let asked = options.wait.unwrap_or(wanted);
     let there = u8::try_from(report.seen).unwrap_or(u8::MAX);
-    let reasons: Vec<String> = report.failures.iter().map(|(peer, reason)| format!("{peer}: {reason}")).collect();
+    let failed = report.failures.iter().map(|(peer, reason)| format!("{peer}: {reason}"));
+    let away = missing.iter().filter(|peer| report.failures.iter().all(|(failed, _)| failed != *peer));
+    let away = away.take(MAX_NAMED).map(|peer| format!("{peer}: seen within the last hour, not reachable now"));
+    let reasons: Vec<String> = failed.chain(away).collect();
     let because = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
     let min = report.min;
     if options.wait.is_some_and(|wait| wait > there) {
@@ -375,25 +390,31 @@ mod tests {
 
     #[test]
     fn fewer_peers_than_copies_is_a_warning() {
-        let (warnings, short) = assess(&report(1, 1), 3, &AddOptions::default());
+        let (warnings, short) = assess(&report(1, 1), &[], 3, &AddOptions::default());
         assert_eq!((warnings.len(), short), (1, None));
         assert!(warnings.iter().all(|warning| warning.contains("1 of 3 copies")), "{warnings:?}");
     }
 
     #[test]
     fn a_peer_that_did_not_take_its_copy_is_exit_code_5() {
-        let (warnings, short) = assess(&report(2, 3), 3, &AddOptions::default());
-        assert!(warnings.is_empty() && short.is_some());
-        let enough = assess(&report(3, 5), 3, &AddOptions::default());
+        let away = PeerId::random();
+        let (warnings, short) = assess(&report(2, 3), &[away], 3, &AddOptions::default());
+        assert!(warnings.is_empty());
+        assert!(short.is_some_and(|short| short.contains(&away.to_string())), "it says who");
+        let enough = assess(&report(3, 5), &[], 3, &AddOptions::default());
         assert_eq!(enough, (Vec::new(), None));
     }
 
     #[test]
     fn wait_asks_for_what_it_says() {
         let waiting = |wait| AddOptions { wait: Some(wait), ..AddOptions::default() };
-        assert!(assess(&report(2, 2), 3, &waiting(4)).1.is_some(), "more than there are");
-        assert_eq!(assess(&report(2, 5), 3, &waiting(2)), (Vec::new(), None), "the rest goes on in the background");
-        assert!(assess(&report(1, 5), 3, &waiting(2)).1.is_some(), "fewer than asked");
+        assert!(assess(&report(2, 2), &[], 3, &waiting(4)).1.is_some(), "more than there are");
+        assert_eq!(
+            assess(&report(2, 5), &[], 3, &waiting(2)),
+            (Vec::new(), None),
+            "the rest goes on in the background"
+        );
+        assert!(assess(&report(1, 5), &[], 3, &waiting(2)).1.is_some(), "fewer than asked");
     }
 
     #[test]

@@ -1,0 +1,299 @@
+//! Fifty nodes of the real services in one process, on the simulated fabric and a paused clock. Every test prints its
+//! seed when it fails; `P2P_TEST_SEED` runs another one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use libp2p::PeerId;
+use p2p_node::{
+    net::Network,
+    node::Rooms,
+    service::{catalogue::Draft, replicate::Wish},
+    store::{Role, Store},
+};
+use p2p_protocol::{Chunk, Codec, Multihash, catalogue::Kind};
+use p2p_tests::fabric::{Fabric, Link, Topology, eventually, keypair, truth};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+
+const K: u8 = 3;
+const MIB: u64 = 1024 * 1024;
+/// Of simulated time: these are bounds on how long the network takes, not on how long the machine does.
+const SOON: Duration = Duration::from_secs(120);
+
+fn seed() -> u64 {
+    std::env::var("P2P_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_123)
+}
+
+/// Says the seed when the test that holds it panics.
+struct Seeded(u64);
+
+impl Drop for Seeded {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with P2P_TEST_SEED={}", self.0);
+        }
+    }
+}
+
+struct Simulation {
+    fabric: Fabric,
+    nodes: BTreeMap<PeerId, Rooms>,
+    order: Vec<PeerId>,
+    capacity: u64,
+}
+
+impl Simulation {
+    fn new(seed: u64, topology: Topology, link: Link) -> Self {
+        Self {
+            fabric: Fabric::new(seed, topology, link),
+            nodes: BTreeMap::new(),
+            order: Vec::new(),
+            capacity: 64 * MIB,
+        }
+    }
+
+    async fn join(&mut self, count: usize) {
+        for _ in 0..count {
+            let keypair = keypair(self.order.len() as u64);
+            let peer = keypair.public().to_peer_id();
+            let network: Network = self.fabric.join(peer);
+            let store = Store::in_memory(self.capacity);
+            let rooms = Rooms::build(network, store, keypair, "simulation", K, None).await.expect("the rooms stand");
+            self.nodes.insert(peer, rooms);
+            self.order.push(peer);
+        }
+    }
+
+    /// Waits until every node has been greeted by so many others.
+    async fn acquainted(&self, others: usize) {
+        eventually("the nodes greet each other", SOON, || {
+            self.nodes.values().all(|node| node.locate.reachable() >= others)
+        })
+        .await;
+    }
+
+    fn node(&self, number: usize) -> &Rooms {
+        &self.nodes[&self.order[number]]
+    }
+
+    fn kill(&mut self, number: usize) {
+        let peer = self.order[number];
+        self.fabric.kill(peer);
+        self.nodes.remove(&peer);
+    }
+
+    fn alive(&self) -> Vec<PeerId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// Who holds a chunk as a replica, read from each node's own store.
+    fn holders(&self, hash: &Multihash) -> BTreeSet<PeerId> {
+        let holds =
+            |node: &Rooms| node.store.entry(hash).expect("readable").is_some_and(|e| e.terms.role == Role::Replica);
+        self.nodes.iter().filter(|(_, node)| holds(node)).map(|(peer, _)| *peer).collect()
+    }
+
+    fn owed(&self) -> u64 {
+        self.nodes.values().map(|node| node.store.usage().owed).sum()
+    }
+}
+
+fn chunks(random: &mut StdRng, count: usize) -> Vec<Chunk> {
+    (0..count)
+        .map(|_| {
+            let mut bytes = vec![0; random.random_range(1..40_000)];
+            random.fill(&mut bytes[..]);
+            Chunk::new(Codec::Raw, Bytes::from(bytes)).expect("short enough")
+        })
+        .collect()
+}
+
+fn draft(root: &Chunk, name: &str) -> Draft {
+    Draft {
+        name: Some(name.to_owned()),
+        label: name.to_owned(),
+        root: *root.cid(),
+        kind: Kind::File,
+        size: root.len() as u64,
+        replicas: K,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_chunk_is_on_exactly_its_k_closest_and_outlives_its_adder() {
+    let seeded = Seeded(seed());
+    let mut random = StdRng::seed_from_u64(seeded.0);
+    let mut net = Simulation::new(seeded.0, Topology::Full, Link::LAN);
+    net.join(50).await;
+    net.acquainted(49).await;
+    let everybody = net.alive();
+
+    let added = chunks(&mut random, 200);
+    let mut job = net.node(0).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
+    for chunk in &added {
+        job.submit(chunk.clone()).await.expect("kept");
+    }
+    let report = job.finish().await.expect("finished");
+    assert_eq!((report.min, &report.failures), (K, &Vec::new()));
+    for chunk in &added {
+        let hash = &chunk.cid().hash;
+        assert_eq!(net.holders(hash), truth(hash, &everybody, usize::from(K)), "holders of {}", chunk.cid());
+    }
+    assert_eq!(net.owed(), 0, "nothing is owed when everybody acknowledged");
+
+    net.kill(0);
+    let root = *added[0].cid();
+    let reader = net.node(17).fetch.begin(root, Vec::new(), K);
+    for chunk in &added {
+        let (got, _) = reader.chunk(*chunk.cid()).await.expect("found without its adder");
+        assert_eq!(got.bytes(), chunk.bytes());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_two_machines_may_die() {
+    let seeded = Seeded(seed());
+    let mut random = StdRng::seed_from_u64(seeded.0);
+    let mut net = Simulation::new(seeded.0, Topology::Full, Link::WAN);
+    net.join(12).await;
+    net.acquainted(11).await;
+    let added = chunks(&mut random, 60);
+    let mut job = net.node(3).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
+    for chunk in &added {
+        job.submit(chunk.clone()).await.expect("kept");
+    }
+    assert_eq!(job.finish().await.expect("finished").min, K);
+    net.kill(3);
+    let others: Vec<usize> = (0..12).filter(|number| *number != 3).collect();
+    let victim = *others.choose(&mut random).expect("eleven");
+    net.kill(victim);
+    let survivor = *others.iter().find(|number| **number != victim).expect("ten");
+    let reader = net.node(survivor).fetch.begin(*added[0].cid(), Vec::new(), K);
+    for chunk in &added {
+        assert_eq!(reader.chunk(*chunk.cid()).await.expect("one copy of three is left").0.bytes(), chunk.bytes());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_that_were_owed_are_made_as_peers_join_even_without_the_adder() {
+    let seeded = Seeded(seed());
+    let mut random = StdRng::seed_from_u64(seeded.0);
+    let mut net = Simulation::new(seeded.0, Topology::Full, Link::LAN);
+    net.join(2).await;
+    net.acquainted(1).await;
+    let added = chunks(&mut random, 40);
+    let mut job = net.node(0).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
+    for chunk in &added {
+        job.submit(chunk.clone()).await.expect("kept");
+    }
+    let report = job.finish().await.expect("finished");
+    assert_eq!((report.min, report.seen), (2, 2));
+    assert!(net.owed() > 0, "a third copy is owed");
+
+    net.kill(0);
+    net.join(6).await;
+    let alive = net.alive();
+    let whole = |net: &Simulation| {
+        added.iter().all(|chunk| net.holders(&chunk.cid().hash).len() >= usize::from(K)) && net.owed() == 0
+    };
+    eventually("the holder that lives makes the missing copies", SOON * 5, || whole(&net)).await;
+    for chunk in &added {
+        let hash = &chunk.cid().hash;
+        let closest = truth(hash, &alive, usize::from(K));
+        assert!(closest.is_subset(&net.holders(hash)), "the k closest hold {}", chunk.cid());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_too_large_to_be_known_whole_places_by_lookup() {
+    let seeded = Seeded(seed());
+    let mut random = StdRng::seed_from_u64(seeded.0);
+    let mut net = Simulation::new(seeded.0, Topology::Partial { degree: 8 }, Link::LAN);
+    net.join(50).await;
+    net.acquainted(1).await;
+    let everybody = net.alive();
+    let added = chunks(&mut random, 100);
+    let mut job = net.node(20).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
+    for chunk in &added {
+        job.submit(chunk.clone()).await.expect("kept");
+    }
+    assert_eq!(job.finish().await.expect("finished").min, K);
+    for chunk in &added {
+        let hash = &chunk.cid().hash;
+        assert_eq!(net.holders(hash), truth(hash, &everybody, usize::from(K)), "holders of {}", chunk.cid());
+    }
+    let reader = net.node(41).fetch.begin(*added[0].cid(), Vec::new(), K);
+    for chunk in &added {
+        assert_eq!(reader.chunk(*chunk.cid()).await.expect("found by lookup").0.bytes(), chunk.bytes());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_catalogues_are_equal_after_quiet_whatever_was_cut() {
+    let seeded = Seeded(seed());
+    let mut random = StdRng::seed_from_u64(seeded.0);
+    let mut net = Simulation::new(seeded.0, Topology::Full, Link::WAN);
+    net.join(30).await;
+    net.acquainted(29).await;
+
+    // Two halves that cannot hear each other, each publishing, some of it under one name.
+    let (left, right) = net.order.split_at(15);
+    for a in left {
+        for b in right {
+            net.fabric.sever(*a, *b);
+        }
+    }
+    let mut published = 0;
+    for round in 0..4 {
+        for root in chunks(&mut random, 5) {
+            let number = random.random_range(0..30);
+            net.node(number).catalogue.publish(draft(&root, &format!("round-{round}"))).await.expect("published");
+            published += 1;
+        }
+    }
+    assert_eq!(published, 20);
+    for a in left {
+        for b in right {
+            net.fabric.heal(*a, *b);
+        }
+    }
+    let equal = || {
+        let first = net.node(0).catalogue.entries();
+        !first.is_empty() && net.nodes.values().all(|node| node.catalogue.entries() == first)
+    };
+    eventually("the catalogues become equal", SOON * 5, equal).await;
+
+    // A newcomer has it all soon, and a last publication reaches everybody.
+    net.join(1).await;
+    let root = chunks(&mut random, 1).remove(0);
+    net.node(30).catalogue.publish(draft(&root, "last")).await.expect("published");
+    let all_have_it = || net.nodes.values().all(|node| !node.catalogue.by_root(root.cid()).is_empty());
+    eventually("everybody hears of the last one", SOON, all_have_it).await;
+    let equal = || net.nodes.values().all(|node| node.catalogue.entries() == net.node(0).catalogue.entries());
+    eventually("the newcomer has what it missed", SOON, equal).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_peer_is_passed_over_for_the_next_nearest() {
+    let seeded = Seeded(seed());
+    let mut random = StdRng::seed_from_u64(seeded.0);
+    let mut net = Simulation::new(seeded.0, Topology::Full, Link::LAN);
+    net.join(5).await;
+    net.capacity = 200_000;
+    net.join(2).await;
+    net.acquainted(6).await;
+    let added = chunks(&mut random, 120);
+    let mut job = net.node(0).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
+    for chunk in &added {
+        job.submit(chunk.clone()).await.expect("kept");
+    }
+    let report = job.finish().await.expect("finished");
+    assert_eq!(report.min, K, "five roomy peers are enough for three copies: {:?}", report.failures);
+    for number in [5, 6] {
+        let usage = net.node(number).store.usage();
+        assert!(usage.bytes <= usage.capacity_bytes, "{usage:?}");
+    }
+}
