@@ -8,7 +8,10 @@ use futures::{
     stream::{self, BoxStream},
 };
 use libp2p::{Multiaddr, PeerId};
-use p2p_protocol::catalogue::{Kind as RootKind, Publication, check_name};
+use p2p_protocol::{
+    Cid,
+    catalogue::{Kind as RootKind, Publication, check_name},
+};
 use tokio::{
     io::AsyncRead,
     sync::{broadcast::error::RecvError, watch},
@@ -254,7 +257,7 @@ async fn conclude(
 ) -> Result<Added> {
     let wanted = options.replicas.unwrap_or(rooms.replicas);
     let root = ingested.root;
-    let label = if label.is_empty() { root.to_string() } else { label };
+    let label = if label.is_empty() { known_label(rooms, &root) } else { label };
     let draft = Draft {
         name: options.name.clone(),
         label,
@@ -285,6 +288,13 @@ async fn conclude(
         warnings,
         short,
     })
+}
+
+/// What standard input is called, which has no name: what this node called these bytes before, or their address.
+fn known_label(rooms: &Rooms, root: &Cid) -> String {
+    let local = rooms.network.local();
+    let own = rooms.catalogue.by_root(root).into_iter().find(|entry| entry.publisher == local && entry.name.is_none());
+    own.map_or_else(|| root.to_string(), |entry| entry.label)
 }
 
 /// What is to be said of the copies: warnings, or what makes the exit code 5.
