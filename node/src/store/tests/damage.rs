@@ -208,6 +208,8 @@ fn an_index_of_any_kind_is_made_to_fit() {
         assert!(files.len() >= 2, "sled's data and its settings");
         for file in files {
             let name = file.file_name().expect("it has one").to_string_lossy().into_owned();
+            // What an earlier round left may have another snapshot.
+            again(whole.path(), &tried);
             let length = fs::metadata(&file).expect("it is there").len() as usize;
             for (what, bytes) in [("empty", Vec::new()), ("garbage", vec![0xa5; length]), ("zeros", vec![0; length])] {
                 again(whole.path(), &tried);
@@ -252,6 +254,28 @@ fn a_record_inside_a_payload_stays_a_payload() {
         }
         assert!(store.entry(&chunk(50, 10).cid().hash).expect("it reads").is_some());
         assert_eq!(store.entry(&inner.cid().hash).expect("it reads"), None);
+        store.close().await.expect("it closes");
+    });
+}
+
+#[test]
+fn an_index_that_fails_while_it_is_used_is_made_again() {
+    run(async {
+        let directory = directory();
+        let chunks = made(directory.path(), 20).await;
+        let store = open(directory.path());
+        let expected = all(&store);
+        // As a damaged sled does: from now on every read of it fails.
+        store.inner.shared.fail("a test");
+        assert!(matches!(store.entry(&chunks[0].cid().hash), Err(StoreError::Index(_))));
+        // A failed read was enough to have it made again.
+        super::until("healing", || store.entry(&chunks[0].cid().hash).is_ok()).await;
+        assert_eq!(all(&store), expected);
+        // So is a put, which does not even notice.
+        store.inner.shared.fail("a test");
+        store.put(chunk(500, 10), replica()).await.expect("it is healed first");
+        store.remove(vec![chunks[0].cid().hash]).await.expect("it writes");
+        assert_eq!((all(&store).len(), store.usage().chunks), (20, 20));
         store.close().await.expect("it closes");
     });
 }

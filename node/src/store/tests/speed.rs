@@ -49,6 +49,7 @@ fn beside_the_disk() {
                 assert!(store.get(&chunk.cid().hash).await.expect("it reads").is_some());
             }
             let get = started.elapsed().as_secs_f64();
+            println!("{} batches", store.inner.shared.batches.load(Ordering::SeqCst));
             println!("1 GiB: plain {plain:.2} s, put {put:.2} s (ratio {:.2}), get {get:.2} s", put / plain);
 
             let small: Vec<_> = (0..SMALL_FILES)
