@@ -221,9 +221,7 @@ async fn a_tree_comes_back_whole_and_resumes() {
     symlink("/etc/passwd", tree.join(".link")).expect("a link");
     let root = place.add("tree", ReadOptions { chunker: ChunkerKind::Fixed { bytes: 4096 }, preserve: false });
     let leaves = |asked: Vec<Cid>| asked.into_iter().filter(|cid| cid.codec == Codec::Raw).count();
-    place.get(root, "first").await.expect("all of it is there");
-    fs::remove_dir_all(place.out().join("first")).expect("it is ours");
-    let all = leaves(place.memory.take_asked());
+    let all = leaves(place.memory.cids());
     place.memory.answer_only(900);
     assert_eq!(place.get(root, "copy").await.expect_err("not all of it came").kind, Kind::NotFound);
     assert_eq!(place.names().len(), 1, "nothing but the partial");
@@ -392,7 +390,7 @@ async fn a_deep_tree_is_written_with_few_files_open() {
         place.memory.insert(leaf);
         link
     };
-    for _ in 0..3000 {
+    for _ in 0..1200 {
         let mut builder = DirectoryBuilder::new(dag::Metadata { mode: Some(0o755), mtime: None });
         builder.entry("d".to_owned(), link).expect("a good name");
         link = builder
@@ -402,7 +400,7 @@ async fn a_deep_tree_is_written_with_few_files_open() {
             .expect("one name");
     }
     let got = place.get(link.cid, "deep").await.expect("it fits");
-    assert_eq!((got.size, got.chunks), (4, 3001));
+    assert_eq!((got.size, got.chunks), (4, 1201));
     fs::remove_dir_all(place.out().join("deep")).expect("it is ours");
 }
 

@@ -25,7 +25,10 @@ use futures::{
     stream::FuturesUnordered,
 };
 use p2p_protocol::{Chunk, Cid, chunker::ChunkerKind, dag::Link};
-use tokio::{io::AsyncRead, sync::watch};
+use tokio::{
+    io::AsyncRead,
+    sync::{Semaphore, watch},
+};
 
 use self::{stream::StreamReader, tree::TreeReader};
 use super::{
@@ -371,8 +374,18 @@ async fn step<R: Reader>(reader: R, mut distinct: Distinct) -> Result<(R, Batch,
     .await?
 }
 
-/// Runs what blocks away from the async tasks.
+/// Blocking steps that run at once, of all adds and gets: more than any disk has use for, and each thread costs memory.
+static BLOCKING: Semaphore = Semaphore::const_new(16);
+
+/// Runs what blocks away from the async tasks. The work must not wait for any of them.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    // It is never closed; if it were, the work would only run unbounded.
+    let permit = BLOCKING.acquire().await.ok();
+    let work = move || {
+        // Held to the end of the work, even if nobody waits for it any more.
+        let _permit = permit;
+        work()
+    };
     tokio::task::spawn_blocking(work).await.map_err(|why| {
         if why.is_panic() {
             tracing::error!("a blocking step panicked: {why}");
