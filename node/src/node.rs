@@ -198,6 +198,7 @@ impl Node {
         let Some(running) = self.inner.running.lock().await.take() else { return Ok(()) };
         running.remember.abort();
         self.inner.rooms.catalogue.stop().await;
+        remember::finish(&self.inner.rooms.network, &self.inner.rooms.store).await;
         running.driver.stop().await;
         match tokio::time::timeout(STOP_GRACE, self.inner.rooms.store.close()).await {
             Ok(closed) => Ok(closed?),

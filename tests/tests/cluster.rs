@@ -38,8 +38,8 @@ fn what_one_node_is_given_every_other_gives_back() {
     let directory = work.join("tree");
     tree::grow(&directory, 11, 30);
     let file = work.join("file.bin");
-    tree::noise_file(&file, 12, (5 << 20) + 77);
-    let piped = tree::noise(13, 2_500_000);
+    tree::noise_file(&file, 5012, (5 << 20) + 77);
+    let piped = tree::noise(5013, 2_500_000);
 
     let of_directory = cluster[0].add(&directory);
     let of_file = cluster[1].add(&file);
@@ -94,7 +94,7 @@ fn replicas_are_on_exactly_the_k_closest() {
     tree::grow(&directory, 21, 60);
     for (place, copies) in [(0, 3), (4, 2)] {
         let file = work.join(format!("k-{copies}"));
-        tree::noise_file(&file, 22 + copies as u64, 6 << 20);
+        tree::noise_file(&file, 5022 + copies as u64, 6 << 20);
         for source in [&file, &directory] {
             let output = cluster[place].run_json(["add", utf8(source), "--replicas", &copies.to_string()]).ok();
             let root = text(&output.json()["cid"]);

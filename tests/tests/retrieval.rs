@@ -198,7 +198,7 @@ fn a_get_that_was_cut_off_goes_on_where_it_was() {
     let code = getting.wait().expect("it is a child").code();
     reaper::ended(getting.id());
     assert!(!target.exists(), "nothing stands under the name before it is whole");
-    assert_eq!(code, Some(3), "the daemon went away under the command");
+    assert!(matches!(code, Some(1 | 3)), "the daemon went away under the command: {code:?}");
     source.signal(Signal::CONT);
 
     reader.restart();

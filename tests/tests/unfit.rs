@@ -198,7 +198,8 @@ fn a_cut_add() {
     let mut adding = command.spawn().expect("the binary runs");
     reaper::born(adding.id());
     let mut pipe = adding.stdin.take().expect("it is piped");
-    pipe.write_all(&tree::noise(291, 6 << 20)).expect("the daemon reads");
+    // More than is gathered before it is stored.
+    pipe.write_all(&tree::noise(291, 40 << 20)).expect("the daemon reads");
     until("some of it is stored", LONG, || {
         let status = node.status();
         check(status["chunks"].as_u64().is_some_and(|chunks| chunks > 0), status)

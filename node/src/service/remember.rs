@@ -75,6 +75,14 @@ pub async fn run(network: Network, store: Store) {
     }
 }
 
+/// Writes down the peers of this moment: at the end of a run, what came since the last write.
+pub async fn finish(network: &Network, store: &Store) {
+    let now = Arc::clone(&network.peers().borrow());
+    let store = store.clone();
+    // Nothing of it panics; if it did, a few peers would be forgotten.
+    let _ = tokio::task::spawn_blocking(move || write(&store, &now, BTreeMap::new())).await;
+}
+
 fn write(
     store: &Store,
     table: &PeerTable,

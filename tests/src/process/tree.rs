@@ -48,6 +48,8 @@ fn keystream(seed: u64) -> ChaCha20 {
 
 /// A tree of `files` files, about 40 KiB each, with all that a real one has: deep and empty directories, dotfiles, empty files,
 /// files at and around the size of a chunk, links that lead somewhere, outside and nowhere, names in other scripts.
+/// The larger files are [`noise`] of `seed + 1` (`exact`), `seed + 2` (`over`) and `seed + 3`: chunks of their own want
+/// other seeds.
 ///
 /// # Panics
 /// If it cannot be written.

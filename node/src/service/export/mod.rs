@@ -70,8 +70,8 @@ impl Export {
     ///
     /// # Errors
     ///
-    /// [`Kind::Refused`](crate::error::Kind::Refused): the target is there already (without `force`), or the disk is
-    /// full; [`Kind::NotFound`](crate::error::Kind::NotFound): nobody has it, or not all of it;
+    /// [`Kind::Failed`](crate::error::Kind::Failed): the target is there already (without `force`);
+    /// [`Kind::Refused`](crate::error::Kind::Refused): the disk is full; [`Kind::NotFound`](crate::error::Kind::NotFound): nobody has it, or not all of it;
     /// [`Kind::Usage`](crate::error::Kind::Usage): a bad reference. Nothing stands under the target's name then.
     pub async fn get(&self, options: GetOptions, progress: &watch::Sender<Progress>) -> Result<Got> {
         let began = Instant::now();

@@ -68,7 +68,7 @@ pub(super) fn check_early(output: &Path, force: bool) -> Result<()> {
 }
 
 fn in_the_way(path: &Path) -> Error {
-    Error::refused(format!("cannot write {}: it is there already", path.display()))
+    Error::failed(format!("cannot write {}: it is there already", path.display()))
         .hint("name another place with -o, or replace it with --force")
 }
 

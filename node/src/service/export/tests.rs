@@ -118,7 +118,7 @@ async fn what_is_there_is_never_overwritten_without_force() {
     let root = place.add("file", ReadOptions::default());
     fs::write(place.out().join("x"), b"old").expect("a file");
     let error = place.get(root, "x").await.expect_err("it is there");
-    assert_eq!(error.kind, Kind::Refused);
+    assert_eq!(error.kind, Kind::Failed);
     assert_eq!(fs::read(place.out().join("x")).expect("it is there"), b"old");
     assert_eq!(place.names(), ["x"]);
     let force = |output: Option<PathBuf>| GetOptions { force: true, output, ..place.options() };
@@ -129,7 +129,7 @@ async fn what_is_there_is_never_overwritten_without_force() {
     assert_eq!(fs::read(place.out().join("d/file")).expect("it is there"), b"new");
     symlink("nowhere", place.out().join("dangling")).expect("a link");
     let named = GetOptions { output: Some(place.out().join("dangling")), ..place.options() };
-    assert_eq!(place.get_with(root, "file", named).await.expect_err("a link is there").kind, Kind::Refused);
+    assert_eq!(place.get_with(root, "file", named).await.expect_err("a link is there").kind, Kind::Failed);
     fs::create_dir(place.path("tree")).expect("a directory");
     fs::write(place.path("tree/a"), b"a").expect("a file");
     let tree = place.add("tree", ReadOptions::default());

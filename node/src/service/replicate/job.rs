@@ -143,7 +143,11 @@ impl State {
         // Added before and not owed: as long as nothing is known to be missing there is nothing to write.
         let stands = !self.wish.local && entry.is_some_and(|entry| stands(&entry, &terms));
         if !stands {
-            shared.store.put(chunk.clone(), terms).await?;
+            // Said before the chunk is counted off: `finish` looks for failures as soon as none is left.
+            let kept = shared.store.put(chunk.clone(), terms).await;
+            kept.inspect_err(|error| {
+                self.progress().failed.get_or_insert(again(error));
+            })?;
         }
         if self.wish.local {
             unsettled.settle(u8::from(role == Role::Replica));
