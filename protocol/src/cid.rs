@@ -11,6 +11,10 @@ use sha2::{Digest as _, Sha256};
 pub const MULTIHASH_BYTES: usize = 34;
 /// Bytes of a binary [`Cid`]: version, codec, multihash.
 pub const CID_BYTES: usize = 2 + MULTIHASH_BYTES;
+/// Longer text is no address, and is refused before it is decoded: the bases that are no power of two cost the square
+/// of its length. An address in base 2 (its prefix, and eight digits a byte) has 289 characters, one with a hash of
+/// 64 bytes, which is refused for its hash, fewer than 600.
+const MAX_TEXT_BYTES: usize = 1024;
 
 /// What the bytes behind an address are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -138,7 +142,10 @@ impl Cid {
 
     /// Reads the binary form; `bytes` holds exactly it. CIDv0 (a bare SHA2-256 multihash) is read as DAG-PB.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CidError> {
-        Self::from_foreign(&cid::Cid::try_from(bytes).map_err(|_| CidError::Malformed)?)
+        let rest = &mut &*bytes;
+        let foreign = cid::Cid::read_bytes(&mut *rest).map_err(|_| CidError::Malformed)?;
+        // It reads what it needs, and leaves what stands behind.
+        if rest.is_empty() { Self::from_foreign(&foreign) } else { Err(CidError::Malformed) }
     }
 
     fn from_foreign(foreign: &cid::Cid) -> Result<Self, CidError> {
@@ -153,9 +160,17 @@ impl Cid {
 impl FromStr for Cid {
     type Err = CidError;
 
-    /// Reads any multibase form of a CIDv1, and CIDv0.
+    /// Reads any multibase form of a CIDv1, and CIDv0; `text` holds exactly it.
     fn from_str(text: &str) -> Result<Self, CidError> {
-        Self::from_foreign(&cid::Cid::try_from(text).map_err(|_| CidError::Malformed)?)
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(CidError::Malformed);
+        }
+        let decoded = if cid::Version::is_v0_str(text) {
+            cid::multibase::Base::Base58Btc.decode(text)
+        } else {
+            cid::multibase::decode(text).map(|(_, bytes)| bytes)
+        };
+        Self::from_bytes(&decoded.map_err(|_| CidError::Malformed)?)
     }
 }
 
@@ -214,6 +229,25 @@ mod tests {
         assert_eq!("notacid".parse::<Cid>(), Err(CidError::Malformed));
         assert_eq!(Multihash::from_bytes(&[0x1e, 31]), Err(CidError::Length));
         assert_eq!(Multihash::from_bytes(&[]), Err(CidError::Length));
+    }
+
+    #[test]
+    fn an_address_with_more_around_it_is_refused() {
+        let cid = Cid::of(Codec::DagPb, b"");
+        let longer = [&cid.to_bytes()[..], &[0]].concat();
+        assert_eq!(Cid::from_bytes(&longer), Err(CidError::Malformed));
+        let text = cid::multibase::encode(cid::multibase::Base::Base32Lower, &longer);
+        assert_eq!(text.parse::<Cid>(), Err(CidError::Malformed));
+        assert_eq!(format!("{cid}aa").parse::<Cid>(), Err(CidError::Malformed));
+        assert_eq!(format!("anything/ipfs/{cid}").parse::<Cid>(), Err(CidError::Malformed));
+        assert_eq!(cid::multibase::encode(cid::multibase::Base::Base2, cid.to_bytes()).parse(), Ok(cid));
+    }
+
+    #[test]
+    fn text_far_longer_than_an_address_is_refused_before_it_is_decoded() {
+        // Base 58 of sixteen million digits would be decoded for days.
+        let text = format!("z{}", "2".repeat(16 << 20));
+        assert_eq!(text.parse::<Cid>(), Err(CidError::Malformed));
     }
 
     #[test]
