@@ -9,6 +9,7 @@ pub mod chunk;
 pub mod chunker;
 pub mod cid;
 pub mod dag;
+pub mod decoders;
 pub mod fetch;
 pub mod key;
 pub mod machine;
