@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId, identity::Keypair};
 use p2p_node::net::{self, Config, Driver, Listen, NetError, Network, PeerTable, TransportKind, Tuning};
+use tokio::time::{Instant, sleep};
 
 /// How long anything may take before a test gives up: nothing takes a tenth of it, unless the machine is overloaded.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -75,6 +76,18 @@ impl Options {
     /// Starts it.
     pub async fn start(self) -> Swarm {
         self.try_start().await.expect("a swarm that starts")
+    }
+
+    /// Starts it where another one listened until just now: its port may take a moment to be free.
+    pub async fn restart(self) -> Swarm {
+        let start = Instant::now();
+        loop {
+            match self.clone().try_start().await {
+                Ok(swarm) => return swarm,
+                Err(error) => assert!(start.elapsed() < LIMIT, "{error}"),
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Starts it, or says why not.

@@ -204,3 +204,66 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     // The innermost ones of libp2p are `io::Error`s that carry another error as text.
     text.rsplit(": ").next().filter(|last| !last.is_empty()).map_or(text.clone(), str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiter(dials: &mut Dials, peer: PeerId, now: Instant) -> oneshot::Receiver<Result<(), NetError>> {
+        let (reply, answer) = oneshot::channel();
+        dials.wait_peer(peer, None, Reply::Done(reply), now);
+        answer
+    }
+
+    #[test]
+    fn each_who_waits_gets_one_answer() {
+        let (mut dials, now) = (Dials::new(Duration::from_secs(20)), Instant::now());
+        let (found, foreign, lost, late) = (PeerId::random(), PeerId::random(), PeerId::random(), PeerId::random());
+        let mut answers = [found, foreign, lost, late].map(|peer| waiter(&mut dials, peer, now));
+        dials.on_identified(found);
+        dials.on_foreign(foreign, "another");
+        dials.on_lost(lost, "closed");
+        dials.tick(now + Duration::from_secs(21));
+        assert_eq!(answers[0].try_recv(), Ok(Ok(())));
+        assert!(matches!(answers[1].try_recv(), Ok(Err(NetError::WrongNetwork { .. }))));
+        assert!(matches!(answers[2].try_recv(), Ok(Err(NetError::Unreachable { .. }))));
+        assert!(matches!(answers[3].try_recv(), Ok(Err(NetError::Timeout { .. }))));
+        assert!(dials.known.is_empty() && dials.unknown.is_empty());
+    }
+
+    #[test]
+    fn another_attempts_failure_is_no_answer() {
+        let (mut dials, now, peer) = (Dials::new(Duration::from_secs(20)), Instant::now(), PeerId::random());
+        let attempt = |id| Attempt {
+            id: ConnectionId::new_unchecked(id),
+            address: "/ip4/10.0.0.1/tcp/1".parse().expect("a multiaddr"),
+            source: Source::Manual,
+        };
+        let (reply, mut answer) = oneshot::channel();
+        dials.wait_peer(peer, Some(attempt(1)), Reply::Peer(reply), now);
+        dials.on_failed(ConnectionId::new_unchecked(2), Some(peer), false, &DialError::Aborted);
+        assert!(answer.try_recv().is_err());
+        assert!(dials.on_established(ConnectionId::new_unchecked(2), peer).is_none());
+        dials.on_failed(ConnectionId::new_unchecked(1), Some(peer), true, &DialError::Aborted);
+        assert!(answer.try_recv().is_err(), "it is connected otherwise");
+        assert!(dials.on_established(ConnectionId::new_unchecked(1), peer).is_some());
+        dials.on_identified(peer);
+        assert_eq!(answer.try_recv(), Ok(Ok(peer)));
+    }
+
+    #[test]
+    fn those_who_wait_are_bounded() {
+        let (mut dials, now, peer) = (Dials::new(Duration::from_secs(20)), Instant::now(), PeerId::random());
+        let mut answers: Vec<_> = (0..MAX_WAITING).map(|_| waiter(&mut dials, peer, now)).collect();
+        assert!(answers.iter_mut().all(|answer| answer.try_recv().is_err()));
+        assert!(matches!(waiter(&mut dials, peer, now).try_recv(), Ok(Err(NetError::Unreachable { .. }))));
+    }
+
+    #[test]
+    fn reasons_are_sentences() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let address: Multiaddr = "/ip4/10.0.0.1/tcp/1".parse().expect("a multiaddr");
+        let error = DialError::Transport(vec![(address, TransportError::Other(refused))]);
+        assert_eq!(reason(&error), "/ip4/10.0.0.1/tcp/1: connection refused");
+    }
+}

@@ -7,7 +7,9 @@ use std::{
 
 use futures::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, Swarm, identify, kad, mdns,
+    Multiaddr, PeerId, Swarm,
+    connection_limits::ConnectionLimits,
+    identify, kad, mdns,
     swarm::{
         DialError, StreamUpgradeError, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -479,6 +481,9 @@ impl Loop {
 
     /// Closes the connections; what does not close in time is dropped.
     async fn close(mut self) {
+        // Nobody comes in any more: they would find a node that does not answer.
+        *self.swarm.behaviour_mut().limits.limits_mut() =
+            ConnectionLimits::default().with_max_established(Some(0)).with_max_pending_incoming(Some(0));
         let peers: Vec<_> = self.peers.open().copied().collect();
         for peer in peers {
             // An error means that it is gone already.

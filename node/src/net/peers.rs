@@ -294,3 +294,112 @@ impl Peers {
 fn shortened(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(100).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use libp2p::{
+        core::{Endpoint, transport::PortUse},
+        identity::Keypair,
+    };
+
+    use super::*;
+
+    fn endpoint() -> ConnectedPoint {
+        ConnectedPoint::Dialer {
+            address: "/ip4/10.0.0.2/tcp/4242".parse().expect("a multiaddr"),
+            role_override: Endpoint::Dialer,
+            port_use: PortUse::New,
+        }
+    }
+
+    fn said(network: &str) -> identify::Info {
+        identify::Info {
+            public_key: Keypair::generate_ed25519().public(),
+            protocol_version: protocol_name(network, "id", 1),
+            agent_version: "p2p-node/\u{7}test".to_owned(),
+            listen_addrs: vec!["/ip4/127.0.0.1/tcp/1".parse().expect("a multiaddr")],
+            protocols: Vec::new(),
+            observed_addr: "/ip4/10.0.0.1/tcp/1".parse().expect("a multiaddr"),
+            signed_peer_record: None,
+        }
+    }
+
+    fn table() -> (Peers, watch::Receiver<Arc<PeerTable>>) {
+        let (sender, receiver) = watch::channel(Arc::default());
+        (Peers::new("a", Duration::from_secs(18), sender), receiver)
+    }
+
+    const TICK: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_peer_that_comes_back_has_a_new_epoch_and_keeps_its_source() {
+        let (mut peers, watch) = table();
+        let (peer, now) = (PeerId::random(), Instant::now());
+        for round in 1..=3 {
+            let (a, b) = (ConnectionId::new_unchecked(round * 2), ConnectionId::new_unchecked(round * 2 + 1));
+            peers.on_established(peer, a, &endpoint(), now);
+            assert!(!peers.is_connected(&peer));
+            let first = peers.on_identify(peer, said("a"), Some(Source::Manual), now);
+            assert!(matches!(first, Some(Identified::Ours { first: true, .. })));
+            peers.on_established(peer, b, &endpoint(), now);
+            let again = peers.on_identify(peer, said("a"), None, now);
+            assert!(matches!(again, Some(Identified::Ours { first: false, .. })));
+            peers.publish(false, true);
+            let seen = watch.borrow().peers[&peer].clone();
+            assert_eq!((seen.epoch, seen.source, seen.connected), (round as u64, Source::Manual, true));
+            assert_eq!(seen.agent.as_deref(), Some("p2p-node/test"));
+            // Loopback addresses of another machine are left out; the one that was dialled is in.
+            assert_eq!(seen.addresses, vec!["/ip4/10.0.0.2/tcp/4242".parse().expect("a multiaddr")]);
+            assert!(!peers.on_closed(peer, a, now));
+            assert!(peers.on_closed(peer, b, now));
+            peers.publish(false, true);
+            assert!(!watch.borrow().peers[&peer].connected);
+        }
+        peers.forget_old(now + REMEMBERED + TICK);
+        assert_eq!(peers.len(), 0);
+    }
+
+    #[test]
+    fn silent_and_unidentified_connections_are_closed() {
+        let (mut peers, _watch) = table();
+        let (peer, start) = (PeerId::random(), Instant::now());
+        let id = ConnectionId::new_unchecked(1);
+        peers.on_established(peer, id, &endpoint(), start);
+        let mut now = start;
+        let mut closed = Vec::new();
+        while closed.is_empty() && now < start + Duration::from_secs(60) {
+            now += TICK;
+            closed = peers.overdue(Duration::from_secs(10), now);
+        }
+        assert_eq!(now.duration_since(start).as_secs(), 11, "never identified");
+
+        peers.on_identify(peer, said("a"), None, now);
+        peers.on_pong(peer, id, Duration::from_millis(3), now);
+        let heard = now;
+        while peers.overdue(Duration::from_secs(10), now).is_empty() {
+            now += TICK;
+        }
+        assert_eq!(now.duration_since(heard).as_secs(), 19, "silent");
+    }
+
+    #[test]
+    fn peers_are_not_taken_for_dead_because_this_node_slept() {
+        let (mut peers, _watch) = table();
+        let (peer, start) = (PeerId::random(), Instant::now());
+        peers.on_established(peer, ConnectionId::new_unchecked(1), &endpoint(), start);
+        peers.on_identify(peer, said("a"), None, start);
+        peers.overdue(TICK, start);
+        assert!(peers.overdue(TICK, start + Duration::from_secs(3600)).is_empty());
+    }
+
+    #[test]
+    fn a_peer_of_another_network_leaves_and_is_never_in_the_table() {
+        let (mut peers, _watch) = table();
+        let (peer, now) = (PeerId::random(), Instant::now());
+        peers.on_established(peer, ConnectionId::new_unchecked(1), &endpoint(), now);
+        assert!(matches!(peers.on_identify(peer, said("b"), None, now), Some(Identified::Foreign { .. })));
+        assert_eq!((peers.len(), peers.is_connected(&peer)), (0, false));
+        assert!(peers.overdue(Duration::from_secs(10), now).is_empty());
+        assert_eq!(peers.overdue(Duration::from_secs(10), now + FAREWELL).len(), 1);
+    }
+}
