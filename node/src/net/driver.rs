@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use libp2p::{
     Multiaddr, PeerId, Swarm,
     connection_limits::ConnectionLimits,
+    core::transport::ListenerId,
     identify, kad, mdns,
     swarm::{
         DialError, StreamUpgradeError, SwarmEvent,
@@ -80,6 +81,7 @@ pub async fn start_tuned(config: Config, tuning: Tuning) -> Result<(Network, Dri
         gossip: Gossip::default(),
         streams: Streams::new(control),
         bans: Bans::default(),
+        listeners: Vec::new(),
         tuning,
     };
     driver.listen(plan).await?;
@@ -125,6 +127,7 @@ struct Loop {
     gossip: Gossip,
     streams: Streams,
     bans: Bans,
+    listeners: Vec<ListenerId>,
     tuning: Tuning,
 }
 
@@ -171,7 +174,7 @@ impl Loop {
             }
             let wait = if listeners.is_empty() { Duration::ZERO } else { LISTEN_WITHIN };
             let until = tokio::time::Instant::now() + wait;
-            let mut missing = listeners;
+            let (listening, mut missing) = (listeners.clone(), listeners);
             loop {
                 let quiet = if missing.is_empty() { LISTEN_QUIET } else { wait };
                 let until = until.min(tokio::time::Instant::now() + quiet);
@@ -181,6 +184,7 @@ impl Loop {
                 }
                 self.on_event(event);
             }
+            self.listeners = listening;
             return Ok(());
         }
         refused.map_or(Ok(()), Err)
@@ -356,7 +360,7 @@ impl Loop {
         }
         self.peers.forget_old(now);
         self.bans.tick(&mut self.swarm.behaviour_mut().blocked, now);
-        self.gossip.tick(now);
+        self.gossip.say_held(&mut self.swarm.behaviour_mut().gossipsub, now);
         self.dials.tick(now);
         self.discovery.tick(now);
     }
@@ -484,6 +488,9 @@ impl Loop {
         // Nobody comes in any more: they would find a node that does not answer.
         *self.swarm.behaviour_mut().limits.limits_mut() =
             ConnectionLimits::default().with_max_established(Some(0)).with_max_pending_incoming(Some(0));
+        for listener in std::mem::take(&mut self.listeners) {
+            self.swarm.remove_listener(listener);
+        }
         let peers: Vec<_> = self.peers.open().copied().collect();
         for peer in peers {
             // An error means that it is gone already.

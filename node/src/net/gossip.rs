@@ -23,9 +23,12 @@ use super::{GossipMessage, NetError, Verdict, behaviour::MAX_GOSSIP_BYTES};
 const MAX_UNDECIDED: usize = 512;
 /// How long a verdict may take: gossipsub keeps the message for 12 s.
 const VERDICT_WITHIN: Duration = Duration::from_secs(10);
-/// Own messages that wait for somebody who listens.
-const MAX_UNHEARD: usize = 64;
-/// How long they wait: subscriptions follow a connection within a round trip; whoever comes later catches up.
+/// Own messages that wait for their hearers; with 64 KiB each, 4 MiB.
+const MAX_HELD: usize = 64;
+/// How long a message waits for all connected peers to listen: gossipsub says it once, and their subscriptions follow
+/// a connection within a round trip.
+const HELD_FOR: Duration = Duration::from_millis(500);
+/// How long it waits for anybody to listen; whoever comes later catches up.
 const UNHEARD_FOR: Duration = Duration::from_secs(15);
 /// Topics that this node joins.
 const MAX_TOPICS: usize = 64;
@@ -43,12 +46,38 @@ pub(super) struct Decided {
     verdict: Verdict,
 }
 
+/// An own message that was not said yet.
+struct Held {
+    topic: IdentTopic,
+    data: Bytes,
+    /// Until then every connected peer should listen.
+    all: Instant,
+    /// Until then anybody should.
+    until: Instant,
+}
+
+impl Held {
+    /// Says it, if its hearers are there. True if it need not be said again.
+    fn say(&self, gossipsub: &mut gossipsub::Behaviour, now: Instant) -> Result<bool, PublishError> {
+        let topic = self.topic.hash();
+        if now < self.all && gossipsub.all_peers().any(|(_, topics)| !topics.contains(&&topic)) {
+            return Ok(false);
+        }
+        match gossipsub.publish(topic, self.data.clone()) {
+            // What was said before need not be said again.
+            Ok(_) | Err(PublishError::Duplicate) => Ok(true),
+            Err(PublishError::NoPeersSubscribedToTopic) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Topics and messages.
 #[derive(Default)]
 pub(super) struct Gossip {
     topics: HashMap<TopicHash, mpsc::Sender<GossipMessage>>,
     undecided: FuturesUnordered<BoxFuture<'static, Decided>>,
-    unheard: VecDeque<(IdentTopic, Bytes, Instant)>,
+    held: VecDeque<Held>,
     rejected: HashMap<PeerId, u32>,
 }
 
@@ -73,7 +102,7 @@ impl Gossip {
         Ok(())
     }
 
-    /// Says something. Nobody listening is not an error: it is said again to the first who does within seconds.
+    /// Says something. Nobody listening is not an error: it is said to the first who does within seconds.
     pub fn publish(
         &mut self,
         gossipsub: &mut gossipsub::Behaviour,
@@ -85,19 +114,18 @@ impl Gossip {
         if data.len() > MAX_GOSSIP_BYTES {
             return Err(refused(format!("a message of {} bytes is over {MAX_GOSSIP_BYTES}", data.len())));
         }
-        let name = IdentTopic::new(topic);
-        match gossipsub.publish(name.hash(), data.clone()) {
-            // What was said before need not be said again.
-            Ok(_) | Err(PublishError::Duplicate) => Ok(()),
-            Err(PublishError::NoPeersSubscribedToTopic) => {
-                if self.unheard.len() == MAX_UNHEARD {
-                    self.unheard.pop_front();
-                }
-                self.unheard.push_back((name, data, now + UNHEARD_FOR));
-                Ok(())
+        let held = Held { topic: IdentTopic::new(topic), data, all: now + HELD_FOR, until: now + UNHEARD_FOR };
+        if !held.say(gossipsub, now).map_err(|error| refused(error.to_string()))? {
+            if self.held.len() == MAX_HELD
+                && let Some(mut oldest) = self.held.pop_front()
+            {
+                // Its time is up: to whoever listens now.
+                oldest.all = now;
+                let _ = oldest.say(gossipsub, now);
             }
-            Err(error) => Err(refused(error.to_string())),
+            self.held.push_back(held);
         }
+        Ok(())
     }
 
     /// An event of gossipsub.
@@ -106,7 +134,7 @@ impl Gossip {
             gossipsub::Event::Message { propagation_source, message_id, message } => {
                 self.on_message(gossipsub, propagation_source, message_id, message);
             }
-            gossipsub::Event::Subscribed { topic, .. } => self.say_again(gossipsub, &topic),
+            gossipsub::Event::Subscribed { .. } => self.say_held(gossipsub, Instant::now()),
             _ => {}
         }
     }
@@ -149,16 +177,6 @@ impl Gossip {
         );
     }
 
-    fn say_again(&mut self, gossipsub: &mut gossipsub::Behaviour, topic: &TopicHash) {
-        for (name, data, until) in std::mem::take(&mut self.unheard) {
-            if name.hash() != *topic {
-                self.unheard.push_back((name, data, until));
-            } else if let Err(PublishError::NoPeersSubscribedToTopic) = gossipsub.publish(name.hash(), data.clone()) {
-                self.unheard.push_back((name, data, until));
-            }
-        }
-    }
-
     /// The next verdict; never, while none is waited for. Cancel-safe.
     pub async fn decided(&mut self) -> Decided {
         match self.undecided.next().await {
@@ -190,8 +208,14 @@ impl Gossip {
         true
     }
 
-    /// Drops what nobody came to hear.
-    pub fn tick(&mut self, now: Instant) {
-        self.unheard.retain(|(_, _, until)| *until > now);
+    /// Says what waited long enough, and drops what nobody came to hear.
+    pub fn say_held(&mut self, gossipsub: &mut gossipsub::Behaviour, now: Instant) {
+        self.held.retain(|held| match held.say(gossipsub, now) {
+            Ok(said) => !said && held.until > now,
+            Err(error) => {
+                tracing::warn!(topic = %held.topic, "a message could not be said: {error}");
+                false
+            }
+        });
     }
 }
