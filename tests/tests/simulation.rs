@@ -132,7 +132,7 @@ async fn every_chunk_is_on_exactly_its_k_closest_and_outlives_its_adder() {
     let everybody = net.alive();
 
     let added = chunks(&mut random, 200);
-    let mut job = net.node(0).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
+    let job = net.node(0).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
     for chunk in &added {
         job.submit(chunk.clone()).await.expect("kept");
     }
@@ -161,7 +161,7 @@ async fn any_two_machines_may_die() {
     net.join(12).await;
     net.acquainted(11).await;
     let added = chunks(&mut random, 60);
-    let mut job = net.node(3).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
+    let job = net.node(3).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
     for chunk in &added {
         job.submit(chunk.clone()).await.expect("kept");
     }
@@ -185,7 +185,7 @@ async fn copies_that_were_owed_are_made_as_peers_join_even_without_the_adder() {
     net.join(2).await;
     net.acquainted(1).await;
     let added = chunks(&mut random, 40);
-    let mut job = net.node(0).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
+    let job = net.node(0).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
     for chunk in &added {
         job.submit(chunk.clone()).await.expect("kept");
     }
@@ -216,7 +216,7 @@ async fn a_network_too_large_to_be_known_whole_places_by_lookup() {
     net.acquainted(1).await;
     let everybody = net.alive();
     let added = chunks(&mut random, 100);
-    let mut job = net.node(20).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
+    let job = net.node(20).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
     for chunk in &added {
         job.submit(chunk.clone()).await.expect("kept");
     }
@@ -286,7 +286,7 @@ async fn a_full_peer_is_passed_over_for_the_next_nearest() {
     net.join(2).await;
     net.acquainted(6).await;
     let added = chunks(&mut random, 120);
-    let mut job = net.node(0).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
+    let job = net.node(0).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
     for chunk in &added {
         job.submit(chunk.clone()).await.expect("kept");
     }

@@ -1,0 +1,202 @@
+//! The rules of the house that a compiler does not hold: who may import whom, what `protocol` must not touch,
+//! how a file begins and how long it may grow.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// About 500 lines is where a file has become two subjects; past this it has.
+const MAX_LINES: usize = 620;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package stands in the workspace").to_owned()
+}
+
+fn sources(below: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut directories = vec![below.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("a readable source tree") {
+            let path = entry.expect("a readable source tree").path();
+            if path.is_dir() {
+                if path.file_name().is_none_or(|name| name != "target") {
+                    directories.push(path);
+                }
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("a source file");
+                found.push((path, text));
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "no sources below {}", below.display());
+    found
+}
+
+fn every_source() -> Vec<(PathBuf, String)> {
+    ["node", "protocol", "tests", "fuzz"].iter().flat_map(|package| sources(&root().join(package))).collect()
+}
+
+/// The part of a file that is not its unit tests: rules on imports bind what ships.
+fn shipped<'a>(path: &Path, text: &'a str) -> &'a str {
+    let named = |part: &str| part == "tests" || part == "tests.rs" || part.ends_with("_tests.rs");
+    if path.iter().filter_map(|part| part.to_str()).skip_while(|part| *part != "src").any(named) {
+        return "";
+    }
+    text.split("#[cfg(test)]\nmod ").next().unwrap_or(text)
+}
+
+/// The rooms named in `crate::ROOM` paths, in `use crate::{a, b}` groups too.
+fn rooms(text: &str) -> Vec<String> {
+    let mut rooms = Vec::new();
+    for (at, _) in text.match_indices("crate::") {
+        let before = text[..at].chars().next_back();
+        if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '$') {
+            continue;
+        }
+        let rest = &text[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 1;
+            let mut item = String::new();
+            for c in group.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    _ => {}
+                }
+                if depth == 0 || (c == ',' && depth == 1) {
+                    rooms.push(item.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+                    item.clear();
+                    if depth == 0 {
+                        break;
+                    }
+                } else {
+                    item.push(c);
+                }
+            }
+        } else {
+            rooms.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    rooms.retain(|room: &String| !room.is_empty());
+    rooms
+}
+
+#[test]
+fn imports_go_one_way() {
+    let leaves = ["error", "report", "settings"];
+    let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("front", &["front", "node", "service", "store", "memory"][..]),
+        ("node", &["node", "service", "store", "net", "identity"]),
+        ("service", &["service", "store", "net"]),
+        ("store", &["store"]),
+        ("net", &["net"]),
+        ("identity", &["identity"]),
+        ("memory", &[]),
+        ("error", &[]),
+        ("report", &[]),
+        ("settings", &[]),
+    ]);
+    let source = root().join("node/src");
+    let mut wrong = Vec::new();
+    for (path, text) in sources(&source) {
+        let within = path.strip_prefix(&source).expect("below the source tree");
+        let room = within.iter().next().and_then(|first| first.to_str()).expect("a name").trim_end_matches(".rs");
+        if ["lib", "main"].contains(&room) {
+            continue;
+        }
+        let may = allowed.get(room).unwrap_or_else(|| panic!("a room without a rule: {room}"));
+        for used in rooms(shipped(&path, &text)) {
+            let leaf = leaves.contains(&used.as_str()) && !["store", "net"].contains(&room);
+            if !leaf && !may.contains(&used.as_str()) {
+                wrong.push(format!("{} uses crate::{used}", within.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports against the order front → node → service → store, net:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_reader_of_imports_sees_groups_and_paths() {
+    let text =
+        "use crate::{net::{A, B}, store::C,\n error};\nfn f() { crate::service::x(); mycrate::no(); $crate::no() }";
+    assert_eq!(rooms(text), ["net", "store", "error", "service"]);
+}
+
+#[test]
+fn protocol_is_pure() {
+    let forbidden = [
+        "tokio",
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "std::env",
+        "std::process",
+        "SystemTime",
+        "Instant::now",
+        "rand::",
+        "getrandom",
+        "async fn",
+    ];
+    let mut wrong = Vec::new();
+    for (path, text) in sources(&root().join("protocol/src")) {
+        for (number, line) in shipped(&path, &text).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or(line);
+            for word in forbidden {
+                if code.contains(word) {
+                    wrong.push(format!("{}:{} uses {word}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "protocol/ has no I/O, no clock and no entropy:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn state_machines_do_not_import_each_other() {
+    let machines = ["fetch", "replicate", "reconcile"];
+    let source = root().join("protocol/src");
+    for (path, text) in sources(&source) {
+        let within = path.strip_prefix(&source).expect("below the source tree");
+        let own = within.iter().next().and_then(|first| first.to_str()).expect("a name").trim_end_matches(".rs");
+        if !machines.contains(&own) {
+            continue;
+        }
+        for used in rooms(shipped(&path, &text)) {
+            assert!(used == own || !machines.contains(&used.as_str()), "{} uses crate::{used}", within.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_says_its_subject_and_is_not_two() {
+    let mut wrong = Vec::new();
+    for (path, text) in every_source() {
+        let fuzz_target = path.components().any(|part| part.as_os_str() == "fuzz_targets");
+        if !text.starts_with("//! ") && !fuzz_target {
+            wrong.push(format!("{} does not open with //!", path.display()));
+        }
+        let lines = text.lines().count();
+        if lines > MAX_LINES {
+            wrong.push(format!("{} has {lines} lines", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn nothing_is_left_open() {
+    // Split, so that this file does not find itself.
+    let marks = [concat!("to", "do!("), concat!("unimpl", "emented!("), concat!("FIX", "ME"), concat!("SKEL", "ETON")];
+    let mut wrong = Vec::new();
+    for (path, text) in every_source() {
+        for mark in marks {
+            if text.contains(mark) {
+                wrong.push(format!("{} has {mark}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
