@@ -9,8 +9,7 @@ use p2p_tests::{
 #[tokio::test(start_paused = true)]
 async fn the_simulated_network_keeps_the_contract_of_the_real_one() {
     let fabric = Fabric::new(1, Topology::Full, Link::LAN);
-    let nodes: Vec<Network> =
-        (0..12).map(|number| fabric.join(keypair(number).public().to_peer_id())).collect();
+    let nodes: Vec<Network> = (0..12).map(|number| fabric.join(keypair(number).public().to_peer_id())).collect();
     contract::all(&nodes).await;
     contract::ban(&nodes).await;
 }
