@@ -86,7 +86,7 @@ impl Catalogue {
         let inbound = network.accept_streams(&name, sync::INBOUND_WAITING).await.map_err(cannot_join)?;
         let tasks = TaskTracker::new();
         let stopping = CancellationToken::new();
-        tasks.spawn(stopping.clone().run_until_cancelled_owned(listen(ledger.clone(), heard)));
+        tasks.spawn(stopping.clone().run_until_cancelled_owned(listen(ledger.clone(), network.clone(), heard)));
         let (served, serves) = mpsc::channel(sync::SERVED_WAITING);
         tasks.spawn(stopping.clone().run_until_cancelled_owned(sync::serve(
             ledger.clone(),
@@ -157,9 +157,15 @@ fn order(entry: &Publication) -> (&str, [u8; 36], Vec<u8>) {
 }
 
 /// Judges what is gossiped, until the network is gone.
-async fn listen(ledger: Arc<Ledger>, mut heard: mpsc::Receiver<GossipMessage>) {
+///
+/// Whether a publication is valid does not depend on who looks or when, and nobody honest passes on what is not: whoever
+/// sent one that is not is refused.
+async fn listen(ledger: Arc<Ledger>, network: Network, mut heard: mpsc::Receiver<GossipMessage>) {
     while let Some(message) = heard.recv().await {
         let verdict = judge(&ledger, &message).await;
+        if verdict == Verdict::Reject {
+            network.ban(message.from, sync::BAN, "it gossiped a publication that is not valid").await;
+        }
         // The driver may have given up waiting.
         let _ = message.verdict.send(verdict);
     }

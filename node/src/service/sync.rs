@@ -46,7 +46,7 @@ const COALESCE: Duration = Duration::from_secs(2);
 /// How many peers are told: two of a few make what gossip lost known to all within a few times [`COALESCE`].
 const COUPLE: usize = 2;
 /// How long a peer that sent what is invalid is refused.
-const BAN: Duration = Duration::from_secs(3600);
+pub(super) const BAN: Duration = Duration::from_secs(3600);
 
 /// Runs this node's own sessions, until the network is gone.
 pub(super) async fn run(ledger: Arc<Ledger>, network: Network, protocol: String, mut served: mpsc::Receiver<PeerId>) {

@@ -39,6 +39,28 @@ pub enum Tactic {
     Silence,
     /// Answers what was not asked, a thousand times.
     Flood,
+    /// Serves chunks truly, and answers the catalogue's catch-up with noise.
+    CatalogueNoise,
+    /// The same, beginning with a header that claims 4 GiB.
+    CatalogueHuge,
+    /// The same, breaking off in the middle of a frame.
+    CatalogueTruncate,
+    /// The same, never answering.
+    CatalogueSilence,
+}
+
+impl Tactic {
+    /// Whether chunks are served truly.
+    fn is_true(self) -> bool {
+        matches!(self, Self::Serve) || self.is_of_catalogue()
+    }
+
+    /// Whether it speaks the catalogue's protocol. Otherwise it does not, so that whoever drops it drops it for its
+    /// chunks.
+    fn is_of_catalogue(self) -> bool {
+        use Tactic::{CatalogueHuge, CatalogueNoise, CatalogueSilence, CatalogueTruncate};
+        matches!(self, CatalogueNoise | CatalogueHuge | CatalogueTruncate | CatalogueSilence)
+    }
 }
 
 /// The most that one answer pours out: enough to be seen in a daemon's memory if it were kept.
@@ -80,14 +102,19 @@ impl Evil {
         let mut swarm = swarm(network);
         let peer = *swarm.local_peer_id();
         let mut control = swarm.behaviour().streams.new_control();
-        for protocol in ["transfer", "catalogue"] {
+        let protocols = if tactic.is_of_catalogue() { &["transfer", "catalogue"][..] } else { &["transfer"] };
+        for &protocol in protocols {
             let mut inbound = control.accept(name(network, protocol)).expect("nobody else takes it");
             let chunks = Arc::new(chunks.clone());
             tokio::spawn(async move {
-                while let Some((_, stream)) = inbound.next().await {
+                while let Some((_, mut stream)) = inbound.next().await {
                     let chunks = Arc::clone(&chunks);
                     let catalogue = protocol == "catalogue";
                     tokio::spawn(async move {
+                        // The acceptor of any stream says first that it has it.
+                        if stream.write_all(&[TAKEN]).await.is_err() {
+                            return;
+                        }
                         // Being dropped is what it is here for.
                         let _ = if catalogue {
                             disturb(stream, tactic).await
@@ -302,6 +329,8 @@ pub fn greeting() -> Vec<u8> {
     frame(GREETING, 0, &bytes)
 }
 
+/// What the acceptor of a stream of any protocol sends first.
+const TAKEN: u8 = 1;
 const GREETING: u8 = 0x01;
 const GREET: u8 = 0x02;
 const WANT: u8 = 0x10;
@@ -330,7 +359,7 @@ async fn answer(mut stream: Stream, tactic: Tactic, chunks: &Chunks) -> io::Resu
                 // A replica of everything, or of what it has.
                 let rows = body.as_chunks::<34>().0.iter().flat_map(|hash| match (tactic, chunks.get(hash)) {
                     (_, Some(bytes)) => held(bytes.len()),
-                    (Tactic::Serve, None) => [0; 6],
+                    (tactic, None) if tactic.is_true() => [0; 6],
                     (_, None) => held(1 << 20),
                 });
                 let rows: Vec<u8> = rows.collect();
@@ -345,11 +374,11 @@ async fn answer(mut stream: Stream, tactic: Tactic, chunks: &Chunks) -> io::Resu
                     }
                 }
             }
-            OFFER if tactic == Tactic::Serve => {
+            OFFER if tactic.is_true() => {
                 // One answer at least; an offer of several is left waiting for the rest, which is its right to time out.
                 stream.write_all(&frame(REFUSED, request, b"not here")).await?;
             }
-            _ if tactic == Tactic::Serve => stream.write_all(&frame(REFUSED, request, b"not here")).await?,
+            _ if tactic.is_true() => stream.write_all(&frame(REFUSED, request, b"not here")).await?,
             _ => lie(&mut stream, tactic, request).await?,
         }
         stream.flush().await?;
@@ -364,7 +393,7 @@ fn held(length: usize) -> [u8; 6] {
 /// Answers one request in the worst way of the tactic.
 async fn lie(stream: &mut Stream, tactic: Tactic, request: u32) -> io::Result<()> {
     match tactic {
-        Tactic::Serve => stream.write_all(&frame(MISSING, request, &[])).await,
+        _ if tactic.is_true() => stream.write_all(&frame(MISSING, request, &[])).await,
         Tactic::WrongBytes => stream.write_all(&frame(CHUNK, request, &noise(u64::from(request), 1 << 20))).await,
         Tactic::HugeFrame => {
             stream.write_all(&claim(CHUNK, request)).await?;
@@ -389,6 +418,7 @@ async fn lie(stream: &mut Stream, tactic: Tactic, request: u32) -> io::Result<()
             }
             Ok(())
         }
+        _ => Ok(()),
     }
 }
 
@@ -397,15 +427,15 @@ async fn disturb(mut stream: Stream, tactic: Tactic) -> io::Result<()> {
     let mut header = [0; 5];
     stream.read_exact(&mut header).await?;
     match tactic {
-        Tactic::Silence => std::future::pending::<()>().await,
-        Tactic::HugeFrame => {
+        Tactic::CatalogueSilence => std::future::pending::<()>().await,
+        Tactic::CatalogueHuge => {
             stream.write_all(&[2, 0xff, 0xff, 0xff, 0xff]).await?;
             let piece = vec![0; 1 << 16];
             for _ in 0..POUR_BYTES / piece.len() {
                 stream.write_all(&piece).await?;
             }
         }
-        Tactic::Truncate => stream.write_all(&[2, 0, 0, 1, 0, 1, 2, 3]).await?,
+        Tactic::CatalogueTruncate => stream.write_all(&[2, 0, 0, 1, 0, 1, 2, 3]).await?,
         _ => {
             stream.write_all(&[2, 0, 0, 4, 0]).await?;
             stream.write_all(&noise(9, 1024)).await?;

@@ -78,6 +78,16 @@ impl Daemon {
         text(&self.add(file)["cid"])
     }
 
+    /// The same where a copy may be missing: peers that should take one are dead or worse.
+    #[track_caller]
+    pub fn keep_wherever(&self, file: &Path, seed: u64, length: u64) -> String {
+        tree::noise_file(file, seed, length);
+        let output = self.run_json([OsStr::new("add"), file.as_os_str()]);
+        assert!(matches!(output.code, 0 | 5), "{output}");
+        let line = output.json_lines().into_iter().find(|line| line.get("cid").is_some());
+        text(&line.unwrap_or_else(|| panic!("no CID: {output}"))["cid"])
+    }
+
     /// Gets `root` and compares it with `source`.
     #[track_caller]
     pub fn gives(&self, root: &str, source: &Path) {

@@ -272,6 +272,7 @@ async fn gossip_is_judged() {
     assert_eq!(judge(say(2)).await, Verdict::Ignore);
     assert_eq!(judge(say(1)).await, Verdict::Ignore);
     assert_eq!(judge(say(3)).await, Verdict::Accept);
+    assert_eq!(hub.with(a.peer, |end| end.banned.len()), 0);
     for at in 0..say(4).len() {
         let mut tampered = say(4);
         tampered[at] ^= 4;
@@ -281,6 +282,8 @@ async fn gossip_is_judged() {
     assert_eq!(judge(vec![]).await, Verdict::Reject);
     assert_eq!(judge(vec![7; 70_000]).await, Verdict::Reject);
     assert_eq!(a.catalogue.entries(), [publication(3, "x", 3)]);
+    // Whoever passes on what is not valid is refused.
+    assert!(hub.with(a.peer, |end| end.banned.contains(&b.peer)));
 }
 
 #[tokio::test]

@@ -1,6 +1,11 @@
 //! Writing one file: its leaves out of order at their offsets, those that stand there already kept.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    sync::Arc,
+};
 
 use futures::{
     FutureExt as _, StreamExt as _,
@@ -20,6 +25,10 @@ use crate::{
 
 /// Leaves of one file that are under way at once; the job's window bounds their bytes.
 const LEAVES: usize = 64;
+/// A larger file is begun only where its disk has room for all of it: a few chunks that link to themselves make a file of a
+/// thousand terabytes, and filling the disk with a part of what cannot fit helps nobody. (A file system that compresses
+/// might have taken a file that is refused here.)
+const ROOM_ASKED_BYTES: u64 = 16 << 20;
 /// After so many bytes written what is dirty is sent to the disk, so that the last sync finds little left to do.
 const SYNC_EVERY_BYTES: u64 = 64 << 20;
 
@@ -27,10 +36,19 @@ const SYNC_EVERY_BYTES: u64 = 64 << 20;
 pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: &Chunk, file: Arc<File>) -> Result<u64> {
     let mut walker = FileWalker::new(root, 0..u64::MAX).map_err(|why| job.refused(&why))?;
     let size = walker.size();
-    let present = match file.metadata() {
-        Ok(found) => found.len(),
+    let (present, held_bytes) = match file.metadata() {
+        Ok(found) => (found.len(), found.blocks().saturating_mul(512)),
         Err(why) => return Err(job.io("the partial", &why)),
     };
+    if size > ROOM_ASKED_BYTES {
+        let disk = file.clone();
+        let free = blocking(move || rustix::fs::fstatvfs(&*disk)).await?;
+        let free = free.map_err(|why| job.io("the partial", &why.into()))?;
+        let free_bytes = free.f_bavail.saturating_mul(free.f_frsize);
+        if size > free_bytes.saturating_add(held_bytes) {
+            return Err(job.no_room(size, free_bytes));
+        }
+    }
     let mut writing = FuturesUnordered::new();
     let mut inner: Option<BoxFuture<'_, Result<Chunk>>> = None;
     let mut syncing: Option<BoxFuture<'_, Result<io::Result<()>>>> = None;

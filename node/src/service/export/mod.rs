@@ -239,6 +239,14 @@ impl<S: ChunkSource> Job<S> {
         }
     }
 
+    fn no_room(&self, size: u64, free_bytes: u64) -> Error {
+        Error::refused(format!(
+            "cannot write {}: a file of {size} bytes has no space on a disk with {free_bytes} bytes free",
+            self.reference
+        ))
+        .hint("free some room, or name a place on another disk with -o")
+    }
+
     fn refused(&self, why: &DagError) -> Error {
         dag_error(&self.reference, why)
     }
