@@ -18,7 +18,9 @@ while getopts 's:f:h' option; do
 done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-cargo build --release --locked -q -p p2p-node -p p2p-tests --bin p2p-node --bin bench-reference
+# One by one: built together, the daemon would get the features that only tests ask for.
+cargo build --release --locked -q -p p2p-tests --bin bench-reference
+cargo build --release --locked -q -p p2p-node
 target=${CARGO_TARGET_DIR:-target}/release
 node=$(realpath "$target/p2p-node")
 reference=$(realpath "$target/bench-reference")
