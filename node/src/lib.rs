@@ -5,7 +5,6 @@
 pub mod error;
 pub mod front;
 pub mod identity;
-pub mod memory;
 pub mod net;
 pub mod node;
 pub mod report;

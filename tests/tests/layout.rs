@@ -88,13 +88,12 @@ fn rooms(text: &str) -> Vec<String> {
 fn imports_go_one_way() {
     let leaves = ["error", "report", "settings"];
     let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
-        ("front", &["front", "node", "service", "store", "memory"][..]),
+        ("front", &["front", "node", "service", "store"][..]),
         ("node", &["node", "service", "store", "net", "identity"]),
         ("service", &["service", "store", "net"]),
         ("store", &["store"]),
         ("net", &["net"]),
         ("identity", &["identity"]),
-        ("memory", &[]),
         ("error", &[]),
         ("report", &[]),
         ("settings", &[]),

@@ -38,7 +38,6 @@ use crate::{
 
 /// Runs the command line of this process and gives its exit code.
 pub fn main() -> ExitCode {
-    crate::memory::tune();
     panic::install();
     let args: Vec<OsString> = std::env::args_os().collect();
     let json = wants_json(&args);
