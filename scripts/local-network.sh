@@ -146,7 +146,7 @@ wait_for() {
 
 is_ready() {
     kill -0 "${pids[$1]}" 2>/dev/null || fail "node $1 ended by itself: $(tail -n 3 -- "$base/node$1.log")"
-    grep -q '^ready ' -- "$base/node$1.out"
+    grep -qs '^ready ' -- "$base/node$1.out"
 }
 
 knows_all() {
