@@ -111,11 +111,15 @@ struct Inner {
     running: Mutex<Option<Running>>,
 }
 
+/// How often roots are announced again: twice within the 24 h and more that provider records live (libp2p kad-dht spec).
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(12 * 60 * 60);
+
 /// What has to be ended by hand.
 #[derive(Debug)]
 struct Running {
     driver: Driver,
     remember: JoinHandle<()>,
+    announce: JoinHandle<()>,
 }
 
 /// What a daemon says when it serves.
@@ -175,13 +179,14 @@ impl Node {
             Rooms::build(network.clone(), store.clone(), keypair, &settings.network, settings.replicas, directory)
                 .await?;
         let remember = tokio::spawn(remember::run(network, store));
+        let announce = tokio::spawn(announce(rooms.clone()));
         Ok(Self {
             inner: Arc::new(Inner {
                 rooms,
                 network_name: settings.network.clone(),
                 started: Instant::now(),
                 stopping: CancellationToken::new(),
-                running: Mutex::new(Some(Running { driver, remember })),
+                running: Mutex::new(Some(Running { driver, remember, announce })),
             }),
         })
     }
@@ -197,6 +202,7 @@ impl Node {
         self.inner.stopping.cancel();
         let Some(running) = self.inner.running.lock().await.take() else { return Ok(()) };
         running.remember.abort();
+        running.announce.abort();
         self.inner.rooms.catalogue.stop().await;
         remember::finish(&self.inner.rooms.network, &self.inner.rooms.store).await;
         running.driver.stop().await;
@@ -220,6 +226,24 @@ impl Node {
         let local = self.inner.rooms.network.local();
         let table = Arc::clone(&self.inner.rooms.network.peers().borrow());
         table.listen.iter().map(|address| address.clone().with(Protocol::P2p(local)).to_string()).collect()
+    }
+}
+
+/// Announces the roots that this node published as provider records, now and again: peers keep those in memory, and not for ever.
+async fn announce(rooms: Rooms) {
+    loop {
+        rooms.locate.discovered().await;
+        let local = rooms.network.local();
+        for publication in rooms.catalogue.entries().into_iter().filter(|entry| entry.publisher == local) {
+            match rooms.network.provide(publication.root.hash.to_bytes().to_vec()).await {
+                Ok(()) => {}
+                Err(NetError::Stopped) => return,
+                Err(error) => {
+                    tracing::debug!(root = %publication.root, %error, "a root was not announced as a provider record");
+                }
+            }
+        }
+        tokio::time::sleep(ANNOUNCE_EVERY).await;
     }
 }
 

@@ -351,39 +351,6 @@ async fn a_second_get_of_the_same_waits_for_nobody() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_refused_and_leaves_only_the_partial() {
-    let place = Place::new();
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
-        .arg(place.out())
-        .output()
-        .is_ok_and(|done| done.status.success());
-    if !mounted {
-        println!("skipped: this user cannot mount a small file system");
-        return;
-    }
-    fs::write(place.path("file"), noise(6 << 20, 7)).expect("a file");
-    fs::create_dir(place.path("tree")).expect("a directory");
-    (0..60).for_each(|at| fs::write(place.path("tree").join(at.to_string()), noise(100_000, at)).expect("a file"));
-    let file = place.add("file", ReadOptions::default());
-    let tree = place.add("tree", ReadOptions::default());
-    let mut outcomes = Vec::new();
-    for root in [file, tree] {
-        let error = place.get(root, "copy").await.expect_err("there is no room");
-        outcomes.push((error, place.names()));
-        let left = place.out().join(&place.names()[0]);
-        if left.is_dir() { fs::remove_dir_all(left) } else { fs::remove_file(left) }.expect("it is ours");
-    }
-    let unmounted = std::process::Command::new("umount").arg(place.out()).status();
-    assert!(unmounted.is_ok_and(|status| status.success()));
-    for (error, names) in outcomes {
-        assert_eq!(error.kind, Kind::Refused, "{error}");
-        assert!(error.message.contains("the disk is full"), "{error}");
-        assert!(names.len() == 1 && names[0].ends_with(".p2p-partial"), "{names:?}");
-    }
-}
-
-#[tokio::test]
 async fn a_deep_tree_is_written_with_few_files_open() {
     let place = Place::new();
     let mut link = {

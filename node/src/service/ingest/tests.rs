@@ -143,22 +143,6 @@ async fn every_fault_is_told_and_nothing_comes_of_the_rest() {
 }
 
 #[tokio::test]
-async fn an_unreadable_file_is_told() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let tree = Tree::new();
-    tree.write("secret", b"secret");
-    tree.write("open", b"open");
-    let secret = tree.path().join("secret");
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).expect("it is ours");
-    if fs::read(&secret).is_ok() {
-        println!("skipped: permissions do not bind this user");
-        return;
-    }
-    let error = tree.add().await.expect_err("it cannot be read");
-    assert!(error.message.contains("tree/secret: permission denied"), "{error}");
-}
-
-#[tokio::test]
 async fn a_path_that_is_not_there_or_is_this_nodes_own_is_refused() {
     let tree = Tree::new();
     let error = tree.add().await.expect_err("nothing is there");

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{super::*, SMALL, all, cache, chunk, directory, replica, run, until};
+use super::{super::*, SMALL, all, cache, chunk, directory, replica, run};
 use crate::store::record::HEAD_BYTES;
 
 /// What a chunk of a thousand bytes takes.
@@ -121,74 +121,6 @@ fn a_full_disk_refuses_what_does_not_fit_and_serves_on() {
         assert_eq!(there(&store, 0..6), [0, 1, 3, 4]);
         store.close().await.expect("it closes");
     });
-}
-
-/// A mounted file system that goes with the test.
-struct Mount(std::path::PathBuf);
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Lazily, so that a test that failed with files open leaves nothing behind.
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-#[test]
-fn a_really_full_file_system_loses_nothing_acknowledged() {
-    let directory = directory();
-    let mount = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=12m", "p2p-node-test"])
-        .arg(directory.path())
-        .stderr(std::process::Stdio::null())
-        .status();
-    if !mount.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: a tmpfs cannot be mounted here (it needs root)");
-        return;
-    }
-    let mount = Mount(directory.path().to_owned());
-    run(async {
-        // The reserve is what deletions, the index and a compaction need here.
-        let tuning = Tuning { segment_bytes: 512 * 1024, reserve_bytes: 4 * 1024 * 1024 };
-        let store = Store::open_tuned(&mount.0, Some(1 << 40), tuning, |_| {}).expect("it opens");
-        let mut kept = Vec::new();
-        let mut seed = 0;
-        loop {
-            seed += 1;
-            match store.put(chunk(seed, 60_000), replica()).await {
-                Ok(_) => kept.push(seed),
-                Err(StoreError::NoSpace { .. }) => break,
-                Err(error) => panic!("{error}"),
-            }
-        }
-        assert!(kept.len() > 20, "{}", kept.len());
-        assert!(matches!(store.put(chunk(9999, 60_000), replica()).await, Err(StoreError::NoSpace { .. })));
-        for seed in &kept {
-            assert!(store.get(&chunk(*seed, 60_000).cid().hash).await.expect("it reads").is_some());
-        }
-        let gone = kept.split_off(kept.len() / 2);
-        store.remove(gone.iter().map(|seed| chunk(*seed, 60_000).cid().hash).collect()).await.expect("it writes");
-        until("room", || futures::executor::block_on(store.put(chunk(9999, 60_000), replica())).is_ok()).await;
-        kept.push(9999);
-        // Now something else takes the rest of the disk, the reserve too.
-        let other = mount.0.join("other");
-        let _ = std::fs::write(&other, vec![7; 16 << 20]);
-        for seed in 20_000..20_010 {
-            assert!(store.put(chunk(seed, 60_000), replica()).await.is_err());
-        }
-        for seed in &kept {
-            assert!(store.get(&chunk(*seed, 60_000).cid().hash).await.expect("it reads").is_some());
-        }
-        std::fs::remove_file(&other).expect("it is there");
-        until("room", || futures::executor::block_on(store.put(chunk(20_000, 60_000), replica())).is_ok()).await;
-        kept.push(20_000);
-        store.close().await.expect("it closes");
-        let store = Store::open_tuned(&mount.0, Some(1 << 40), tuning, |_| {}).expect("it opens");
-        for seed in &kept {
-            assert!(store.get(&chunk(*seed, 60_000).cid().hash).await.expect("it reads").is_some());
-        }
-        store.close().await.expect("it closes");
-    });
-    drop(mount);
 }
 
 #[test]
