@@ -95,7 +95,7 @@ pub fn dag(bytes: &[u8]) {
     }
 }
 
-/// The multihash that [`dag`] replaces by that of chunk `number`.
+/// The multihash that [`dag()`] replaces by that of chunk `number`.
 pub fn placeholder(number: u8) -> Multihash {
     let mut digest = [0; 32];
     digest[0] = number;

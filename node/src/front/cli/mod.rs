@@ -1,7 +1,7 @@
 //! The command line: a file a verb, and what they share.
 //!
 //! [`args`] is the whole grammar, [`output`] writes results to stdout and failures to stderr, [`progress`] draws bars,
-//! [`text`] shows what came from peers, [`logging`] and [`panic`] are what a user sees of what goes on inside.
+//! [`text`] shows what came from peers, [`logging`] and [`mod@panic`] are what a user sees of what goes on inside.
 
 pub mod args;
 mod logging;

@@ -1,6 +1,6 @@
 //! Writing a DAG out: as files and trees (`get`), and as a stream of bytes in order (`cat`).
 //!
-//! `get` writes into a partial beside the target ([`target`]), many chunks at once and out of order ([`file`], [`tree`]),
+//! `get` writes into a partial beside the target ([`target`]), many chunks at once and out of order ([`mod@file`], [`tree`]),
 //! has it all on the disk, and only then gives it its name. What an earlier `get` left in the partial is hashed and
 //! kept. Nothing is put into the store. What is under way at once is bounded by [`WINDOW_BYTES`] and [`WINDOW_CHUNKS`].
 
