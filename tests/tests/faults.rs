@@ -51,6 +51,8 @@ fn killed_at_any_moment() {
     println!("killed_at_any_moment: P2P_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::start(NODE, 3);
+    // Where others look for it: nodes that are killed again and again before they could say that they moved cannot be found.
+    cluster.nodes.iter_mut().for_each(Daemon::stay_put);
     let work = Scratch::new("killing");
     let mut acknowledged: Vec<(PathBuf, String, u64)> = Vec::new();
     for round in 0..ROUNDS {

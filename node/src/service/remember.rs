@@ -55,11 +55,13 @@ pub fn known(store: &Store) -> Result<Vec<(PeerId, Vec<Multiaddr>)>, StoreError>
     Ok(known.into_iter().map(|(_, peer, addresses)| (peer, addresses)).collect())
 }
 
-/// Writes peers down as the table changes. Ends when the network does.
+/// Writes peers down as the table changes: the first at once, so that a node that is killed young knows somebody when it
+/// comes back. Ends when the network does.
 pub async fn run(network: Network, store: Store) {
     let mut table = network.peers();
     let mut written: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
-    loop {
+    table.mark_changed();
+    while table.changed().await.is_ok() {
         let now = Arc::clone(&table.borrow_and_update());
         let store = store.clone();
         let earlier = std::mem::take(&mut written);
@@ -68,9 +70,8 @@ pub async fn run(network: Network, store: Store) {
             Ok(done) => written = done,
             Err(_) => return,
         }
-        sleep_until(Instant::now() + SETTLE).await;
-        if table.changed().await.is_err() {
-            return;
+        if !written.is_empty() {
+            sleep_until(Instant::now() + SETTLE).await;
         }
     }
 }

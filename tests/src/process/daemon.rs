@@ -22,6 +22,9 @@ use super::{
 /// What is kept of a daemon's log: enough for every test here, and bounded should one write without end.
 const LOG_BYTES: usize = 4 << 20;
 
+/// How much of its end is shown where a test fails.
+const LOG_SHOWN: usize = 20_000;
+
 /// How a daemon is started.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -272,6 +275,12 @@ impl Daemon {
         self.try_restart().unwrap_or_else(|(status, log)| panic!("the daemon did not come back ({status}): {log}"));
     }
 
+    /// Has it listen at the addresses that it has now when it is started again, as a daemon does that is found there.
+    pub fn stay_put(&mut self) {
+        let addresses = self.listen.iter().map(|address| address.split("/p2p/").next().unwrap_or(address).to_owned());
+        self.options.listen = addresses.collect();
+    }
+
     /// Starts it again on the same directory, where that may fail.
     pub fn try_restart(&mut self) -> Result<(), (String, String)> {
         self.kill();
@@ -321,6 +330,10 @@ impl Daemon {
             command.args(["--capacity", capacity]);
         }
         command.args(&options.arguments).envs(options.environment.iter().map(|(name, value)| (name, value)));
+        // For whoever hunts a failure: what the daemons log, as RUST_LOG has it.
+        if let Some(log) = std::env::var_os("P2P_TEST_LOG") {
+            command.env("RUST_LOG", log);
+        }
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| ("not started".to_owned(), error.to_string()))?;
         reaper::born(child.id());
@@ -390,7 +403,7 @@ impl Drop for Daemon {
         self.kill();
         if thread::panicking() {
             let log = self.log();
-            let tail = log.char_indices().rev().nth(6000).map_or(log.as_str(), |(start, _)| &log[start..]);
+            let tail = log.char_indices().rev().nth(LOG_SHOWN).map_or(log.as_str(), |(start, _)| &log[start..]);
             eprintln!("--- {} on {} said:\n{tail}", self.peer_id, self.data_dir.display());
         }
     }

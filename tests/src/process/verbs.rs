@@ -4,7 +4,7 @@ use std::{ffi::OsStr, path::Path, process::Command};
 
 use serde_json::Value;
 
-use super::{Daemon, LONG, Output, Scratch, text, tree, until, wait::check};
+use super::{Daemon, LONG, Output, Scratch, text, tree, until};
 
 impl Daemon {
     /// The command line `args` on this daemon's data directory, not run yet.
@@ -67,7 +67,10 @@ impl Daemon {
     pub fn wait_for_peers(&self, count: usize) {
         until("the storing peers are known", LONG, || {
             let known = self.known_peers();
-            check(known == count as u64, format!("{} knows {known} of {count}", self.peer_id()))
+            if known == count as u64 {
+                return Ok(());
+            }
+            Err(format!("{} knows {known} of {count}; connected:\n{}", self.peer_id(), self.run(["peers"]).text()))
         });
     }
 
