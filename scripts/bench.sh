@@ -59,6 +59,8 @@ note() { notes+=("$(printf '%-36s %s' "$1" "$2")"); }
 start() {
   local name=$1 line=""
   shift
+  # Here, not by the redirection below: a daemon of this name may have run before, and its line must not be taken for this one's.
+  : >"$work/$name.ready"
   "$node" daemon --data-dir "$work/$name" --listen /ip4/127.0.0.1/tcp/0 --no-mdns -q "$@" \
     >"$work/$name.ready" 2>"$work/$name.log" &
   pids[$name]=$!
