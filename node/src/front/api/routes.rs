@@ -1,6 +1,9 @@
 //! The routes: from a request to a verb of the node, and from its outcome to events or frames.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, resume_unwind},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -20,7 +23,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::MissedTickBehavior,
 };
-use tokio_util::io::StreamReader;
+use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
 use super::{
     frames,
@@ -38,7 +41,7 @@ use crate::{
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
 /// Lines that go out as one piece, where they are ready at once.
 const LINES: usize = 256;
-/// Pieces that wait for a slow caller; the verb waits with them.
+/// Pieces that wait for a slow caller; `cat` and lists wait with them.
 const PIECES: usize = 8;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -252,6 +255,16 @@ impl<V: Verbs> Api<V> {
         T: Serialize + Send + 'static,
         S: Stream<Item = Result<T>> + Send + 'static,
     {
+        // In a task of its own: a caller that stops reading (Ctrl-Z) holds up the events, and a verb that is no longer polled
+        // would keep its places in the queues that it shares with all others.
+        let work = AbortOnDropHandle::new(tokio::spawn(work));
+        let work = async move {
+            match work.await {
+                Ok(done) => done,
+                Err(why) if why.is_panic() => resume_unwind(why.into_panic()),
+                Err(_) => Err(stopped()),
+            }
+        };
         let results: BoxStream<'static, _> = caught(work.try_flatten_stream()).boxed();
         let (pieces, receiver) = mpsc::channel(PIECES);
         tokio::spawn(pump(results, progress, pieces, self.stop, linger));
@@ -268,7 +281,7 @@ fn answer(content_type: &'static str, pieces: mpsc::Receiver<Bytes>) -> Response
 }
 
 /// Sends results and progress until the last result, a failure, the stop of the daemon, or the caller's going away,
-/// which drops `results` and so cancels the verb.
+/// which drops `results` and so aborts the verb.
 async fn pump<T: Serialize + Send>(
     results: BoxStream<'static, Result<T>>,
     mut progress: Option<watch::Receiver<Progress>>,

@@ -110,6 +110,14 @@ impl Verbs for Fake {
                 progress.send_modify(|p| p.bytes = 7);
                 std::future::pending().await
             }
+            "chatty" => {
+                let _running = self.run();
+                for round in 0..20 {
+                    progress.send_modify(|p| p.current = Some(format!("{round}{}", "x".repeat(1 << 20))));
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Ok(added(shown, 5))
+            }
             "missing" => Err(Error::failed("there is no such file").hint("look again")),
             _ => Ok(added(shown, 5)),
         }
@@ -328,6 +336,18 @@ async fn progress_is_told_and_hanging_up_cancels() {
 }
 
 #[tokio::test]
+async fn a_caller_that_stops_reading_does_not_hold_up_its_verb() {
+    let served = Served::start().await;
+    let request = AddRequest { path: WirePath("/a".into()), shown: "chatty".into(), options: AddOptions::default() };
+    let mut events = served.client.call::<Added>(wire::ADD, &request).await.expect("it answers");
+    served.fake.started.notified().await;
+    // Many megabytes of progress later, of which nobody read any.
+    served.idle().await;
+    let added = events.next(|_| {}).await.expect("it was added").expect("there is a result");
+    assert_eq!(added.path, "chatty");
+}
+
+#[tokio::test]
 async fn a_streamed_body_arrives_whole_or_fails() {
     let served = Served::start().await;
     let options = AddOptions { name: Some("日本\u{1b}".into()), replicas: Some(2), ..AddOptions::default() };
@@ -439,8 +459,8 @@ async fn stopping_ends_watches_and_cancels_what_takes_too_long() {
     assert_eq!(ended.map_err(|e| e.kind), Err(Kind::NoDaemon));
     let cancelled = adding.next(|_| {}).await;
     assert!(cancelled.is_err_and(|e| e.message.contains("stopped before")));
+    served.idle().await;
     served.task.await.expect("the server ends");
-    assert_eq!(served.fake.running.load(Ordering::SeqCst), 0);
     let gone = served.client.check().await;
     assert_eq!(gone.map_err(|e| e.kind), Err(Kind::NoDaemon));
     assert!(!served.dir.path().join("socket").exists());

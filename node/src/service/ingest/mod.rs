@@ -27,8 +27,9 @@ use futures::{
 use p2p_protocol::{Chunk, Cid, chunker::ChunkerKind, dag::Link};
 use tokio::{
     io::AsyncRead,
-    sync::{Semaphore, watch},
+    sync::{Semaphore, SemaphorePermit, watch},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use self::{stream::StreamReader, tree::TreeReader};
 use super::{
@@ -378,20 +379,36 @@ async fn step<R: Reader>(reader: R, mut distinct: Distinct) -> Result<(R, Batch,
 static BLOCKING: Semaphore = Semaphore::const_new(16);
 
 /// Runs what blocks away from the async tasks. The work must not wait for any of them.
+///
+/// Whoever calls it may stop polling it at any time: no place is held by a future that only its caller can move on. (A fair semaphore
+/// gives its permits to those who wait, polled or not: a task that waited here for one thing while others of its own stood in the queue
+/// before it would wait for ever, and everyone behind it.)
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    // It is never closed; if it were, the work would only run unbounded.
-    let permit = BLOCKING.acquire().await.ok();
-    let work = move || {
-        // Held to the end of the work, even if nobody waits for it any more.
-        let _permit = permit;
-        work()
+    let done = match BLOCKING.try_acquire() {
+        Ok(permit) => tokio::task::spawn_blocking(with(Some(permit), work)).await,
+        Err(_) => {
+            let queued = tokio::spawn(async move {
+                // It is never closed; if it were, the work would only run unbounded.
+                let permit = BLOCKING.acquire().await.ok();
+                tokio::task::spawn_blocking(with(permit, work)).await
+            });
+            AbortOnDropHandle::new(queued).await.and_then(|done| done)
+        }
     };
-    tokio::task::spawn_blocking(work).await.map_err(|why| {
+    done.map_err(|why| {
         if why.is_panic() {
             tracing::error!("a blocking step panicked: {why}");
         }
         Error::failed("an internal step did not end; the daemon's log says more")
     })
+}
+
+/// The work, with its permit until its end, even if nobody waits for it any more.
+fn with<T>(permit: Option<SemaphorePermit<'static>>, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    move || {
+        let _permit = permit;
+        work()
+    }
 }
 
 fn count_error(why: &io::Error) -> Error {

@@ -5,8 +5,10 @@ use std::{
     fs,
     os::unix::{ffi::OsStrExt as _, fs::symlink},
     sync::Mutex,
+    time::Duration,
 };
 
+use futures::FutureExt as _;
 use p2p_protocol::dag::{self, Node};
 
 use super::*;
@@ -247,4 +249,18 @@ async fn a_stream_is_the_file_of_its_bytes() {
         assert_eq!(hash_only_stream(&mut bytes.as_slice(), options), Ok(read.link.cid));
         assert_eq!((read.link.size, seen.borrow().bytes), (bytes.len() as u64, bytes.len() as u64));
     }
+}
+
+/// The regression: a `get` that waited for one blocking step while others of its own stood in the queue never went on.
+#[tokio::test]
+async fn blocking_steps_that_nobody_polls_hold_up_nobody() {
+    // Polled once, so that all of them wait, far more than run at once.
+    let mut begun: FuturesUnordered<_> = (0..200).map(|at| blocking(move || at)).collect();
+    let first = begun.next().now_or_never();
+    let inline = tokio::time::timeout(Duration::from_secs(120), blocking(|| "done"));
+    assert_eq!(inline.await.expect("it is not behind them"), Ok("done"));
+    let mut rest: Vec<_> = begun.map(|done| done.expect("it ends")).collect().await;
+    rest.extend(first.flatten().map(|done| done.expect("it ends")));
+    rest.sort_unstable();
+    assert_eq!(rest, (0..200).collect::<Vec<_>>());
 }
