@@ -81,7 +81,7 @@ impl Export {
             blocking(move || target::check_early(&output, force)).await??;
         }
         let found = self.inspect.resolve(&options.reference).await?;
-        let mut got = write(found, options, &self.scratch, progress).await?;
+        let mut got = write(found, options, &self.scratch, tree::MOST_WRITTEN, progress).await?;
         got.seconds = began.elapsed().as_secs_f64();
         Ok(got)
     }
@@ -103,11 +103,12 @@ impl Export {
     }
 }
 
-/// Writes what was found where `options` say.
+/// Writes what was found where `options` say, of a tree `most` entries at most.
 async fn write<S: ChunkSource>(
     found: Resolved<S>,
     options: GetOptions,
     scratch: &Path,
+    most: u64,
     progress: &watch::Sender<Progress>,
 ) -> Result<Got> {
     let wanted = Wanted {
@@ -137,7 +138,7 @@ async fn write<S: ChunkSource>(
     job.count(&found.chunk, found.from)?;
     let written = match &target {
         Target { file: Some(file), .. } => file::write(&job, &found.chunk, file.clone()).await,
-        Target { tree: Some(top), .. } => tree::write(&job, found.chunk.clone(), top.clone()).await,
+        Target { tree: Some(top), .. } => tree::write(&job, found.chunk.clone(), top.clone(), most).await,
         Target { .. } => Ok(0),
     };
     // Whether it went well or not, the target knows what is to become of the partial.

@@ -19,6 +19,9 @@ use crate::{
     service::{fetch::memory::Memory, ingest::ReadOptions, inspect::resolved},
 };
 
+/// Entries of the largest tree that is written here.
+const MOST: u64 = 10_000;
+
 struct Place {
     directory: tempfile::TempDir,
     memory: Memory,
@@ -51,7 +54,7 @@ impl Place {
     async fn get_with(&self, root: Cid, label: &str, options: GetOptions) -> Result<Got> {
         let found = resolved(root, &[], label, self.memory.clone()).await?;
         let (progress, _) = watch::channel(Progress::default());
-        write(found, options, &self.path("tmp"), &progress).await
+        write(found, options, &self.path("tmp"), MOST, &progress).await
     }
 
     async fn get(&self, root: Cid, label: &str) -> Result<Got> {
@@ -371,6 +374,36 @@ async fn a_deep_tree_is_written_with_few_files_open() {
     let got = place.get(link.cid, "deep").await.expect("it fits");
     assert_eq!((got.size, got.chunks), (4, 1201));
     fs::remove_dir_all(place.out().join("deep")).expect("it is ours");
+}
+
+/// A tree of two entries a directory, both the same, with `2^levels` small files in the end.
+fn doubling(place: &Place, levels: usize) -> Cid {
+    let leaf = Chunk::new(Codec::Raw, &b"x"[..]).expect("it is short");
+    let mut link = Link::leaf(&leaf);
+    place.memory.insert(leaf);
+    for _ in 0..levels {
+        let mut builder = DirectoryBuilder::new(dag::Metadata::default());
+        for name in ["a", "b"] {
+            builder.entry(name.to_owned(), link).expect("a good name");
+        }
+        let mut keep = |chunk| {
+            place.memory.insert(chunk);
+        };
+        link = builder.finish(&mut keep).expect("two names");
+    }
+    link.cid
+}
+
+#[tokio::test]
+async fn a_small_dag_that_unfolds_enormously_is_not_written_without_end() {
+    let place = Place::new();
+    let error = place.get(doubling(&place, 50), "bomb").await.expect_err("a disk has no room for 2^50 files");
+    assert_eq!(error.kind, Kind::Refused, "{error:?}");
+    assert!(error.hint.is_some_and(|hint| hint.contains("remove")));
+    assert!(!place.out().join("bomb").exists(), "nothing stands under the name");
+    // 512 files in 510 directories are fewer.
+    let got = place.get(doubling(&place, 9), "small").await.expect("that many are written");
+    assert_eq!((got.size, got.chunks), (512, 10));
 }
 
 async fn cat(place: &Place, root: Cid, offset: u64, length: Option<u64>) -> Result<Vec<u8>> {

@@ -19,7 +19,7 @@ use p2p_protocol::{
     dag::{DirectoryWalker, Entry, Metadata, Node, decode},
 };
 use rustix::{
-    fs::{AtFlags, Dir as Listing, FileType, Mode, OFlags},
+    fs::{AtFlags, Dir as Listing, FileType, Mode, OFlags, StatVfs},
     io::Errno,
 };
 
@@ -35,6 +35,13 @@ const OPEN_DIRECTORIES: usize = 64;
 const MANY_ENTRIES: usize = 100_000;
 /// Entries that are held at most: a tree that unfolds wider than that at every level was made to exhaust memory.
 const MAX_ENTRIES: usize = 600_000;
+/// Entries that one `get` writes: more than most disks have inodes for. A few nodes that link to each other unfold to 2^30 files, and no
+/// count of what is held at once tells them from an honest tree.
+pub(super) const MOST_WRITTEN: u64 = 1 << 24;
+/// After so many entries the disk is asked for its free inodes.
+const INODES_EVERY: u64 = 4096;
+/// The part of a disk's inodes that a tree leaves free: without any, nobody else makes a file on it.
+const INODES_LEFT: u64 = 20;
 /// Directories below each other: every honest tree is shallower (a path has 4096 bytes).
 const MAX_DEPTH: usize = 8192;
 /// What a node that is not raw is expected to weigh.
@@ -130,11 +137,15 @@ struct Writing<'a, S> {
     held: usize,
     /// Entries under way that may turn out to be directories.
     nodes: usize,
+    /// Entries begun, and the most that may be.
+    begun: u64,
+    most: u64,
     size: u64,
 }
 
-/// Writes the directory whose root is `root` into `top`, which may hold an earlier attempt at it. Gives its content bytes.
-pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: Chunk, top: Arc<OwnedFd>) -> Result<u64> {
+/// Writes the directory whose root is `root` into `top`, which may hold an earlier attempt at it, `most` entries at most
+/// ([`MOST_WRITTEN`]). Gives its content bytes.
+pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: Chunk, top: Arc<OwnedFd>, most: u64) -> Result<u64> {
     let looked = top.clone();
     let fresh = blocking(move || is_empty(&looked)).await?.map_err(|why| job.io("the partial", &why.into()))?;
     let walker = DirectoryWalker::new(&root).map_err(|why| job.refused(&why))?;
@@ -144,10 +155,13 @@ pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: Chunk, top: Arc<Ow
         // An earlier attempt may have restored a mode that forbids writing.
         let _ = rustix::fs::fchmod(&top, Mode::RWXU);
     }
+    let disk = top.clone();
     let place = Place { above: None, name: String::new(), depth: 0, metadata, descriptor: Mutex::new(Some(top)) };
     let frame = Frame { place: Arc::new(place), walker, entries: Vec::new(), shards: Vec::new() };
-    let mut writing = Writing { job, fresh, frames: BTreeMap::new(), next: 0, held: 0, nodes: 0, size: 0 };
+    let mut writing =
+        Writing { job, fresh, frames: BTreeMap::new(), next: 0, held: 0, nodes: 0, begun: 0, most, size: 0 };
     writing.enter(frame)?;
+    let mut asked = 0;
     let mut under_way: FuturesUnordered<BoxFuture<'_, Result<Done>>> = FuturesUnordered::new();
     loop {
         while under_way.len() < WINDOW_CHUNKS
@@ -155,11 +169,29 @@ pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: Chunk, top: Arc<Ow
         {
             under_way.push(begun);
         }
+        if writing.begun - asked >= INODES_EVERY {
+            asked = writing.begun;
+            let disk = disk.clone();
+            let found = blocking(move || rustix::fs::fstatvfs(&*disk)).await?;
+            enough_inodes(job, &found.map_err(|why| job.io("the partial", &why.into()))?)?;
+        }
         match under_way.next().await {
             Some(done) => writing.take(done?)?,
             None => return Ok(writing.size),
         }
     }
+}
+
+/// Whether the disk has inodes to spare. File systems that make them as they are needed tell none at all.
+fn enough_inodes<S>(job: &Job<S>, disk: &StatVfs) -> Result<()> {
+    if disk.f_files == 0 || disk.f_favail >= disk.f_files / INODES_LEFT {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "cannot write all of {}: the disk has room for only {} more files, which are left for others",
+        job.reference, disk.f_favail
+    ))
+    .hint(format!("remove {} or other files, or name a place on another disk with -o", job.partial.display())))
 }
 
 fn is_empty(directory: &OwnedFd) -> rustix::io::Result<bool> {
@@ -197,6 +229,15 @@ impl<'a, S: ChunkSource> Writing<'a, S> {
         Ok(())
     }
 
+    fn too_many(&self) -> Error {
+        let Job { reference, partial, .. } = self.job;
+        Error::refused(format!(
+            "cannot write all of {reference}: it has over {} entries, as a tree has that was made to fill a disk",
+            self.most
+        ))
+        .hint(format!("remove {}; if you trust the tree, get the directories inside it one by one", partial.display()))
+    }
+
     /// Something to do next, if there is any; directories that are done are left.
     fn begin(&mut self) -> Result<Option<BoxFuture<'a, Result<Done>>>> {
         let mut looked_at = 0;
@@ -214,6 +255,10 @@ impl<'a, S: ChunkSource> Writing<'a, S> {
                 let Some(entry) = frame.entries.pop() else { continue };
                 self.held -= 1;
                 self.nodes += usize::from(node);
+                self.begun += 1;
+                if self.begun > self.most {
+                    return Err(self.too_many());
+                }
                 let (job, fresh) = (self.job, self.fresh);
                 return Ok(Some(self::entry(job, place, entry, fresh).boxed()));
             }
