@@ -50,18 +50,23 @@ pub(super) fn index(paths: &IndexPaths, log: &mut SegmentLog) -> Result<Recovere
         Err(Unfit::Store(error)) => return Err(error),
         Err(Unfit::Index(reason)) => reason,
     };
-    let records = log.all().iter().any(|(_, _, length)| *length > SEGMENT_HEAD_BYTES);
-    if records || there {
+    if there {
         tracing::warn!(
             %reason, aside = %paths.aside.display(),
             "the index does not fit the store's segments; it is moved aside and made again from them"
         );
-    }
-    if paths.aside.exists() {
-        fs::remove_dir_all(&paths.aside).map_err(|e| failed("removing", &paths.aside, e))?;
-    }
-    if paths.index.exists() {
+        if paths.aside.exists() {
+            fs::remove_dir_all(&paths.aside).map_err(|e| failed("removing", &paths.aside, e))?;
+        }
         fs::rename(&paths.index, &paths.aside).map_err(|e| failed("moving aside", &paths.index, e))?;
+    } else {
+        if log.all().iter().any(|(_, _, length)| *length > SEGMENT_HEAD_BYTES) {
+            tracing::warn!(index = %paths.index.display(), "the index is missing; it is made again from the store's segments");
+        }
+        // Made just now, and empty: nothing of it is worth keeping.
+        if paths.index.exists() {
+            fs::remove_dir_all(&paths.index).map_err(|e| failed("removing", &paths.index, e))?;
+        }
     }
     let table = open(&paths.index).map_err(Unfit::into_error)?;
     rebuild(table, log).map_err(Unfit::into_error)

@@ -190,6 +190,9 @@ fn an_index_of_any_kind_is_made_to_fit() {
         again(whole.path(), &tried);
         fs::remove_dir_all(tried.join("index")).expect("it is there");
         check("missing").await;
+        for fresh in [whole.path(), &tried] {
+            assert!(!fresh.join("index.aside").exists(), "an index that was not there is not kept either");
+        }
         again(whole.path(), &tried);
         again(&older.path().join("index"), &tried.join("index"));
         check("of an older moment").await;
@@ -199,6 +202,7 @@ fn an_index_of_any_kind_is_made_to_fit() {
         again(whole.path(), &tried);
         again(&other.path().join("index"), &tried.join("index"));
         check("of another store").await;
+        assert!(tried.join("index.aside").exists());
         again(whole.path(), &tried);
         let files: Vec<_> = fs::read_dir(tried.join("index"))
             .expect("it is there")
