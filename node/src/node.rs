@@ -15,7 +15,7 @@ mod verbs;
 use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol};
+use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
 use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -153,9 +153,10 @@ impl Node {
         settings: &Settings,
         store: Store,
         keypair: Keypair,
-        known: Vec<(PeerId, Vec<Multiaddr>)>,
+        known: Vec<remember::Known>,
         port: Option<u16>,
     ) -> Result<Self> {
+        let storing: Vec<_> = known.iter().filter_map(|known| Some((known.peer, known.stored?))).collect();
         let listen = if settings.listen.is_empty() {
             Listen::Default { port: port.unwrap_or(DEFAULT_PORT) }
         } else {
@@ -166,7 +167,7 @@ impl Node {
             network: settings.network.clone(),
             listen,
             bootstrap: settings.bootstrap.clone(),
-            known,
+            known: known.into_iter().map(|known| (known.peer, known.addresses)).collect(),
             mdns: settings.mdns,
             transport: TransportKind::Real,
         })
@@ -178,7 +179,9 @@ impl Node {
         let rooms =
             Rooms::build(network.clone(), store.clone(), keypair, &settings.network, settings.replicas, directory)
                 .await?;
-        let remember = tokio::spawn(remember::run(network, store));
+        rooms.locate.recall(storing);
+        let name = settings.network.clone();
+        let remember = tokio::spawn(remember::run(network, store, rooms.locate.clone(), name));
         let announce = tokio::spawn(announce(rooms.clone()));
         Ok(Self {
             inner: Arc::new(Inner {
@@ -204,7 +207,8 @@ impl Node {
         running.remember.abort();
         running.announce.abort();
         self.inner.rooms.catalogue.stop().await;
-        remember::finish(&self.inner.rooms.network, &self.inner.rooms.store).await;
+        let Rooms { network, store, locate, .. } = &self.inner.rooms;
+        remember::finish(network, store, locate, &self.inner.network_name).await;
         running.driver.stop().await;
         match tokio::time::timeout(STOP_GRACE, self.inner.rooms.store.close()).await {
             Ok(closed) => Ok(closed?),
@@ -247,13 +251,13 @@ async fn announce(rooms: Rooms) {
     }
 }
 
-type Opened = (Store, Keypair, Vec<(PeerId, Vec<Multiaddr>)>, Option<u16>);
+type Opened = (Store, Keypair, Vec<remember::Known>, Option<u16>);
 
 fn open(settings: &Settings) -> Result<Opened> {
     make_directory(&settings.data_dir)?;
     let store = Store::open(&settings.data_dir, settings.capacity_bytes)?;
     let keypair = identity::load_or_make(&settings.data_dir)?;
-    let known = remember::known(&store)?;
+    let known = remember::known(&store, &settings.network)?;
     let port = store
         .records()?
         .into_iter()

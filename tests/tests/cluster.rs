@@ -253,10 +253,20 @@ fn a_copy_that_a_peer_did_not_take_is_exit_code_5() {
     assert_eq!(line["replicas"]["min"], 2);
     let message = output.failure(5, "under_replicated");
     assert!(message.contains(&dead), "it does not say who: {message}");
+    // Nor does the adder forget it when it is started anew.
+    cluster[0].stay_put();
+    cluster[0].terminate();
+    cluster[0].restart();
+    let file = work.join("while-one-is-still-dead");
+    tree::noise_file(&file, 53, 1 << 20);
+    let output = cluster[0].run_json(["add", utf8(&file)]);
+    let later = added(&output);
+    let message = output.failure(5, "under_replicated");
+    assert!(message.contains(&dead), "it does not say who: {message}");
     cluster[1].restart();
     until("the owed copies are made when it is back", LONG, || {
-        let stat = cluster[2].json(["stat", &text(&line["cid"])]);
-        check(stat["replicas"]["min"] == 3, stat)
+        let stats = [&line, &later].map(|line| cluster[2].json(["stat", &text(&line["cid"])]));
+        check(stats.iter().all(|stat| stat["replicas"]["min"] == 3), format!("{stats:?}"))
     });
 }
 

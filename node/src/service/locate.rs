@@ -25,7 +25,9 @@ use super::transfer::{Greeting, Transfer, TransferError};
 use crate::net::{Network, PeerTable};
 
 /// How long a storing peer that left still counts as one of the network.
-const SEEN: Duration = Duration::from_secs(3600);
+pub const SEEN: Duration = Duration::from_secs(3600);
+/// The epoch of a peer that an earlier run met: no connection of this run has it.
+const EARLIER: u64 = u64::MAX;
 /// Peers greeted at once: a handshake each, on a link that may be slow (a guess).
 const GREETINGS: usize = 16;
 /// A peer that could not be greeted is tried again after this, doubled each time up to [`RETRY_MOST`].
@@ -111,7 +113,7 @@ impl Shared {
         let before = state.known.insert(peer, known);
         // A peer that connected anew may have lost what it had: those who owe it copies want to hear of it.
         let anew = greeting.storing && before.is_none_or(|before| before.epoch != epoch);
-        if before.is_none() {
+        if before.is_none_or(|before| before.epoch == EARLIER) {
             state.regions.forget(&key);
         }
         if state.known.len() > KNOWN
@@ -130,7 +132,8 @@ impl Shared {
         let mut state = self.state();
         let mut came_or_went = Vec::new();
         state.known.retain(|peer, known| {
-            let connected = table.peers.get(peer).is_some_and(|row| row.connected);
+            // What it said to an earlier run is not what it says now.
+            let connected = known.epoch != EARLIER && table.peers.get(peer).is_some_and(|row| row.connected);
             if known.connected != connected {
                 came_or_went.push(known.key);
             }
@@ -386,6 +389,25 @@ impl Locate {
         let state = self.shared.state();
         let missing = state.storing().filter(|(_, known)| !known.connected && is_seen(known));
         missing.map(|(peer, _)| *peer).collect()
+    }
+
+    /// Storing peers that this run met within the last hour, and how long ago each was last seen.
+    pub fn met(&self) -> BTreeMap<PeerId, Duration> {
+        let state = self.shared.state();
+        let met = state.storing().filter(|(_, known)| known.epoch != EARLIER && is_seen(known));
+        met.map(|(peer, known)| (*peer, if known.connected { Duration::ZERO } else { known.seen.elapsed() })).collect()
+    }
+
+    /// Storing peers that an earlier run saw, and how long ago: they count as [`seen`](Self::seen) until that is an hour.
+    pub fn recall(&self, storing: impl IntoIterator<Item = (PeerId, Duration)>) {
+        let now = Instant::now();
+        let mut state = self.shared.state();
+        for (peer, ago) in storing.into_iter().filter(|(_, ago)| *ago < SEEN).take(KNOWN) {
+            let greeting = Greeting { storing: true, capacity_bytes: 0, free_bytes: 0 };
+            let seen = now.checked_sub(ago).unwrap_or(now);
+            let known = Known { key: Key::from(&peer), greeting, epoch: EARLIER, connected: false, seen };
+            state.known.entry(peer).or_insert(known);
+        }
     }
 
     /// Waits until the first round of discovery is over and those found were greeted (10 s at the most).

@@ -45,6 +45,23 @@ async fn storing_peers_are_ranked_and_counted_as_they_come_and_go() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn storing_peers_of_an_earlier_run_count_until_an_hour_is_over() {
+    let fabric = Fabric::default();
+    let (network, _, transfer) = fabric.serve(1, ROOMY).await;
+    let locate = Locate::start(network, transfer, true);
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    locate.recall([(peer(2), minutes(0)), (peer(3), minutes(50)), (peer(4), minutes(61)), (peer(5), minutes(1))]);
+    assert_eq!((locate.reachable(), locate.seen(), locate.missing().len()), (0, 4, 3));
+    assert_eq!(locate.ranked(&hash(1)).await, [peer(1)], "none of them is here to take a chunk");
+    let _two = fabric.serve(2, ROOMY).await;
+    let _no_longer = fabric.serve(5, 0).await;
+    eventually("both were greeted", || locate.missing() == [peer(3)]).await;
+    assert_eq!((locate.met(), locate.seen()), (BTreeMap::from([(peer(2), minutes(0))]), 3));
+    tokio::time::sleep(minutes(11)).await;
+    assert_eq!((locate.missing(), locate.seen()), (vec![], 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_not_all_are_known_the_nearest_are_found_with_a_lookup_a_region() {
     let fabric = Fabric::sparse();
     let mut others = Vec::new();

@@ -1,6 +1,6 @@
 //! Remembered peers: those met in this run are written down, and tried at the next start.
 //!
-//! They live in the index (`peers`): losing them costs a `--bootstrap`, nothing more. Only peers whose identify
+//! So is which of them store: those seen within the last hour count as peers of the network after a restart too. They live in the index (`peers`): losing them costs a `--bootstrap`, nothing more. Only peers whose identify
 //! proved that they are of this network are in the table, so only those are remembered.
 
 use std::{
@@ -11,10 +11,14 @@ use std::{
 
 use libp2p::{Multiaddr, PeerId};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
+use super::locate::{Locate, SEEN};
 use crate::{
-    net::{Network, PeerTable},
+    net::{Network, Peer, PeerTable},
     store::{Store, StoreError},
 };
 
@@ -27,49 +31,76 @@ const MAX_ADDRESSES: usize = 8;
 const KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Table changes come in bursts while nodes meet; one write serves a burst.
 const SETTLE: Duration = Duration::from_secs(1);
+/// Whoever is still here is written down anew after so long: by so much less a node that is killed believes to have seen it.
+const REFRESH: Duration = Duration::from_secs(300);
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Remembered {
     addresses: Vec<Multiaddr>,
     met_unix_seconds: u64,
+    /// The network in which it was a storing peer, if it was one.
+    #[serde(default)]
+    stores_in: Option<String>,
+}
+
+/// A peer of an earlier run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// Who.
+    pub peer: PeerId,
+    /// Where it was reached.
+    pub addresses: Vec<Multiaddr>,
+    /// How long ago it was last seen, where it was a storing peer of this network then.
+    pub stored: Option<Duration>,
 }
 
 /// The peers of earlier runs, last met first. What cannot be read is left out: it is only a cache.
-pub fn known(store: &Store) -> Result<Vec<(PeerId, Vec<Multiaddr>)>, StoreError> {
-    let oldest = unix_seconds().saturating_sub(KEEP.as_secs());
-    let mut known: Vec<(u64, PeerId, Vec<Multiaddr>)> = Vec::new();
+pub fn known(store: &Store, network: &str) -> Result<Vec<Known>, StoreError> {
+    let now = unix_seconds();
+    let oldest = now.saturating_sub(KEEP.as_secs());
+    let mut known: Vec<(u64, Known)> = Vec::new();
     for (key, value) in store.meta(TREE)? {
         let Ok(peer) = PeerId::from_bytes(&key) else { continue };
         match serde_json::from_slice::<Remembered>(&value) {
-            Ok(remembered) if remembered.met_unix_seconds >= oldest => {
-                known.push((remembered.met_unix_seconds, peer, remembered.addresses));
+            Ok(Remembered { addresses, met_unix_seconds: met, stores_in }) if met >= oldest => {
+                let ago = Duration::from_secs(now.saturating_sub(met));
+                let stored = (stores_in.as_deref() == Some(network) && ago < SEEN).then_some(ago);
+                known.push((met, Known { peer, addresses, stored }));
             }
             _ => store.remove_meta(TREE, &key)?,
         }
     }
     known.sort_by_key(|(met, ..)| std::cmp::Reverse(*met));
-    for (_, peer, _) in known.iter().skip(MAX_PEERS) {
-        store.remove_meta(TREE, &peer.to_bytes())?;
+    for (_, known) in known.iter().skip(MAX_PEERS) {
+        store.remove_meta(TREE, &known.peer.to_bytes())?;
     }
     known.truncate(MAX_PEERS);
-    Ok(known.into_iter().map(|(_, peer, addresses)| (peer, addresses)).collect())
+    Ok(known.into_iter().map(|(_, known)| known).collect())
 }
+
+/// What was written of a peer, to tell what is news.
+type Written = BTreeMap<PeerId, (Vec<Multiaddr>, bool)>;
 
 /// Writes peers down as the table changes: the first at once, so that a node that is killed young knows somebody when it
 /// comes back. Ends when the network does.
-pub async fn run(network: Network, store: Store) {
-    let mut table = network.peers();
-    let mut written: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
+pub async fn run(network: Network, store: Store, locate: Locate, name: String) {
+    let (mut table, mut storing) = (network.peers(), locate.changes());
+    let mut written = Written::new();
+    let mut fresh_until = Instant::now() + REFRESH;
     table.mark_changed();
-    while table.changed().await.is_ok() {
-        let now = Arc::clone(&table.borrow_and_update());
-        let store = store.clone();
-        let earlier = std::mem::take(&mut written);
-        // sled may touch the disk: not on the runtime's own threads.
-        match tokio::task::spawn_blocking(move || write(&store, &now, earlier)).await {
-            Ok(done) => written = done,
-            Err(_) => return,
+    loop {
+        tokio::select! {
+            changed = table.changed() => if changed.is_err() { return },
+            changed = storing.changed() => if changed.is_err() { return },
+            () = sleep_until(fresh_until) => {
+                fresh_until = Instant::now() + REFRESH;
+                written.clear();
+            }
         }
+        let Some(done) = write_now(&mut table, &store, &locate, &name, std::mem::take(&mut written)).await else {
+            return;
+        };
+        written = done;
         if !written.is_empty() {
             sleep_until(Instant::now() + SETTLE).await;
         }
@@ -77,30 +108,51 @@ pub async fn run(network: Network, store: Store) {
 }
 
 /// Writes down the peers of this moment: at the end of a run, what came since the last write.
-pub async fn finish(network: &Network, store: &Store) {
-    let now = Arc::clone(&network.peers().borrow());
-    let store = store.clone();
+pub async fn finish(network: &Network, store: &Store, locate: &Locate, name: &str) {
     // Nothing of it panics; if it did, a few peers would be forgotten.
-    let _ = tokio::task::spawn_blocking(move || write(&store, &now, BTreeMap::new())).await;
+    let _ = write_now(&mut network.peers(), store, locate, name, Written::new()).await;
+}
+
+async fn write_now(
+    table: &mut watch::Receiver<Arc<PeerTable>>,
+    store: &Store,
+    locate: &Locate,
+    name: &str,
+    written: Written,
+) -> Option<Written> {
+    let now = Arc::clone(&table.borrow_and_update());
+    let storing = locate.met();
+    let (store, name) = (store.clone(), name.to_owned());
+    // sled may touch the disk: not on the runtime's own threads.
+    tokio::task::spawn_blocking(move || write(&store, &now, &storing, &name, written)).await.ok()
 }
 
 fn write(
     store: &Store,
     table: &PeerTable,
-    mut written: BTreeMap<PeerId, Vec<Multiaddr>>,
-) -> BTreeMap<PeerId, Vec<Multiaddr>> {
-    for (peer, state) in table.peers.iter().filter(|(_, state)| state.connected).take(MAX_PEERS) {
+    storing: &BTreeMap<PeerId, Duration>,
+    name: &str,
+    mut written: Written,
+) -> Written {
+    let here = |(peer, state): &(&PeerId, &Peer)| state.connected || storing.contains_key(peer);
+    for (peer, state) in table.peers.iter().filter(here).take(MAX_PEERS) {
         let mut addresses: Vec<Multiaddr> = state.addresses.iter().take(MAX_ADDRESSES).cloned().collect();
         // The same addresses in another order are no news.
         addresses.sort_by_key(ToString::to_string);
-        if addresses.is_empty() || written.get(peer) == Some(&addresses) {
+        let stored = storing.get(peer);
+        let now = (addresses, stored.is_some());
+        if now.0.is_empty() || written.get(peer) == Some(&now) {
             continue;
         }
-        let remembered = Remembered { addresses: addresses.clone(), met_unix_seconds: unix_seconds() };
+        let remembered = Remembered {
+            addresses: now.0.clone(),
+            met_unix_seconds: unix_seconds().saturating_sub(stored.map_or(0, Duration::as_secs)),
+            stores_in: now.1.then(|| name.to_owned()),
+        };
         let Ok(value) = serde_json::to_vec(&remembered) else { continue };
         match store.set_meta(TREE, &peer.to_bytes(), &value) {
             Ok(()) => {
-                written.insert(*peer, addresses);
+                written.insert(*peer, now);
             }
             Err(error) => tracing::warn!(%peer, %error, "cannot remember a peer"),
         }
