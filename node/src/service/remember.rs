@@ -1,6 +1,7 @@
 //! Remembered peers: those met in this run are written down, and tried at the next start.
 //!
-//! So is which of them store: those seen within the last hour count as peers of the network after a restart too. They live in the index (`peers`): losing them costs a `--bootstrap`, nothing more. Only peers whose identify
+//! So is which of them store: those seen within the last hour count as storing peers of the network after a restart too.
+//! All of it lives in the index (`peers`): losing it costs a `--bootstrap`, nothing more. Only peers whose identify
 //! proved that they are of this network are in the table, so only those are remembered.
 
 use std::{
