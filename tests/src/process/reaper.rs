@@ -6,8 +6,9 @@
 //! files close-on-exec, so no daemon inherits the pipe.
 
 use std::{
+    fs::Permissions,
     io::Write,
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -45,6 +46,8 @@ fn reaper() -> &'static Reaper {
     REAPER.get_or_init(|| {
         let root = tempfile::Builder::new()
             .prefix("p2p-tests-")
+            // It is the daemons' runtime directory too, which they take only if it is its owner's alone.
+            .permissions(Permissions::from_mode(0o700))
             .tempdir()
             .expect("a test run can make a directory under the system's temporary one")
             .keep();
