@@ -20,9 +20,10 @@ use super::{
 
 /// A payload that is smaller is copied beside its header: one slice costs the system more than the copy.
 const COPY_BELOW_BYTES: usize = 16 * 1024;
-/// The most that one write takes. Linux answers a bigger one on ext4 or XFS with page-cache folios of up to 2 MiB, which come from
-/// memory that has not been used for longest: of no consequence on bare metal, but in a virtual machine the host must find each of those
-/// pages first (measured, 1 GiB and fsync: 0.7 s in pieces of 64 to 256 KiB, 0.9 s of 1 MiB, 2.1 to 2.6 s of 4 MiB).
+/// The most that one write takes. Measured on a virtual machine (Linux 6.18, ext4), `add --local` of 1 GiB: 0.7 to 3.2 s with one write a
+/// batch, 0.76 to 0.91 s over 18 runs in pieces; perf found the difference in the kernel's copy into the page cache. Probably (not proven)
+/// big writes get big folios, of memory that the host must find first; `dd` was as uneven: 0.7 s with 64 and 256 KiB, 0.9 s with 1 MiB,
+/// 2.1 and 2.6 s with 4 MiB, yet 0.8 and 0.9 s with 16 MiB.
 const WRITE_BYTES: usize = 256 * 1024;
 
 /// What can be appended to.
