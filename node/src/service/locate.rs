@@ -25,7 +25,7 @@ use super::transfer::{Greeting, Transfer, TransferError};
 use crate::net::{Network, PeerTable};
 
 /// How long a storing peer that left still counts as one of the network.
-pub const SEEN: Duration = Duration::from_secs(3600);
+const SEEN: Duration = Duration::from_secs(3600);
 /// The epoch of a peer that an earlier run met: no connection of this run has it.
 const EARLIER: u64 = u64::MAX;
 /// Peers greeted at once: a handshake each, on a link that may be slow (a guess).
@@ -399,11 +399,13 @@ impl Locate {
     }
 
     /// Storing peers that an earlier run saw, and how long ago: they count as [`seen`](Self::seen) until that is an hour.
+    /// Older ones are left out.
     pub fn recall(&self, storing: impl IntoIterator<Item = (PeerId, Duration)>) {
         let now = Instant::now();
         let mut state = self.shared.state();
         for (peer, ago) in storing.into_iter().filter(|(_, ago)| *ago < SEEN).take(KNOWN) {
             let greeting = Greeting { storing: true, capacity_bytes: 0, free_bytes: 0 };
+            // A machine that was started since may have no such instant.
             let seen = now.checked_sub(ago).unwrap_or(now);
             let known = Known { key: Key::from(&peer), greeting, epoch: EARLIER, connected: false, seen };
             state.known.entry(peer).or_insert(known);

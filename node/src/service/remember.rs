@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::locate::{Locate, SEEN};
+use super::locate::Locate;
 use crate::{
     net::{Network, Peer, PeerTable},
     store::{Store, StoreError},
@@ -65,7 +65,7 @@ pub fn known(store: &Store, network: &str) -> Result<Vec<Known>, StoreError> {
         match serde_json::from_slice::<Remembered>(&value) {
             Ok(Remembered { addresses, met_unix_seconds: met, stores_in }) if met >= oldest => {
                 let ago = Duration::from_secs(now.saturating_sub(met));
-                let stored = (stores_in.as_deref() == Some(network) && ago < SEEN).then_some(ago);
+                let stored = (stores_in.as_deref() == Some(network)).then_some(ago);
                 known.push((met, Known { peer, addresses, stored }));
             }
             _ => store.remove_meta(TREE, &key)?,

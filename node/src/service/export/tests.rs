@@ -406,6 +406,12 @@ async fn a_small_dag_that_unfolds_enormously_is_not_written_without_end() {
     assert_eq!((got.size, got.chunks), (512, 10));
 }
 
+#[test]
+fn a_twentieth_of_the_inodes_is_left_where_they_are_counted() {
+    assert!(tree::spares_inodes(1_000_000, 50_000) && !tree::spares_inodes(1_000_000, 49_999));
+    assert!(tree::spares_inodes(0, 0) && tree::spares_inodes(1_000_000, 0), "they are not counted here");
+}
+
 async fn cat(place: &Place, root: Cid, offset: u64, length: Option<u64>) -> Result<Vec<u8>> {
     let found = resolved(root, &[], "x", place.memory.clone()).await?;
     let pieces: Vec<Bytes> = cat::stream(found, "it", offset, length)?.try_collect().await?;

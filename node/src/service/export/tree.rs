@@ -182,9 +182,9 @@ pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: Chunk, top: Arc<Ow
     }
 }
 
-/// Whether the disk has inodes to spare. File systems that make them as they are needed tell none at all.
+/// Refuses to go on where a disk runs short of inodes.
 fn enough_inodes<S>(job: &Job<S>, disk: &StatVfs) -> Result<()> {
-    if disk.f_files == 0 || disk.f_favail >= disk.f_files / INODES_LEFT {
+    if spares_inodes(disk.f_files, disk.f_favail) {
         return Ok(());
     }
     Err(Error::refused(format!(
@@ -192,6 +192,12 @@ fn enough_inodes<S>(job: &Job<S>, disk: &StatVfs) -> Result<()> {
         job.reference, disk.f_favail
     ))
     .hint(format!("remove {} or other files, or name a place on another disk with -o", job.partial.display())))
+}
+
+/// Whether so many free inodes are enough. File systems that make them as they are needed tell no total, or none free while files are
+/// still made: where there is truly none, the next file fails by itself.
+pub(super) fn spares_inodes(total: u64, free: u64) -> bool {
+    free == 0 || free >= total / INODES_LEFT
 }
 
 fn is_empty(directory: &OwnedFd) -> rustix::io::Result<bool> {
