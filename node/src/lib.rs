@@ -8,6 +8,7 @@ pub mod identity;
 pub mod net;
 pub mod node;
 pub mod report;
+pub mod runner;
 pub mod service;
 pub mod settings;
 pub mod store;

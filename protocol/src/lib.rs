@@ -5,6 +5,7 @@
 //! The byte-by-byte formats are in `SPEC.md` beside this crate.
 
 pub mod catalogue;
+pub mod chance;
 pub mod chunk;
 pub mod chunker;
 pub mod cid;

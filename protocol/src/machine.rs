@@ -1,7 +1,8 @@
 //! The shape of every state machine here: events and time in, actions out.
 //!
 //! Modelled on sans-I/O cores (quinn-proto, firezone's connlib): the machine never looks at a clock
-//! and never does I/O, so a test drives it with any schedule and a seed.
+//! and never does I/O, so a test drives it with any schedule and a seed. One that needs chance is made with a
+//! [`Chance`](crate::chance::Chance): the same seed and the same inputs give the same outputs.
 
 use std::time::Instant;
 
