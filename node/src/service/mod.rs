@@ -13,3 +13,4 @@ pub mod remember;
 pub mod replicate;
 pub mod sync;
 pub mod transfer;
+pub mod worker;
