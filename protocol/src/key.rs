@@ -21,6 +21,11 @@ impl Key {
         Distance(out)
     }
 
+    /// Whether bit `at` is set, bit 0 being the most significant; there are none from 256 on.
+    pub fn bit(&self, at: u32) -> bool {
+        self.0.get(at as usize / 8).is_some_and(|byte| byte & (0x80 >> (at % 8)) != 0)
+    }
+
     /// How many leading bits it shares with `other`, 0 to 256.
     pub fn common_prefix_bits(&self, other: &Self) -> u32 {
         let mut bits = 0;
