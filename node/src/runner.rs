@@ -80,7 +80,7 @@ pub async fn run<M: StateMachine, W: World<M>>(machine: M, mut world: W) {
 }
 
 /// Tokio's clock, as machines take it.
-fn now() -> Instant {
+pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 

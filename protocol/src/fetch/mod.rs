@@ -50,7 +50,8 @@ pub enum Input {
         /// The want.
         want: WantId,
     },
-    /// The answer to [`Output::Locate`]: every storing peer known, nearest first, this node left out.
+    /// The answer to [`Output::Locate`]: as many storing peers as it asked for, nearest first, this node left out; fewer
+    /// where no more are known.
     Candidates {
         /// The want.
         want: WantId,
@@ -97,10 +98,13 @@ pub enum Input {
 /// What the driver is to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Rank the storing peers for this want; answered by [`Input::Candidates`].
+    /// Rank the nearest storing peers for this want; answered by [`Input::Candidates`]. Said again, with a greater number,
+    /// when those were asked.
     Locate {
         /// The want.
         want: WantId,
+        /// How many.
+        most: usize,
     },
     /// All of those were asked: find publishers and providers; answered by [`Input::More`].
     Widen {
@@ -221,6 +225,7 @@ impl Fetch {
                 }
                 Next::Wait => return,
                 Next::Widen => self.outputs.push_back(Output::Widen { want: id }),
+                Next::Locate { most } => self.outputs.push_back(Output::Locate { want: id, most }),
                 Next::Again => {}
                 Next::NotFound { asked } => {
                     self.end(id);
@@ -303,13 +308,14 @@ impl StateMachine for Fetch {
                 if self.wants.contains_key(&want) {
                     return;
                 }
-                self.wants.insert(want, Want::new(bytes, now + CANDIDATES_TIMEOUT));
-                self.outputs.push_back(Output::Locate { want });
+                let open = Want::new(bytes, self.replicas, now + CANDIDATES_TIMEOUT);
+                self.outputs.push_back(Output::Locate { want, most: open.most() });
+                self.wants.insert(want, open);
             }
             Input::Cancel { want } => drop(self.end(want)),
             Input::Candidates { want, peers } => {
                 if let Some(open) = self.wants.get_mut(&want) {
-                    open.candidates(peers, self.replicas);
+                    open.candidates(peers);
                 }
             }
             Input::More { want, peers } => {
@@ -345,7 +351,7 @@ impl StateMachine for Fetch {
 
     fn handle_timeout(&mut self, now: Instant) {
         for want in self.wants.values_mut() {
-            want.give_up_waiting(now, self.replicas);
+            want.give_up_waiting(now);
         }
         self.check_asks(now);
         self.assign(now);

@@ -68,9 +68,10 @@ fn run(tempers: &[Temper], extra: &[Temper], wants: u64, replicas: u8, seed: u64
     for _ in 0..200_000 {
         while let Some(output) = machine.poll_output() {
             match output {
-                Output::Locate { want } => {
+                Output::Locate { want, most } => {
                     if prompt || dice.roll(20) > 0 {
-                        pending.push(Input::Candidates { want, peers: ranked.to_vec() });
+                        let peers = ranked.iter().take(most).copied().collect();
+                        pending.push(Input::Candidates { want, peers });
                     }
                 }
                 Output::Widen { want } => {
@@ -203,12 +204,15 @@ fn the_rounds_widen_from_the_closest_to_all_and_then_beyond() {
     let mut machine = Fetch::new(3);
     let now = Instant::now();
     machine.handle(now, Input::Want { want: 1, bytes: 100 });
-    assert_eq!(drain(&mut machine), [Output::Locate { want: 1 }]);
-    machine.handle(now, Input::Candidates { want: 1, peers: ids[..18].to_vec() });
-    let mut asked = Vec::new();
+    let (mut asked, mut located) = (Vec::new(), Vec::new());
     loop {
         let outputs = drain(&mut machine);
         match outputs.as_slice() {
+            [Output::Locate { want: 1, most }] => {
+                located.push((*most, asked.len()));
+                let peers = ids[..18].iter().take(*most).copied().collect();
+                machine.handle(now, Input::Candidates { want: 1, peers });
+            }
             [Output::Ask { want: 1, peer }] => {
                 asked.push(*peer);
                 machine.handle(now, Input::Missing { want: 1, peer: *peer });
@@ -218,6 +222,7 @@ fn the_rounds_widen_from_the_closest_to_all_and_then_beyond() {
         }
     }
     assert_eq!(asked, ids[..18], "nearest first, each once");
+    assert_eq!(located, [(7, 0), (14, 7), (28, 14)], "more are ranked only when those before were asked");
     machine.handle(now, Input::More { want: 1, peers: vec![ids[0], ids[19]] });
     assert_eq!(drain(&mut machine), [Output::Ask { want: 1, peer: ids[19] }], "who was asked is not asked again");
     machine.handle(now, Input::Missing { want: 1, peer: ids[19] });

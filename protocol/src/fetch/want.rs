@@ -19,8 +19,8 @@ pub(super) struct Attempt {
 /// Where a want stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
-    /// Waits for its ranked candidates.
-    Locating { until: Instant },
+    /// Waits for its ranked candidates, of which it will ask the first `reach`.
+    Locating { until: Instant, reach: usize },
     /// Asks the first `reach` of them.
     Ranked { reach: usize },
     /// Waits for publishers and providers.
@@ -35,6 +35,10 @@ enum Stage {
 pub(super) enum Next {
     Ask(PeerId),
     Wait,
+    /// More candidates are needed: so many in all.
+    Locate {
+        most: usize,
+    },
     Widen,
     /// The stage changed: look again.
     Again,
@@ -52,6 +56,8 @@ pub(super) struct Want {
     untried: Vec<PeerId>,
     /// How many of the ranked were taken out of `untried` so far.
     tried: usize,
+    /// How many ranked candidates it asked for; `None`: there are no more than came.
+    most: Option<usize>,
     /// Asked, but their session broke: they get a second chance at the very end.
     broken: Vec<PeerId>,
     seen: Vec<PeerId>,
@@ -60,17 +66,24 @@ pub(super) struct Want {
 }
 
 impl Want {
-    pub(super) fn new(bytes: u32, until: Instant) -> Self {
+    pub(super) fn new(bytes: u32, replicas: usize, until: Instant) -> Self {
         Self {
             bytes,
-            stage: Stage::Locating { until },
+            stage: Stage::Locating { until, reach: replicas },
             untried: Vec::new(),
             tried: 0,
+            // The first two rounds.
+            most: Some(replicas + EXTRA_CANDIDATES),
             broken: Vec::new(),
             seen: Vec::new(),
             asked: 0,
             attempts: Vec::new(),
         }
+    }
+
+    /// How many candidates it has asked for.
+    pub(super) fn most(&self) -> usize {
+        self.most.unwrap_or(usize::MAX)
     }
 
     pub(super) fn bytes(&self) -> u32 {
@@ -107,10 +120,11 @@ impl Want {
         std::mem::take(&mut self.attempts)
     }
 
-    pub(super) fn candidates(&mut self, peers: Vec<PeerId>, replicas: usize) {
-        if matches!(self.stage, Stage::Locating { .. }) {
+    pub(super) fn candidates(&mut self, peers: Vec<PeerId>) {
+        if let Stage::Locating { reach, .. } = self.stage {
+            self.most = self.most.filter(|most| peers.len() >= *most);
             self.take_in(peers);
-            self.stage = Stage::Ranked { reach: replicas };
+            self.stage = Stage::Ranked { reach };
         }
     }
 
@@ -134,14 +148,17 @@ impl Want {
     /// When it stops to wait for candidates.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Locating { until } | Stage::Widening { until } => Some(until),
+            Stage::Locating { until, .. } | Stage::Widening { until } => Some(until),
             Stage::Ranked { .. } | Stage::Widened | Stage::Retrying => None,
         }
     }
 
-    pub(super) fn give_up_waiting(&mut self, now: Instant, replicas: usize) {
+    pub(super) fn give_up_waiting(&mut self, now: Instant) {
         match self.stage {
-            Stage::Locating { until } if now >= until => self.stage = Stage::Ranked { reach: replicas },
+            Stage::Locating { until, reach } if now >= until => {
+                self.most = None;
+                self.stage = Stage::Ranked { reach };
+            }
             Stage::Widening { until } if now >= until => self.stage = Stage::Widened,
             _ => {}
         }
@@ -181,10 +198,19 @@ impl Want {
         }
         match self.stage {
             Stage::Locating { .. } | Stage::Widening { .. } => Next::Wait,
-            Stage::Ranked { reach } if self.in_reach().len() < self.untried.len() => {
+            Stage::Ranked { reach } if self.most.is_some() || self.in_reach().len() < self.untried.len() => {
                 let reach = if reach < replicas + EXTRA_CANDIDATES { replicas + EXTRA_CANDIDATES } else { reach * 2 };
-                self.stage = Stage::Ranked { reach };
-                Next::Again
+                match self.most {
+                    Some(most) if most < reach => {
+                        self.most = Some(reach);
+                        self.stage = Stage::Locating { until: now + CANDIDATES_TIMEOUT, reach };
+                        Next::Locate { most: reach }
+                    }
+                    _ => {
+                        self.stage = Stage::Ranked { reach };
+                        Next::Again
+                    }
+                }
             }
             Stage::Ranked { .. } => {
                 self.stage = Stage::Widening { until: now + CANDIDATES_TIMEOUT };
