@@ -5,6 +5,7 @@
 //! The byte-by-byte formats are in `SPEC.md` beside this crate.
 
 pub mod catalogue;
+pub mod catch_up;
 pub mod chance;
 pub mod chunk;
 pub mod chunker;
@@ -15,6 +16,7 @@ pub mod fetch;
 pub mod key;
 pub mod locate;
 pub mod machine;
+pub mod owed;
 pub mod placement;
 pub mod ranking;
 pub mod reconcile;

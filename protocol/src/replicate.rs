@@ -1,4 +1,4 @@
-//! Who is asked to keep one chunk, who did, and what an add may say of it. DESIGN: "the k closest", "acknowledged means durable".
+//! Who is asked to keep one chunk, who did, and what an add may say of it.
 //!
 //! [`Plan`] is one chunk's: it asks the k nearest, and for each refusal the next nearest, k + [`EXTRA_CANDIDATES`] at the
 //! most. [`Tally`] is one add's. Neither counts what was not acknowledged.
@@ -6,6 +6,11 @@
 use libp2p_identity::PeerId;
 
 use crate::placement::EXTRA_CANDIDATES;
+
+/// How many peers may be asked to keep a chunk of which so many copies are wanted.
+pub fn most_asked(wanted: u8) -> usize {
+    usize::from(wanted.max(1)) + EXTRA_CANDIDATES
+}
 
 /// The copies of one chunk, as they are asked for and acknowledged.
 #[derive(Clone, Debug)]

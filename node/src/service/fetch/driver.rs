@@ -1,4 +1,4 @@
-//! The task that drives one reader's [`Machine`]: carries out what it decides, and tells it what became of it.
+//! What one reader's [`Machine`] runs in: carries out what it decides, and tells it what became of it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,15 +10,12 @@ use futures::{
 use p2p_protocol::{
     Chunk, Cid, Multihash, PeerId,
     fetch::{Fetch as Machine, Input, Output, WantId},
-    machine::StateMachine as _,
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::FetchError;
+use crate::runner::{self, World};
 
 /// Wants that are open at once; more orders wait. Readers bound themselves far below by bytes.
 const MAX_OPEN: usize = 1024;
@@ -45,8 +42,8 @@ pub(super) enum Refusal {
 
 /// The peers, as a driver needs them.
 pub(super) trait Peers: Send + Sync + 'static {
-    /// Storing peers that can be reached, nearest to the hash first, this node left out.
-    fn ranked(&self, hash: Multihash) -> impl Future<Output = Vec<PeerId>> + Send;
+    /// The `most` storing peers nearest to the hash that can be reached, nearest first, this node left out.
+    fn ranked(&self, hash: Multihash, most: usize) -> impl Future<Output = Vec<PeerId>> + Send;
     /// Who else may have chunks of this root.
     fn others(&self, hash: Multihash) -> impl Future<Output = Vec<PeerId>> + Send;
     /// Asks a peer; what it gives is verified. `None`: it does not have it.
@@ -73,10 +70,10 @@ struct Open {
     delivered: Option<Chunk>,
 }
 
-/// One reader's driver.
+/// One reader's driver: what its machine runs in.
 pub(super) struct Driver<P> {
     peers: Arc<P>,
-    machine: Machine,
+    orders: mpsc::Receiver<Order>,
     open: HashMap<WantId, Open>,
     by_cid: HashMap<Cid, WantId>,
     next: WantId,
@@ -84,71 +81,90 @@ pub(super) struct Driver<P> {
     work: FuturesUnordered<BoxFuture<'static, Event>>,
 }
 
-impl<P: Peers> Driver<P> {
-    pub(super) fn new(peers: Arc<P>, replicas: u8) -> Self {
-        Self {
-            peers,
-            machine: Machine::new(replicas),
-            open: HashMap::new(),
-            by_cid: HashMap::new(),
-            next: 0,
-            work: FuturesUnordered::new(),
+/// Serves orders until everybody who could give one is gone.
+pub(super) async fn drive<P: Peers>(peers: Arc<P>, replicas: u8, orders: mpsc::Receiver<Order>) {
+    let (open, by_cid) = (HashMap::new(), HashMap::new());
+    let driver = Driver { peers, orders, open, by_cid, next: 0, work: FuturesUnordered::new() };
+    runner::run(Machine::new(replicas), driver).await;
+}
+
+impl<P: Peers> World<Machine> for Driver<P> {
+    async fn next(&mut self) -> Option<Input> {
+        loop {
+            let input = tokio::select! {
+                order = self.orders.recv(), if self.open.len() < MAX_OPEN => self.take(order?),
+                Some(event) = self.work.next() => self.event(event),
+            };
+            if input.is_some() {
+                return input;
+            }
         }
     }
 
-    /// Serves orders until everybody who could give one is gone.
-    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        loop {
-            let due = self.machine.poll_timeout().map(|(at, _)| Instant::from_std(at));
-            tokio::select! {
-                order = orders.recv(), if self.open.len() < MAX_OPEN => match order {
-                    Some(order) => self.take(order),
-                    None => return,
-                },
-                Some(event) = self.work.next() => self.event(event),
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.machine.handle_timeout(now());
+    fn act(&mut self, output: Output) {
+        match output {
+            Output::Locate { want, most } => self.start(want, move |peers, want, cid| {
+                async move { Event::Ranked(want, peers.ranked(cid.hash, most).await) }.boxed()
+            }),
+            Output::Widen { want } => self.start(want, |peers, want, cid| {
+                async move { Event::Others(want, peers.others(cid.hash).await) }.boxed()
+            }),
+            Output::Ask { want, peer } => self.ask(want, peer),
+            Output::Abandon { want, peer } => {
+                if let Some(open) = self.open.get_mut(&want) {
+                    open.asks.extract_if(.., |(asked, _)| *asked == peer).for_each(|(_, ask)| ask.abort());
                 }
             }
-            self.carry_out();
+            Output::Found { want, peer } => {
+                let Some(Open { waiting, delivered: Some(chunk), .. }) = self.close(want) else { return };
+                for reply in waiting {
+                    // Whoever is gone does not need it.
+                    let _ = reply.send(Ok((chunk.clone(), peer)));
+                }
+            }
+            Output::NotFound { want, asked } => {
+                let Some(Open { waiting, cid, .. }) = self.close(want) else { return };
+                for reply in waiting {
+                    let _ = reply.send(Err(FetchError::NotFound { cid, asked }));
+                }
+            }
         }
     }
+}
 
-    fn take(&mut self, Order { cid, bytes, reply, left }: Order) {
-        let want = match self.by_cid.get(&cid) {
-            Some(want) => *want,
-            None => {
-                let want = self.next;
-                self.next += 1;
-                self.by_cid.insert(cid, want);
-                let open = Open { cid, waiting: Vec::new(), asks: Vec::new(), delivered: None };
-                self.open.insert(want, open);
-                self.machine.handle(now(), Input::Want { want, bytes });
-                want
-            }
-        };
+impl<P: Peers> Driver<P> {
+    /// Takes an order; `None` where that chunk is on its way already.
+    fn take(&mut self, Order { cid, bytes, reply, left }: Order) -> Option<Input> {
+        let known = self.by_cid.get(&cid).copied();
+        let want = known.unwrap_or(self.next);
+        if known.is_none() {
+            self.next += 1;
+            self.by_cid.insert(cid, want);
+            self.open.insert(want, Open { cid, waiting: Vec::new(), asks: Vec::new(), delivered: None });
+        }
         if let Some(open) = self.open.get_mut(&want) {
             open.waiting.push(reply);
         }
         self.work.push(left.cancelled_owned().map(move |()| Event::Left(want)).boxed());
+        known.is_none().then_some(Input::Want { want, bytes })
     }
 
-    fn event(&mut self, event: Event) {
-        let input = match event {
-            Event::Nothing => return,
+    fn event(&mut self, event: Event) -> Option<Input> {
+        Some(match event {
+            Event::Nothing => return None,
             Event::Ranked(want, peers) => Input::Candidates { want, peers },
             Event::Others(want, peers) => Input::More { want, peers },
             Event::Left(want) => {
-                let Some(open) = self.open.get_mut(&want) else { return };
+                let open = self.open.get_mut(&want)?;
                 open.waiting.retain(|waiting| !waiting.is_closed());
                 if !open.waiting.is_empty() {
-                    return;
+                    return None;
                 }
                 self.close(want);
                 Input::Cancel { want }
             }
             Event::Answer(want, peer, answer) => {
-                let Some(open) = self.open.get_mut(&want) else { return };
+                let open = self.open.get_mut(&want)?;
                 open.asks.retain(|(asked, _)| *asked != peer);
                 match answer {
                     Ok(Some(chunk)) => {
@@ -160,40 +176,7 @@ impl<P: Peers> Driver<P> {
                     Err(Refusal::Wrong) => Input::Wrong { want, peer },
                 }
             }
-        };
-        self.machine.handle(now(), input);
-    }
-
-    fn carry_out(&mut self) {
-        while let Some(output) = self.machine.poll_output() {
-            match output {
-                Output::Locate { want } => self.start(want, |peers, want, cid| {
-                    async move { Event::Ranked(want, peers.ranked(cid.hash).await) }.boxed()
-                }),
-                Output::Widen { want } => self.start(want, |peers, want, cid| {
-                    async move { Event::Others(want, peers.others(cid.hash).await) }.boxed()
-                }),
-                Output::Ask { want, peer } => self.ask(want, peer),
-                Output::Abandon { want, peer } => {
-                    if let Some(open) = self.open.get_mut(&want) {
-                        open.asks.extract_if(.., |(asked, _)| *asked == peer).for_each(|(_, ask)| ask.abort());
-                    }
-                }
-                Output::Found { want, peer } => {
-                    let Some(Open { waiting, delivered: Some(chunk), .. }) = self.close(want) else { continue };
-                    for reply in waiting {
-                        // Whoever is gone does not need it.
-                        let _ = reply.send(Ok((chunk.clone(), peer)));
-                    }
-                }
-                Output::NotFound { want, asked } => {
-                    let Some(Open { waiting, cid, .. }) = self.close(want) else { continue };
-                    for reply in waiting {
-                        let _ = reply.send(Err(FetchError::NotFound { cid, asked }));
-                    }
-                }
-            }
-        }
+        })
     }
 
     fn start(&mut self, want: WantId, begin: impl FnOnce(Arc<P>, WantId, Cid) -> BoxFuture<'static, Event>) {
@@ -222,9 +205,4 @@ impl<P: Peers> Driver<P> {
         self.by_cid.remove(&open.cid);
         Some(open)
     }
-}
-
-/// The machine's clock: tokio's, so that it can be paused.
-fn now() -> std::time::Instant {
-    Instant::now().into_std()
 }

@@ -19,10 +19,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::driver::{Driver, Order, Peers, Refusal};
+use self::driver::{Order, Peers, Refusal, drive};
 use super::{
     locate::Locate,
     transfer::{Transfer, TransferError},
+    worker::Layer,
 };
 use crate::{net::Network, store::Store};
 
@@ -67,6 +68,7 @@ pub struct Fetch {
     store: Store,
     locate: Locate,
     transfer: Transfer,
+    workers: Layer,
 }
 
 /// One reader's fetches: knows the root and its publishers. Clone it freely; its task ends with the last clone.
@@ -78,9 +80,9 @@ pub struct FetchJob {
 }
 
 impl Fetch {
-    /// A fetcher over these rooms.
-    pub fn new(network: Network, store: Store, locate: Locate, transfer: Transfer) -> Self {
-        Self { network, store, locate, transfer }
+    /// A fetcher over these rooms, whose tasks are of the layer `workers`.
+    pub fn new(network: Network, store: Store, locate: Locate, transfer: Transfer, workers: Layer) -> Self {
+        Self { network, store, locate, transfer, workers }
     }
 
     /// Begins a read of `root`; `publishers` are asked too, and `replicas` is how many holders come first. Starts a
@@ -88,7 +90,7 @@ impl Fetch {
     pub fn begin(&self, root: Cid, publishers: Vec<PeerId>, replicas: u8) -> FetchJob {
         let (orders, inbox) = mpsc::channel(ORDERS);
         let rooms = Rooms { fetch: self.clone(), root, publishers, providers: Mutex::new(None) };
-        tokio::spawn(Driver::new(Arc::new(rooms), replicas).run(inbox));
+        drop(self.workers.task(drive(Arc::new(rooms), replicas, inbox)));
         FetchJob { local: self.network.local(), store: self.store.clone(), orders }
     }
 }
@@ -173,9 +175,13 @@ impl Rooms {
 }
 
 impl Peers for Rooms {
-    async fn ranked(&self, hash: Multihash) -> Vec<PeerId> {
-        let mut ranked = self.fetch.locate.ranked(&hash).await;
+    async fn ranked(&self, hash: Multihash, most: usize) -> Vec<PeerId> {
+        // Right after a start nobody is known yet, and nobody who is asked proves nothing.
+        self.fetch.locate.discovered().await;
+        // One more, for this node itself may be among them.
+        let mut ranked = self.fetch.locate.ranked(&hash, most.saturating_add(1)).await;
         ranked.retain(|peer| *peer != self.fetch.network.local());
+        ranked.truncate(most);
         ranked
     }
 
@@ -183,7 +189,7 @@ impl Peers for Rooms {
         let mut others = self.publishers.clone();
         others.extend(self.providers().await);
         // Whoever came since the first look.
-        others.extend(self.fetch.locate.ranked(&hash).await);
+        others.extend(self.fetch.locate.ranked(&hash, usize::MAX).await);
         others.retain(|peer| *peer != self.fetch.network.local());
         others
     }
