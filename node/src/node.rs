@@ -16,7 +16,7 @@ use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path, sync::Arc, time::Dur
 
 use bytes::Bytes;
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
-use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
+use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,8 +24,17 @@ use crate::{
     identity,
     net::{self, Driver, Listen, NetError, Network, TransportKind},
     service::{
-        catalogue::Catalogue, export::Export, fetch::Fetch, ingest::Ingest, inspect::Inspect, locate::Locate, remember,
-        replicate::Replicate, transfer::Transfer,
+        catalogue::Catalogue,
+        export::Export,
+        fetch::Fetch,
+        ingest::Ingest,
+        inspect::Inspect,
+        locate::Locate,
+        remember,
+        replicate::Replicate,
+        sync,
+        transfer::Transfer,
+        worker::{Layer, Work, Workers},
     },
     settings::{DEFAULT_PORT, Settings},
     store::{Store, StoreError},
@@ -33,8 +42,10 @@ use crate::{
 
 /// The log record that remembers the port of a node whose default port was taken.
 const PORT_RECORD: &[u8] = b"setting/port";
-/// How long work that is under way may take to end before the node goes on stopping: the contract gives 10 s for all of it.
-const STOP_GRACE: Duration = Duration::from_secs(4);
+/// How long background work, and then the store's last writes, may take to end before the node goes on stopping: all of
+/// it has 10 s.
+const WORKERS_GRACE: Duration = Duration::from_secs(2);
+const STORE_GRACE: Duration = Duration::from_secs(4);
 
 /// The services of a node over any network handle and any store. Clone it freely.
 #[derive(Clone, Debug)]
@@ -61,10 +72,15 @@ pub struct Rooms {
     pub export: Export,
     /// Copies that an add asks for when it does not say.
     pub replicas: u8,
+    /// What runs in the background.
+    pub workers: Arc<Workers>,
+    /// The layer of what is above the services: the first to end.
+    pub top: Layer,
 }
 
 impl Rooms {
-    /// Builds the services bottom-up; `data_dir`, where there is one, has a `tmp` for what does not fit into memory. A store without capacity makes a node that only reads and publishes.
+    /// Builds the services bottom-up, each with a layer of workers of its own; `data_dir`, where there is one, has a `tmp`
+    /// for what does not fit into memory. A store without capacity makes a node that only reads and publishes.
     pub async fn build(
         network: Network,
         store: Store,
@@ -74,12 +90,15 @@ impl Rooms {
         data_dir: Option<&Path>,
     ) -> Result<Self> {
         let storing = store.usage().capacity_bytes > 0;
+        let workers = Arc::new(Workers::default());
         let transfer = Transfer::start(network.clone(), store.clone(), network_name, storing).await?;
-        let locate = Locate::start(network.clone(), transfer.clone(), storing);
-        let replicate = Replicate::start(store.clone(), locate.clone(), transfer.clone());
-        let fetch = Fetch::new(network.clone(), store.clone(), locate.clone(), transfer.clone());
+        let locate = Locate::start(network.clone(), transfer.clone(), storing, &workers.layer());
+        let replicate = Replicate::start(store.clone(), locate.clone(), transfer.clone(), &workers.layer());
+        let fetch = Fetch::new(network.clone(), store.clone(), locate.clone(), transfer.clone(), workers.layer());
         let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned));
-        let catalogue = Catalogue::start(network.clone(), store.clone(), keypair, network_name).await?;
+        let catalogue =
+            Catalogue::start(network.clone(), store.clone(), keypair, network_name, &workers.layer()).await?;
+        sync::start(network.clone(), &catalogue, rand::random(), &workers.layer()).await?;
         let scratch = data_dir.map_or_else(std::env::temp_dir, |directory| directory.join("tmp"));
         let inspect = Inspect::new(
             network.clone(),
@@ -92,7 +111,27 @@ impl Rooms {
             scratch.clone(),
         );
         let export = Export::new(inspect.clone(), scratch);
-        Ok(Self { network, store, transfer, locate, replicate, ingest, fetch, catalogue, inspect, export, replicas })
+        let top = workers.layer();
+        Ok(Self {
+            network,
+            store,
+            transfer,
+            locate,
+            replicate,
+            ingest,
+            fetch,
+            catalogue,
+            inspect,
+            export,
+            replicas,
+            workers,
+            top,
+        })
+    }
+
+    /// Ends all background work, from the top down; within `grace`. The network and the store stay open.
+    pub async fn stop(&self, grace: Duration) {
+        self.workers.stop(grace).await;
     }
 }
 
@@ -108,19 +147,12 @@ struct Inner {
     network_name: String,
     started: Instant,
     stopping: CancellationToken,
-    running: Mutex<Option<Running>>,
+    /// The network's driver, until the node stops.
+    driver: Mutex<Option<Driver>>,
 }
 
 /// How often roots are announced again: twice within the 24 h and more that provider records live (libp2p kad-dht spec).
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(12 * 60 * 60);
-
-/// What has to be ended by hand.
-#[derive(Debug)]
-struct Running {
-    driver: Driver,
-    remember: JoinHandle<()>,
-    announce: JoinHandle<()>,
-}
 
 /// What a daemon says when it serves.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -181,15 +213,16 @@ impl Node {
                 .await?;
         rooms.locate.recall(storing);
         let name = settings.network.clone();
-        let remember = tokio::spawn(remember::run(network, store, rooms.locate.clone(), name));
-        let announce = tokio::spawn(announce(rooms.clone()));
+        let (locate, catalogue) = (rooms.locate.clone(), rooms.catalogue.clone());
+        rooms.top.spawn("remembering peers", |work| remember::run(network.clone(), store, locate.clone(), name, work));
+        rooms.top.spawn("announcing roots", |work| announce(network, rooms.locate.clone(), catalogue, work));
         Ok(Self {
             inner: Arc::new(Inner {
                 rooms,
                 network_name: settings.network.clone(),
                 started: Instant::now(),
                 stopping: CancellationToken::new(),
-                running: Mutex::new(Some(Running { driver, remember, announce })),
+                driver: Mutex::new(Some(driver)),
             }),
         })
     }
@@ -203,14 +236,12 @@ impl Node {
     /// Takes no more work, ends what is under way, closes the store. Within 10 s. A second call does nothing.
     pub async fn stop(&self) -> Result<()> {
         self.inner.stopping.cancel();
-        let Some(running) = self.inner.running.lock().await.take() else { return Ok(()) };
-        running.remember.abort();
-        running.announce.abort();
-        self.inner.rooms.catalogue.stop().await;
+        let Some(driver) = self.inner.driver.lock().await.take() else { return Ok(()) };
+        self.inner.rooms.stop(WORKERS_GRACE).await;
         let Rooms { network, store, locate, .. } = &self.inner.rooms;
         remember::finish(network, store, locate, &self.inner.network_name).await;
-        running.driver.stop().await;
-        match tokio::time::timeout(STOP_GRACE, self.inner.rooms.store.close()).await {
+        driver.stop().await;
+        match tokio::time::timeout(STORE_GRACE, self.inner.rooms.store.close()).await {
             Ok(closed) => Ok(closed?),
             Err(_) => Err(Error::failed("the store did not finish its last writes in time")
                 .hint("nothing that was acknowledged is lost: the log is replayed at the next start")),
@@ -234,12 +265,14 @@ impl Node {
 }
 
 /// Announces the roots that this node published as provider records, now and again: peers keep those in memory, and not for ever.
-async fn announce(rooms: Rooms) {
+async fn announce(network: Network, locate: Locate, catalogue: Catalogue, work: Work) {
     loop {
-        rooms.locate.discovered().await;
-        let local = rooms.network.local();
-        for publication in rooms.catalogue.entries().into_iter().filter(|entry| entry.publisher == local) {
-            match rooms.network.provide(publication.root.hash.to_bytes().to_vec()).await {
+        locate.discovered().await;
+        let local = network.local();
+        let own: Vec<_> = catalogue.entries().into_iter().filter(|entry| entry.publisher == local).collect();
+        for (done, publication) in (0..).zip(&own) {
+            work.working(done, Some(own.len() as u64));
+            match network.provide(publication.root.hash.to_bytes().to_vec()).await {
                 Ok(()) => {}
                 Err(NetError::Stopped) => return,
                 Err(error) => {
@@ -247,7 +280,9 @@ async fn announce(rooms: Rooms) {
                 }
             }
         }
-        tokio::time::sleep(ANNOUNCE_EVERY).await;
+        let next = Instant::now() + ANNOUNCE_EVERY;
+        work.waiting(next);
+        tokio::time::sleep_until(next).await;
     }
 }
 

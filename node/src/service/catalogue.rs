@@ -1,6 +1,6 @@
 //! What the network holds: publications, gossiped and kept.
 //!
-//! This file is the handle and the gossip; [`ledger`] is the state that gossip and catch-up ([`super::sync`]) share.
+//! This file is the handle and the gossip; [`ledger`] is the state that gossip and catch-up share.
 //! This node's own publications are records of the store's log; others' are metadata of its index, which come back by
 //! catch-up where the index had to be rebuilt.
 
@@ -12,7 +12,7 @@ mod tests;
 use std::{
     cmp::Reverse,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use libp2p::identity::Keypair;
@@ -21,13 +21,15 @@ use p2p_protocol::{
     catalogue::{EntryKey, Kind, MAX_TIME_MILLISECONDS, Outcome, Publication, SignedPublication, label_from},
     wire::announce,
 };
-use tokio::sync::{broadcast, mpsc};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{
+    sync::{broadcast, mpsc},
+    time::timeout,
+};
 
+use super::worker::{Layer, Work};
 use crate::{
     error::{Error, Result},
     net::{GossipMessage, Network, Verdict, protocol_name},
-    service::sync,
     store::{Store, StoreError},
 };
 use ledger::Ledger;
@@ -35,6 +37,10 @@ use ledger::Ledger;
 /// Gossiped messages that may wait: each is under a kilobyte and takes some 50 µs to check; what is lost beyond comes
 /// by catch-up.
 const HEARD: usize = 256;
+/// How long a peer that gossiped what is invalid is refused.
+const BAN: Duration = Duration::from_secs(3600);
+/// The first comparison with the peers that are here is waited for no longer than this.
+const CAUGHT_UP: Duration = Duration::from_secs(10);
 
 /// What an add publishes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,16 +72,21 @@ pub struct Change {
 #[derive(Clone, Debug)]
 pub struct Catalogue {
     ledger: Arc<Ledger>,
-    tasks: TaskTracker,
-    stopping: CancellationToken,
+    workers: Layer,
 }
 
 impl Catalogue {
-    /// Loads what the store has, joins the topic, serves and runs catch-up.
+    /// Loads what the store has and joins the topic.
     ///
     /// Everything that is loaded is checked again, signatures too (some 50 µs each): a data directory may have been
     /// used in another network, and what is passed on must be valid in this one.
-    pub async fn start(network: Network, store: Store, keypair: Keypair, network_name: &str) -> Result<Self> {
+    pub async fn start(
+        network: Network,
+        store: Store,
+        keypair: Keypair,
+        network_name: &str,
+        workers: &Layer,
+    ) -> Result<Self> {
         let name = protocol_name(network_name, "catalogue", 1);
         let ledger = Ledger::load(network.clone(), store, keypair, network_name, &name)
             .await
@@ -83,27 +94,20 @@ impl Catalogue {
         let ledger = Arc::new(ledger);
         let cannot_join = |error| Error::failed(format!("cannot join the catalogue's topic {name}: {error}"));
         let heard = network.subscribe(&name, HEARD).await.map_err(cannot_join)?;
-        let inbound = network.accept_streams(&name, sync::INBOUND_WAITING).await.map_err(cannot_join)?;
-        let tasks = TaskTracker::new();
-        let stopping = CancellationToken::new();
-        tasks.spawn(stopping.clone().run_until_cancelled_owned(listen(ledger.clone(), network.clone(), heard)));
-        let (served, serves) = mpsc::channel(sync::SERVED_WAITING);
-        tasks.spawn(stopping.clone().run_until_cancelled_owned(sync::serve(
-            ledger.clone(),
-            network.clone(),
-            inbound,
-            served,
-        )));
-        tasks.spawn(stopping.clone().run_until_cancelled_owned(sync::run(ledger.clone(), network, name, serves)));
-        tasks.close();
-        Ok(Self { ledger, tasks, stopping })
+        let judged = ledger.clone();
+        workers.spawn("gossip", |work| listen(judged, network, heard, work));
+        Ok(Self { ledger, workers: workers.clone() })
     }
 
-    /// Ends gossip and catch-up; returns when nothing writes to the store any more. What stands can still be read.
-    pub async fn stop(&self) {
-        self.stopping.cancel();
-        self.tasks.wait().await;
-        self.ledger.settle().await;
+    /// What catch-up works on.
+    pub(in crate::service) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Waits until this node has compared its catalogue with each peer that is connected (10 s at the most).
+    pub async fn caught_up(&self) {
+        // Without an answer in time, what is known by then is what there is.
+        let _ = timeout(CAUGHT_UP, self.ledger.caught_up().wait_for(|caught_up| *caught_up)).await;
     }
 
     /// Signs, keeps durably, gossips. Publishing what already stands unchanged makes no new version.
@@ -118,7 +122,8 @@ impl Catalogue {
     pub async fn publish(&self, draft: Draft) -> Result<Publication, StoreError> {
         let ledger = self.ledger.clone();
         // A task of its own: between the log and the map there is no place to stop.
-        tokio::spawn(async move { ledger.publish(draft).await }).await.map_err(|_| StoreError::Closed)?
+        let published = self.workers.carry_through(async move { ledger.publish(draft).await }).await;
+        published.ok().flatten().unwrap_or(Err(StoreError::Closed))
     }
 
     /// All that stand (removals left out), by name (without one, label), then publisher.
@@ -160,11 +165,12 @@ fn order(entry: &Publication) -> (&str, [u8; 36], Vec<u8>) {
 ///
 /// Whether a publication is valid does not depend on who looks or when, and nobody honest passes on what is not: whoever
 /// sent one that is not is refused.
-async fn listen(ledger: Arc<Ledger>, network: Network, mut heard: mpsc::Receiver<GossipMessage>) {
+async fn listen(ledger: Arc<Ledger>, network: Network, mut heard: mpsc::Receiver<GossipMessage>, work: Work) {
     while let Some(message) = heard.recv().await {
+        let _listed = &work;
         let verdict = judge(&ledger, &message).await;
         if verdict == Verdict::Reject {
-            network.ban(message.from, sync::BAN, "it gossiped a publication that is not valid").await;
+            network.ban(message.from, BAN, "it gossiped a publication that is not valid").await;
         }
         // The driver may have given up waiting.
         let _ = message.verdict.send(verdict);

@@ -18,7 +18,10 @@ use p2p_protocol::{
         greeter::{Greet, Greeter, Input},
     },
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{
     transfer::{Greeting, Transfer},
@@ -48,6 +51,7 @@ pub struct Locate {
 struct Shared {
     network: Network,
     transfer: Transfer,
+    started: Instant,
     table: Mutex<Table>,
     /// One lookup at a time: chunks come in bursts, and most of a burst needs the same few.
     looking: tokio::sync::Mutex<()>,
@@ -184,7 +188,8 @@ impl Locate {
         let mut peers = network.peers();
         peers.mark_changed();
         let table = Mutex::new(Table::new(network.local(), storing));
-        let shared = Arc::new(Shared { network, transfer, table, looking: tokio::sync::Mutex::default(), changes });
+        let (started, looking) = (Instant::now(), tokio::sync::Mutex::default());
+        let shared = Arc::new(Shared { network, transfer, started, table, looking, changes });
         let world = shared.clone();
         workers.spawn("greeting", |work| {
             let world = Greetings { shared: world, peers, running: FuturesUnordered::new(), settled, work };
@@ -235,11 +240,13 @@ impl Locate {
         self.shared.table().recall(now(), storing);
     }
 
-    /// Waits until the first round of discovery is over and those found were greeted (10 s at the most).
+    /// Waits until the first round of discovery is over and those found were greeted (10 s at the most, and never longer
+    /// than 20 s after the start).
     pub async fn discovered(&self) {
         let mut settled = self.settled.clone();
+        let until = (Instant::now() + DISCOVERY).min(self.shared.started + 2 * DISCOVERY);
         // Without an answer in time, what is known by then is what there is.
-        let _ = timeout(DISCOVERY, settled.wait_for(|settled| *settled)).await;
+        let _ = timeout_at(until, settled.wait_for(|settled| *settled)).await;
     }
 
     /// Changes whenever a storing peer comes or goes.

@@ -1,6 +1,9 @@
 //! Following the table, greeting, and finding by region where not everybody is known.
 
-use p2p_protocol::{Chunk, Codec};
+use p2p_protocol::{
+    Chunk, Codec,
+    placement::{Candidate, closest},
+};
 
 use super::*;
 use crate::service::fabric::{Fabric, ROOMY, eventually, peer};
@@ -13,20 +16,20 @@ fn hash(seed: u32) -> Multihash {
 async fn storing_peers_are_ranked_and_counted_as_they_come_and_go() {
     let fabric = Fabric::default();
     let (network, _, transfer) = fabric.serve(1, ROOMY).await;
-    let locate = Locate::start(network, transfer, true);
+    let locate = Locate::start(network, transfer, true, &Layer::alone());
     locate.discovered().await;
     assert_eq!((locate.reachable(), locate.seen(), locate.missing()), (0, 1, vec![]));
-    assert_eq!(locate.ranked(&hash(1)).await, [peer(1)]);
+    assert_eq!(locate.ranked(&hash(1), usize::MAX).await, [peer(1)]);
     let mut changes = locate.changes();
     let _two = fabric.serve(2, ROOMY).await;
     let _client = fabric.serve(3, 0).await;
     eventually("the storing one is known", || locate.reachable() == 1).await;
     assert!(changes.has_changed().expect("it lives"));
     changes.mark_unchanged();
-    eventually("the client was greeted", || locate.shared.state().known.len() == 2).await;
+    eventually("the client was greeted", || locate.shared.table().is_connected(&peer(3))).await;
     assert_eq!((locate.reachable(), locate.seen()), (1, 2), "a client is not counted");
     for seed in 0..20 {
-        let ranked = locate.ranked(&hash(seed)).await;
+        let ranked = locate.ranked(&hash(seed), usize::MAX).await;
         let key = Key::from(&hash(seed));
         assert_eq!(ranked.len(), 2);
         assert!(Key::from(&ranked[0]).distance(&key) < Key::from(&ranked[1]).distance(&key));
@@ -48,11 +51,11 @@ async fn storing_peers_are_ranked_and_counted_as_they_come_and_go() {
 async fn storing_peers_of_an_earlier_run_count_until_an_hour_is_over() {
     let fabric = Fabric::default();
     let (network, _, transfer) = fabric.serve(1, ROOMY).await;
-    let locate = Locate::start(network, transfer, true);
+    let locate = Locate::start(network, transfer, true, &Layer::alone());
     let minutes = |count: u64| Duration::from_secs(60 * count);
     locate.recall([(peer(2), minutes(0)), (peer(3), minutes(50)), (peer(4), minutes(61)), (peer(5), minutes(1))]);
     assert_eq!((locate.reachable(), locate.seen(), locate.missing().len()), (0, 4, 3));
-    assert_eq!(locate.ranked(&hash(1)).await, [peer(1)], "none of them is here to take a chunk");
+    assert_eq!(locate.ranked(&hash(1), usize::MAX).await, [peer(1)], "none of them is here to take a chunk");
     let _two = fabric.serve(2, ROOMY).await;
     let _no_longer = fabric.serve(5, 0).await;
     eventually("both were greeted", || locate.missing() == [peer(3)]).await;
@@ -69,10 +72,10 @@ async fn where_not_all_are_known_the_nearest_are_found_with_a_lookup_a_region() 
         others.push(fabric.serve(seed, ROOMY).await);
     }
     let (network, _, transfer) = fabric.serve(1, ROOMY).await;
-    let locate = Locate::start(network, transfer, true);
+    let locate = Locate::start(network, transfer, true, &Layer::alone());
     let all: Vec<Candidate> = (1..62).map(|seed| Candidate::from(peer(seed))).collect();
     for seed in 0..400 {
-        let ranked = locate.ranked(&hash(seed)).await;
+        let ranked = locate.ranked(&hash(seed), usize::MAX).await;
         assert_eq!(ranked[..3], closest(&Key::from(&hash(seed)), &all, 3), "chunk {seed}");
     }
     let lookups = fabric.lookups();
@@ -81,8 +84,8 @@ async fn where_not_all_are_known_the_nearest_are_found_with_a_lookup_a_region() 
     let nearest = closest(&Key::from(&hash(1)), &all[1..], 1)[0];
     let seed = (2..62).find(|seed| peer(*seed) == nearest).expect("it is one of them");
     fabric.leave(seed);
-    eventually("it is gone", || !locate.shared.state().known[&nearest].connected).await;
-    let ranked = locate.ranked(&hash(1)).await;
+    eventually("it is gone", || !locate.shared.table().is_connected(&nearest)).await;
+    let ranked = locate.ranked(&hash(1), usize::MAX).await;
     assert!(!ranked.contains(&nearest));
     let left: Vec<Candidate> = all.into_iter().filter(|candidate| candidate.peer != nearest).collect();
     assert_eq!(ranked[..3], closest(&Key::from(&hash(1)), &left, 3));

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::locate::Locate;
+use super::{locate::Locate, worker::Work};
 use crate::{
     net::{Network, Peer, PeerTable},
     store::{Store, StoreError},
@@ -84,12 +84,13 @@ type Written = BTreeMap<PeerId, (Vec<Multiaddr>, bool)>;
 
 /// Writes peers down as the table changes: the first at once, so that a node that is killed young knows somebody when it
 /// comes back. Ends when the network does.
-pub async fn run(network: Network, store: Store, locate: Locate, name: String) {
+pub async fn run(network: Network, store: Store, locate: Locate, name: String, work: Work) {
     let (mut table, mut storing) = (network.peers(), locate.changes());
     let mut written = Written::new();
     let mut fresh_until = Instant::now() + REFRESH;
     table.mark_changed();
     loop {
+        work.waiting(fresh_until);
         tokio::select! {
             changed = table.changed() => if changed.is_err() { return },
             changed = storing.changed() => if changed.is_err() { return },

@@ -1,34 +1,39 @@
 //! Catching up on the catalogue from a peer: what gossip did not bring.
 //!
 //! One session makes two catalogues equal: the opener finds the difference by set reconciliation, pulls what it lacks
-//! and pushes what the peer lacks. So one of a pair is enough, and the one with the smaller peer id goes first.
-//! [`schedule`] says when and with whom, [`session`] is what the two sides say. A node that was away has all within
-//! seconds of its first connection.
+//! and pushes what the peer lacks. [`p2p_protocol::catch_up`] decides when and with whom, [`session`] is what the two
+//! sides say. A node that was away has all within seconds of its first connection.
 
-mod schedule;
 mod session;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use libp2p::PeerId;
-use rand::Rng as _;
+use p2p_protocol::{
+    catch_up::{CatchUp, Input, Output},
+    chance::Chance,
+};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
-use super::catalogue::ledger::Ledger;
-use crate::net::{Inbound, NetError, Network, PeerTable};
-use schedule::Schedule;
+use super::{
+    catalogue::{Catalogue, ledger::Ledger},
+    worker::{Layer, Work},
+};
+use crate::{
+    net::{Inbound, NetError, Network, PeerTable},
+    runner::{self, World, now},
+};
 use session::{Budget, SessionError, Summary};
 
 /// Inbound streams that may wait for their turn.
-pub(super) const INBOUND_WAITING: usize = 16;
+const INBOUND_WAITING: usize = 16;
 /// Ends of served sessions that may wait for the scheduler to note them; one that is lost costs a session.
-pub(super) const SERVED_WAITING: usize = 64;
-/// Sessions that this node runs at once: more would pull the same entries several times over.
-const OUTBOUND: usize = 4;
+const SERVED_WAITING: usize = 64;
 /// Sessions that are served at once: each holds two frames of 64 KiB at most, 2 MiB together.
 const INBOUND: usize = 16;
 /// Sessions that are served at once to one peer: its own and one that it has given up.
@@ -39,63 +44,72 @@ const BUDGETS: usize = 1024;
 const SESSION: Duration = Duration::from_secs(300);
 /// How long a stream may take to open.
 const OPENING: Duration = Duration::from_secs(15);
-/// How often one random peer is compared with, whatever happened.
-const SAFETY_NET: Duration = Duration::from_secs(60);
-/// After something new came by another way than gossip, so long is waited for more before a couple of peers are told.
-const COALESCE: Duration = Duration::from_secs(2);
-/// How many peers are told: two of a few make what gossip lost known to all within a few times [`COALESCE`].
-const COUPLE: usize = 2;
 /// How long a peer that sent what is invalid is refused.
-pub(super) const BAN: Duration = Duration::from_secs(3600);
+const BAN: Duration = Duration::from_secs(3600);
 
-/// Runs this node's own sessions, until the network is gone.
-pub(super) async fn run(ledger: Arc<Ledger>, network: Network, protocol: String, mut served: mpsc::Receiver<PeerId>) {
+/// Serves catch-up for `catalogue` and runs this node's own sessions, by the chance of `seed`.
+///
+/// # Errors
+/// Where the protocol's streams cannot be accepted.
+pub async fn start(network: Network, catalogue: &Catalogue, seed: u64, workers: &Layer) -> Result<(), NetError> {
+    let ledger = catalogue.ledger().clone();
+    let protocol = ledger.protocol().to_owned();
+    let inbound = network.accept_streams(protocol.as_str(), INBOUND_WAITING).await?;
+    let (served, serves) = mpsc::channel(SERVED_WAITING);
+    let (serving, from) = (ledger.clone(), network.clone());
+    workers.spawn("catch-up, served", |work| serve(serving, from, inbound, served, work));
     let mut peers = network.peers();
-    let mut schedule = Schedule::new(ledger.local());
-    let mut sessions: JoinSet<(PeerId, Result<Summary, SessionError>)> = JoinSet::new();
-    let mut told: Option<Instant> = None;
-    let mut net = Instant::now() + around(SAFETY_NET);
-    schedule.see(Instant::now(), &capable(&peers.borrow_and_update(), &protocol), jitter);
-    loop {
-        let now = Instant::now();
-        while sessions.len() < OUTBOUND
-            && let Some(peer) = schedule.next(now)
-        {
-            let (ledger, network, protocol) = (ledger.clone(), network.clone(), protocol.clone());
-            sessions.spawn(async move { (peer, open(&ledger, &network, peer, protocol).await) });
-        }
-        // With all sessions taken, the end of one is what is waited for.
-        let due = if sessions.len() < OUTBOUND { schedule.due() } else { None };
-        let wake = [due, told, Some(net)].into_iter().flatten().min().unwrap_or(net);
+    peers.mark_changed();
+    let machine = CatchUp::new(ledger.local(), Chance::new(seed), now());
+    workers.spawn("catch-up", |work| {
+        let sessions = FuturesUnordered::new();
+        runner::run(machine, Sessions { ledger, network, protocol, peers, serves, sessions, began: 0, work })
+    });
+    Ok(())
+}
+
+/// The machine's world: the peer table, what is new in the ledger, and the sessions that this node opened.
+struct Sessions {
+    ledger: Arc<Ledger>,
+    network: Network,
+    protocol: String,
+    peers: watch::Receiver<Arc<PeerTable>>,
+    serves: mpsc::Receiver<PeerId>,
+    /// Bounded by the machine.
+    sessions: FuturesUnordered<BoxFuture<'static, Input>>,
+    /// Sessions that were begun since the start.
+    began: u64,
+    work: Work,
+}
+
+impl World<CatchUp> for Sessions {
+    fn act(&mut self, Output::Open(peer): Output) {
+        self.began += 1;
+        let (ledger, network, protocol) = (self.ledger.clone(), self.network.clone(), self.protocol.clone());
+        let session = async move {
+            let outcome = open(&ledger, &network, peer, protocol).await;
+            Input::Ended { peer, again: settle(&ledger, &network, peer, outcome).await }
+        };
+        self.sessions.push(session.boxed());
+    }
+
+    async fn next(&mut self) -> Option<Input> {
         tokio::select! {
-            changed = peers.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                let capable = capable(&peers.borrow_and_update(), &protocol);
-                schedule.see(Instant::now(), &capable, jitter);
+            changed = self.peers.changed() => {
+                changed.ok()?;
+                Some(Input::Peers(capable(&self.peers.borrow_and_update(), &self.protocol)))
             }
-            () = ledger.fresh() => {
-                told.get_or_insert(Instant::now() + COALESCE);
-            }
-            Some(peer) = served.recv() => schedule.served(peer),
-            Some(ended) = sessions.join_next(), if !sessions.is_empty() => {
-                if let Ok((peer, outcome)) = ended {
-                    let good = settle(&ledger, &network, peer, outcome).await;
-                    schedule.ended(Instant::now(), peer, good, jitter);
-                }
-            }
-            () = sleep_until(wake) => {
-                let now = Instant::now();
-                if told.is_some_and(|at| at <= now) {
-                    told = None;
-                    schedule.some(now, COUPLE, pick);
-                }
-                if net <= now {
-                    net = now + around(SAFETY_NET);
-                    schedule.some(now, 1, pick);
-                }
-            }
+            () = self.ledger.fresh() => Some(Input::Fresh),
+            Some(peer) = self.serves.recv() => Some(Input::Served(peer)),
+            Some(ended) = self.sessions.next() => Some(ended),
+        }
+    }
+
+    fn settled(&mut self, machine: &CatchUp) {
+        self.ledger.set_caught_up(machine.is_settled());
+        match machine.running() as u64 {
+            0 => self.work.idle(),
+            running => self.work.working(self.began - running, Some(self.began)),
         }
     }
 }
@@ -111,13 +125,8 @@ async fn open(
     tokio::time::timeout(SESSION, session::catch_up(ledger, stream)).await.map_err(timeout)?
 }
 
-/// Notes how a session ended; says whether the peer is to be tried again (`Err`), or was asked enough.
-async fn settle(
-    ledger: &Ledger,
-    network: &Network,
-    peer: PeerId,
-    outcome: Result<Summary, SessionError>,
-) -> schedule::Ended {
+/// Notes how a session ended; says whether it failed in a way that may pass.
+async fn settle(ledger: &Ledger, network: &Network, peer: PeerId, outcome: Result<Summary, SessionError>) -> bool {
     match outcome {
         Ok(summary) => {
             if summary != Summary::default() {
@@ -126,32 +135,38 @@ async fn settle(
             if summary.pulled > 0 {
                 ledger.set_fresh();
             }
-            schedule::Ended::Done
+            false
         }
         Err(SessionError::Hostile(reason)) => {
             tracing::warn!(%peer, reason, "a peer broke the rules of catch-up");
             network.ban(peer, BAN, reason).await;
-            schedule::Ended::Done
+            false
         }
-        Err(SessionError::Net(NetError::Unsupported { .. } | NetError::Stopped)) => schedule::Ended::Done,
+        Err(SessionError::Net(NetError::Unsupported { .. } | NetError::Stopped)) => false,
         Err(error) => {
             tracing::debug!(%peer, %error, "could not catch up");
-            schedule::Ended::Failed
+            true
         }
     }
 }
 
 /// Serves others' sessions, until the network is gone. Says on `served` with whom one came to its end.
-pub(super) async fn serve(
+async fn serve(
     ledger: Arc<Ledger>,
     network: Network,
     mut inbound: mpsc::Receiver<Inbound>,
     served: mpsc::Sender<PeerId>,
+    work: Work,
 ) {
     let mut sessions: JoinSet<(PeerId, Result<Summary, SessionError>)> = JoinSet::new();
     let mut running: HashMap<PeerId, usize> = HashMap::new();
     let mut budgets: HashMap<PeerId, Arc<Budget>> = HashMap::new();
+    let mut ended = 0;
     loop {
+        match sessions.len() as u64 {
+            0 => work.idle(),
+            running => work.working(ended, Some(ended + running)),
+        }
         tokio::select! {
             arrived = inbound.recv(), if sessions.len() < INBOUND => {
                 let Some((peer, stream)) = arrived else { return };
@@ -170,9 +185,10 @@ pub(super) async fn serve(
                     (peer, outcome.unwrap_or(Err(SessionError::Timeout)))
                 });
             }
-            Some(ended) = sessions.join_next(), if !sessions.is_empty() => {
-                // Only a panic or an abort ends a session otherwise; neither happens while this runs.
-                let Ok((peer, outcome)) = ended else { continue };
+            Some(done) = sessions.join_next(), if !sessions.is_empty() => {
+                ended += 1;
+                // Only a panic ends a session otherwise.
+                let Ok((peer, outcome)) = done else { continue };
                 if let Some(count) = running.get_mut(&peer) {
                     *count -= 1;
                     if *count == 0 {
@@ -210,19 +226,4 @@ fn capable(table: &PeerTable, protocol: &str) -> Vec<(PeerId, u64)> {
         .filter(|(_, peer)| peer.connected && peer.protocols.iter().any(|listed| listed == protocol))
         .map(|(id, peer)| (*id, peer.epoch))
         .collect()
-}
-
-/// A random part of `upto`, so that the nodes of a network do not act as one.
-fn jitter(upto: Duration) -> Duration {
-    upto.mul_f64(rand::rng().random::<f64>())
-}
-
-/// `period`, a tenth more or less.
-fn around(period: Duration) -> Duration {
-    period.mul_f64(rand::rng().random_range(0.9..1.1))
-}
-
-/// A random index below `count`, which is not 0.
-fn pick(count: usize) -> usize {
-    rand::rng().random_range(0..count)
 }

@@ -182,9 +182,10 @@ impl Layer {
         self.inner.tasks.spawn(self.inner.cut.clone().run_until_cancelled_owned(work))
     }
 
-    /// Cancelled when the layer's tasks are to end.
-    pub fn stopping(&self) -> CancellationToken {
-        self.inner.stopping.clone()
+    /// A layer that nobody stops, for the tests of one room.
+    #[cfg(test)]
+    pub(crate) fn alone() -> Self {
+        Self { inner: Arc::default() }
     }
 
     fn listed(&self, name: &'static str) -> Work {

@@ -14,7 +14,7 @@ use p2p_protocol::{
         Catalogue as Map, EntryKey, InvalidPublication, MAX_SIGNED_BYTES, Outcome, Publication, SignedPublication,
     },
 };
-use tokio::sync::{Mutex as AsyncMutex, Notify, broadcast};
+use tokio::sync::{Mutex as AsyncMutex, Notify, broadcast, watch};
 
 use super::{Change, Draft, payload, same_content};
 use crate::{
@@ -45,6 +45,8 @@ pub(in crate::service) struct Ledger {
     own: AsyncMutex<HashSet<EntryKey>>,
     changes: broadcast::Sender<Change>,
     fresh: Notify,
+    /// Whether the peers that are here were compared with.
+    caught_up: watch::Sender<bool>,
 }
 
 impl fmt::Debug for Ledger {
@@ -93,6 +95,7 @@ impl Ledger {
             own: AsyncMutex::default(),
             changes: broadcast::Sender::new(CHANGES),
             fresh: Notify::new(),
+            caught_up: watch::Sender::new(false),
         })
     }
 
@@ -102,6 +105,21 @@ impl Ledger {
 
     pub(in crate::service) fn network_name(&self) -> &str {
         &self.network_name
+    }
+
+    /// The topic of gossip, and the name of the catch-up protocol.
+    pub(in crate::service) fn protocol(&self) -> &str {
+        &self.topic
+    }
+
+    /// Whether the peers that are here were compared with, as it is and as it changes.
+    pub(super) fn caught_up(&self) -> watch::Receiver<bool> {
+        self.caught_up.subscribe()
+    }
+
+    /// See [`caught_up`](Self::caught_up).
+    pub(in crate::service) fn set_caught_up(&self, caught_up: bool) {
+        self.caught_up.send_if_modified(|before| std::mem::replace(before, caught_up) != caught_up);
     }
 
     /// The map, for a short look or change.
@@ -230,11 +248,6 @@ impl Ledger {
             let _ = self.changes.send(Change { publication: signed.publication().clone(), previous: previous.clone() });
         }
         (map, merge.outcome)
-    }
-
-    /// Returns when no publication is under way.
-    pub(super) async fn settle(&self) {
-        drop(self.own.lock().await);
     }
 }
 

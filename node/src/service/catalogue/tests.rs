@@ -22,7 +22,10 @@ use tokio::{
 use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
 use super::*;
-use crate::net::{COMMANDS, Command, Inbound, NetError, Peer, PeerTable, Source, Stream};
+use crate::{
+    net::{COMMANDS, Command, Inbound, NetError, Peer, PeerTable, Source, Stream},
+    service::{sync, worker::Workers},
+};
 
 const NETWORK: &str = "test";
 const TOPIC: &str = "/p2p-node/test/catalogue/1";
@@ -138,6 +141,7 @@ struct Node {
     keypair: Keypair,
     store: Store,
     catalogue: Catalogue,
+    workers: Workers,
 }
 
 async fn node(hub: &Hub, seed: u8) -> Node {
@@ -147,8 +151,11 @@ async fn node(hub: &Hub, seed: u8) -> Node {
 async fn start(hub: &Hub, keypair: Keypair, store: Store) -> Node {
     let peer = keypair.public().to_peer_id();
     let network = hub.join(peer);
-    let catalogue = Catalogue::start(network, store.clone(), keypair.clone(), NETWORK).await.expect("it starts");
-    Node { peer, keypair, store, catalogue }
+    let workers = Workers::default();
+    let started = Catalogue::start(network.clone(), store.clone(), keypair.clone(), NETWORK, &workers.layer()).await;
+    let catalogue = started.expect("it starts");
+    sync::start(network, &catalogue, 1, &workers.layer()).await.expect("it starts");
+    Node { peer, keypair, store, catalogue, workers }
 }
 
 fn keypair(seed: u8) -> Keypair {
@@ -362,13 +369,13 @@ async fn after_a_restart_all_is_there_and_a_lost_index_is_filled_again() {
     assert_eq!(Publication { time_milliseconds: own.time_milliseconds, ..second }, own);
     fill(&a, 3, (0..20).map(|n| format!("a {n}"))).await;
     let before = a.catalogue.entries();
-    a.catalogue.stop().await;
+    assert!(a.workers.stop(LONG).await);
 
     let a = start(&hub, a.keypair, a.store).await;
     assert_eq!(a.catalogue.entries(), before);
     hub.connect(a.peer, b.peer);
     become_equal(&a, &b, 21).await;
-    a.catalogue.stop().await;
+    assert!(a.workers.stop(LONG).await);
 
     for (key, _) in a.store.meta("catalogue").expect("it is read") {
         a.store.remove_meta("catalogue", &key).expect("it is removed");
@@ -421,6 +428,6 @@ async fn it_stops() {
     let hub = Hub::default();
     let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
     hub.connect(a.peer, b.peer);
-    timeout(LONG, a.catalogue.stop()).await.expect("it stops");
+    assert!(a.workers.stop(LONG).await, "it stops");
     assert_eq!(a.catalogue.entries(), []);
 }

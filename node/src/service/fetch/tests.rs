@@ -38,8 +38,8 @@ impl Drop for Count {
 }
 
 impl Peers for Model {
-    async fn ranked(&self, _: Multihash) -> Vec<PeerId> {
-        self.ranked.clone()
+    async fn ranked(&self, _: Multihash, most: usize) -> Vec<PeerId> {
+        self.ranked.iter().take(most).copied().collect()
     }
 
     async fn others(&self, _: Multihash) -> Vec<PeerId> {
@@ -75,7 +75,7 @@ fn chunk(number: u32) -> Chunk {
 fn start(model: Model) -> (Arc<Model>, mpsc::Sender<Order>) {
     let model = Arc::new(model);
     let (orders, inbox) = mpsc::channel(ORDERS);
-    tokio::spawn(Driver::new(model.clone(), 3).run(inbox));
+    tokio::spawn(drive(model.clone(), 3, inbox));
     (model, orders)
 }
 

@@ -31,7 +31,7 @@ pub(super) async fn stat(rooms: &Inspect, found: &Resolved, reference: &str, pla
     })
     .await?;
     let mut sorted = blocking(move || distinct.sorted()).await?.map_err(scratch_error)?;
-    let mut peers = rooms.locate.ranked(&root.hash).await;
+    let mut peers = rooms.locate.ranked(&root.hash, usize::MAX).await;
     peers.retain(|peer| *peer != rooms.network.local());
     let mut tally = Tally::default();
     loop {

@@ -3,7 +3,10 @@
 use p2p_protocol::Multihash;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::store::{Amendment, Store};
+use crate::{
+    service::worker::{Layer, Work},
+    store::{Amendment, Store},
+};
 
 /// Changes that wait: some batches ahead of the store.
 const WAITING: usize = 4096;
@@ -19,16 +22,18 @@ pub(super) enum Change {
     Settled(oneshot::Sender<()>),
 }
 
-/// Starts the task; it ends when the last sender goes and all is written.
-pub(super) fn start(store: Store) -> mpsc::Sender<Change> {
+/// Starts the worker. A change that it was given and that is not written when it ends leaves a mark, which costs a
+/// question to peers and loses nothing.
+pub(super) fn start(store: Store, workers: &Layer) -> mpsc::Sender<Change> {
     let (sender, changes) = mpsc::channel(WAITING);
-    tokio::spawn(run(store, changes));
+    workers.spawn("marks of copies", |work| run(store, changes, work));
     sender
 }
 
-async fn run(store: Store, mut changes: mpsc::Receiver<Change>) {
+async fn run(store: Store, mut changes: mpsc::Receiver<Change>, work: Work) {
     let mut gathered = Vec::new();
     while changes.recv_many(&mut gathered, BATCH).await > 0 {
+        work.working(0, Some(gathered.len() as u64));
         let mut groups: Vec<(Amendment, Vec<Multihash>)> = Vec::new();
         let mut waiting = Vec::new();
         for change in gathered.drain(..) {
@@ -51,5 +56,6 @@ async fn run(store: Store, mut changes: mpsc::Receiver<Change>) {
             // Whoever asked may have gone.
             let _ = done.send(());
         }
+        work.idle();
     }
 }

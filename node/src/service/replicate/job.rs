@@ -13,7 +13,7 @@ use std::{
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use p2p_protocol::{
     Chunk, Multihash, PeerId,
-    replicate::{Plan, Tally},
+    replicate::{Plan, Tally, most_asked},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -136,7 +136,7 @@ impl State {
     ) -> Result<(), StoreError> {
         let (shared, wanted, cid) = (&self.shared, self.wish.wanted, *chunk.cid());
         let local = shared.locate.local();
-        let mut plan = Plan::new(wanted, shared.locate.ranked(&cid.hash).await);
+        let mut plan = Plan::new(wanted, shared.locate.ranked(&cid.hash, most_asked(wanted)).await);
         let role = if plan.is_member(&local) { Role::Replica } else { Role::Cache };
         // Where this node is all that is wanted, nothing is owed and no mark has to be taken off.
         let terms = Terms { role, wanted, owed: wanted > 1 || role == Role::Cache, root: None };
@@ -300,7 +300,7 @@ impl Job {
             }
         }
         // Counted before the task runs: `finish` may look before it does.
-        tokio::spawn(state.clone().run(chunk, entry, (own, all), Unsettled::new(state)));
+        drop(state.shared.workers.task(state.clone().run(chunk, entry, (own, all), Unsettled::new(state))));
         Ok(if entry.is_some() { Put::Known } else { Put::New })
     }
 
@@ -350,10 +350,10 @@ impl Drop for Job {
             return;
         }
         // Without a runtime the process is ending: the chunks stay owed, which loses nothing.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        if tokio::runtime::Handle::try_current().is_ok() {
             let cleaning = Cleaning::new(shared.clone());
             let change = Amendment { owed: Some(false), ..Amendment::default() };
-            runtime.spawn(async move {
+            let cleaned = shared.workers.task(async move {
                 let changes = &cleaning.0.changes;
                 // The task that takes them ends only after the last sender.
                 for hash in new {
@@ -363,6 +363,7 @@ impl Drop for Job {
                 let _ = changes.send(Change::Settled(done)).await;
                 let _ = settled.await;
             });
+            drop(cleaned);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Putting chunks on the k closest storing peers, and making the copies that are owed.
 //!
 //! An add is a [`Job`] (`job.rs`); copies that an add could not make, or that a peer handed over as owed, are made by one
-//! task in the background (`owed.rs`). Marks are taken off in batches (`amend.rs`), so that they cost few syncs.
+//! worker in the background (`owed.rs`). Marks are taken off in batches (`amend.rs`), so that they cost few syncs.
 
 mod amend;
 mod job;
@@ -18,7 +18,8 @@ use std::{
     time::Duration,
 };
 
-use p2p_protocol::{Chunk, Cid, PeerId};
+use futures::stream::FuturesUnordered;
+use p2p_protocol::{Chunk, Cid, PeerId, owed::Owed};
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
     time::Instant,
@@ -29,8 +30,9 @@ pub use self::job::Job;
 use super::{
     locate::Locate,
     transfer::{Ask, Offered, Transfer, TransferError},
+    worker::Layer,
 };
-use crate::store::Store;
+use crate::{runner, store::Store};
 
 /// Budgets are counted in this.
 const UNIT_BYTES: u64 = 1024;
@@ -88,6 +90,7 @@ struct Shared {
     jobs: Mutex<Jobs>,
     /// Adds that were given up, and whose marks are being taken off.
     cleaning: watch::Sender<u64>,
+    workers: Layer,
 }
 
 /// How many adds there were, and how many there are.
@@ -166,9 +169,9 @@ impl Drop for InFlight<'_> {
 }
 
 impl Replicate {
-    /// Starts the background task that makes owed copies as storing peers come. It ends with the last handle.
-    pub fn start(store: Store, locate: Locate, transfer: Transfer) -> Self {
-        let changes = amend::start(store.clone());
+    /// Starts the worker that makes owed copies as storing peers come.
+    pub fn start(store: Store, locate: Locate, transfer: Transfer, workers: &Layer) -> Self {
+        let changes = amend::start(store.clone(), workers);
         let (topology, owing) = (locate.changes(), transfer.owing());
         let shared = Arc::new(Shared {
             store,
@@ -182,8 +185,13 @@ impl Replicate {
             failed: Notify::new(),
             jobs: Mutex::default(),
             cleaning: watch::Sender::new(0),
+            workers: workers.clone(),
         });
-        tokio::spawn(owed::run(Arc::downgrade(&shared), topology, owing));
+        let owes = shared.clone();
+        workers.spawn("owed copies", |work| {
+            let pass = FuturesUnordered::new();
+            runner::run(Owed::default(), owed::Passes { shared: owes, topology, owing, pass, work })
+        });
         Self { shared }
     }
 

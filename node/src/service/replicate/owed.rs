@@ -2,69 +2,64 @@
 //!
 //! Whoever holds an owed chunk offers it to the k closest; offers are idempotent, so several holders may. Each begins at
 //! its own place in the keyspace, so that they seldom offer the same chunk at the same time. When k peers acknowledged,
-//! the mark goes, and a holder that is not one of them becomes a cache.
+//! the mark goes, and a holder that is not one of them becomes a cache. When to offer is [`p2p_protocol::owed`]'s.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::sync::Arc;
 
-use futures::{StreamExt as _, stream::FuturesUnordered};
-use p2p_protocol::{Chunk, Key, replicate::Plan};
-use tokio::{
-    sync::{Notify, watch},
-    time::{Instant, sleep, sleep_until},
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use p2p_protocol::{
+    Chunk, Key,
+    owed::{Input, Owed, Pass},
+    replicate::{Plan, most_asked},
 };
+use tokio::sync::{Notify, watch};
 
 use super::{Shared, amend::Change};
 use crate::{
-    service::transfer::{Ask, Offered, TransferError},
+    runner::World,
+    service::{
+        transfer::{Ask, Offered, TransferError},
+        worker::Work,
+    },
     store::{Amendment, Entry, Role, StoreError},
 };
 
-/// Peers that come together are served together.
-const DEBOUNCE: Duration = Duration::from_secs(1);
-/// After a failure, or a chunk taken as owed: the first wait, doubled up to [`RETRY_MOST`].
-const RETRY: Duration = Duration::from_secs(30);
-const RETRY_MOST: Duration = Duration::from_secs(300);
 /// Owed entries that are read from the index at once.
 const PAGE: usize = 256;
 /// Chunks that are settled at once: 16 MiB at the most while their bytes are needed.
 const SETTLING: usize = 8;
 
-/// Runs until the last handle goes, or the network stops.
-pub(super) async fn run(shared: Weak<Shared>, mut topology: watch::Receiver<u64>, owing: Arc<Notify>) {
-    // At the start: what an earlier run left owed is taken up with the first peer.
-    let mut wait = RETRY;
-    let mut retry: Option<Instant> = None;
-    loop {
-        let Some(handle) = shared.upgrade() else { return };
-        let at = retry.unwrap_or_else(Instant::now);
-        let (fresh, failed) = (handle.fresh.notified(), handle.failed.notified());
-        let due = tokio::select! {
-            changed = topology.changed() => match changed {
-                Ok(()) => true,
-                Err(_) => return,
-            },
-            () = fresh => true,
-            () = failed => false,
-            () = owing.notified() => false,
-            () = sleep_until(at), if retry.is_some() => true,
-            // Lets go of the handle now and then, so that the last one outside ends this.
-            () = sleep(RETRY) => { continue; }
-        };
-        if !due {
-            retry.get_or_insert_with(|| Instant::now() + wait);
-            continue;
+/// The machine's world: what comes and goes, and the pass that is under way.
+pub(super) struct Passes {
+    pub(super) shared: Arc<Shared>,
+    pub(super) topology: watch::Receiver<u64>,
+    pub(super) owing: Arc<Notify>,
+    /// One at the most.
+    pub(super) pass: FuturesUnordered<BoxFuture<'static, Input>>,
+    pub(super) work: Work,
+}
+
+impl World<Owed> for Passes {
+    fn act(&mut self, Pass: Pass) {
+        let shared = self.shared.clone();
+        self.pass.push(async move { Input::Done { clean: pass(&shared).await } }.boxed());
+    }
+
+    async fn next(&mut self) -> Option<Input> {
+        tokio::select! {
+            changed = self.topology.changed() => changed.ok().map(|()| Input::News),
+            () = self.shared.fresh.notified() => Some(Input::News),
+            () = self.shared.failed.notified() => Some(Input::Trouble),
+            () = self.owing.notified() => Some(Input::Trouble),
+            Some(done) = self.pass.next() => Some(done),
         }
-        sleep(DEBOUNCE).await;
-        topology.mark_unchanged();
-        retry = None;
-        if pass(&handle).await {
-            wait = RETRY;
-        } else {
-            retry = Some(Instant::now() + wait);
-            wait = (wait * 2).min(RETRY_MOST);
+    }
+
+    fn settled(&mut self, machine: &Owed) {
+        match machine.due() {
+            _ if !self.pass.is_empty() => self.work.working(0, Some(self.shared.store.usage().owed)),
+            Some(due) => self.work.waiting(due.into()),
+            None => self.work.idle(),
         }
     }
 }
@@ -109,7 +104,8 @@ async fn pass(shared: &Arc<Shared>) -> bool {
 /// Brings one owed chunk to the k closest, as far as they take it; `false` where one failed.
 async fn settle(shared: &Arc<Shared>, entry: Entry) -> bool {
     let (cid, terms, local) = (entry.cid, entry.terms, shared.locate.local());
-    let mut plan = Plan::new(terms.wanted, shared.locate.ranked(&cid.hash).await);
+    let ranked = shared.locate.ranked(&cid.hash, most_asked(terms.wanted)).await;
+    let mut plan = Plan::new(terms.wanted, ranked);
     let ask = Ask { wanted: terms.wanted, owed: plan.is_short_of_peers(), root: terms.root };
     let bytes = tokio::sync::OnceCell::new();
     let mut asks = FuturesUnordered::new();

@@ -23,8 +23,8 @@ struct Node {
 impl Node {
     async fn new(fabric: &Fabric, seed: u8, capacity_bytes: u64) -> Self {
         let (network, store, transfer) = fabric.serve(seed, capacity_bytes).await;
-        let locate = Locate::start(network, transfer.clone(), capacity_bytes > 0);
-        let replicate = Replicate::start(store.clone(), locate.clone(), transfer);
+        let locate = Locate::start(network, transfer.clone(), capacity_bytes > 0, &Layer::alone());
+        let replicate = Replicate::start(store.clone(), locate.clone(), transfer, &Layer::alone());
         Self { seed, store, locate, replicate }
     }
 
@@ -196,8 +196,8 @@ async fn what_an_earlier_run_left_owed_is_taken_up_again() {
         let terms = Terms { role: Role::Cache, wanted: 2, owed: true, root: None };
         store.put(chunk.clone(), terms).await.expect("there is room");
     }
-    let locate = Locate::start(network, transfer.clone(), true);
-    let replicate = Replicate::start(store.clone(), locate.clone(), transfer);
+    let locate = Locate::start(network, transfer.clone(), true, &Layer::alone());
+    let replicate = Replicate::start(store.clone(), locate.clone(), transfer, &Layer::alone());
     let mut all = vec![Node { seed: 1, store, locate, replicate }];
     all.extend([Node::new(&fabric, 2, ROOMY).await, Node::new(&fabric, 3, ROOMY).await]);
     eventually("nothing is owed", || all.iter().all(|node| node.store.usage().owed == 0)).await;
