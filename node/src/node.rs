@@ -91,7 +91,7 @@ impl Rooms {
     ) -> Result<Self> {
         let storing = store.usage().capacity_bytes > 0;
         let workers = Arc::new(Workers::default());
-        let transfer = Transfer::start(network.clone(), store.clone(), network_name, storing).await?;
+        let transfer = Transfer::start(network.clone(), store.clone(), network_name, storing, &workers.layer()).await?;
         let locate = Locate::start(network.clone(), transfer.clone(), storing, &workers.layer());
         let replicate = Replicate::start(store.clone(), locate.clone(), transfer.clone(), &workers.layer());
         let fetch = Fetch::new(network.clone(), store.clone(), locate.clone(), transfer.clone(), workers.layer());

@@ -165,9 +165,8 @@ fn order(entry: &Publication) -> (&str, [u8; 36], Vec<u8>) {
 ///
 /// Whether a publication is valid does not depend on who looks or when, and nobody honest passes on what is not: whoever
 /// sent one that is not is refused.
-async fn listen(ledger: Arc<Ledger>, network: Network, mut heard: mpsc::Receiver<GossipMessage>, work: Work) {
+async fn listen(ledger: Arc<Ledger>, network: Network, mut heard: mpsc::Receiver<GossipMessage>, _listed: Work) {
     while let Some(message) = heard.recv().await {
-        let _listed = &work;
         let verdict = judge(&ledger, &message).await;
         if verdict == Verdict::Reject {
             network.ban(message.from, BAN, "it gossiped a publication that is not valid").await;

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::{compat::TokioAsyncReadCompatExt as _, sync::CancellationToken};
 
-use super::transfer::Transfer;
+use super::{transfer::Transfer, worker::Layer};
 use crate::{
     net::{Command, Inbound, NetError, Network, Peer, PeerTable, Source, protocol_name},
     store::Store,
@@ -99,7 +99,8 @@ impl Fabric {
     pub(crate) async fn serve(&self, seed: u8, capacity_bytes: u64) -> (Network, Store, Transfer) {
         let network = self.join(seed);
         let store = Store::in_memory(capacity_bytes);
-        let transfer = Transfer::start(network.clone(), store.clone(), NETWORK, capacity_bytes > 0).await;
+        let transfer =
+            Transfer::start(network.clone(), store.clone(), NETWORK, capacity_bytes > 0, &Layer::alone()).await;
         (network, store, transfer.expect("the fabric accepts streams"))
     }
 

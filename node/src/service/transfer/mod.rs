@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::session::Offered;
 use self::session::Session;
+use super::worker::{Layer, Work};
 use crate::{
     net::{Inbound, NetError, Network, protocol_name},
     store::{Role, Store},
@@ -125,6 +126,7 @@ struct Shared {
     taking: Arc<Semaphore>,
     /// A peer handed over a chunk that is owed to others too.
     owing: Arc<Notify>,
+    workers: Layer,
 }
 
 impl fmt::Debug for Shared {
@@ -254,30 +256,30 @@ impl Shared {
 }
 
 /// Serves inbound streams until the network stops.
-async fn accept(shared: Arc<Shared>, mut inbound: mpsc::Receiver<Inbound>) {
-    let stopped = CancellationToken::new();
-    let _stop = stopped.clone().drop_guard();
-    let mut id = 0;
-    while let Some((peer, stream)) = inbound.recv().await {
-        id += 1;
+async fn accept(shared: Arc<Shared>, mut inbound: mpsc::Receiver<Inbound>, _listed: Work) {
+    for id in 0.. {
+        let Some((peer, stream)) = inbound.recv().await else { return };
         let Some(cancelled) = shared.admit(peer, id) else {
             tracing::debug!(%peer, "too many inbound transfer sessions");
             continue;
         };
-        let (shared, stopped) = (shared.clone(), stopped.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                () = stopped.cancelled() => {}
-                () = serve::serve(shared.clone(), peer, stream, cancelled) => {}
-            }
-            shared.leave(peer, id);
-        });
+        let serving = shared.clone();
+        drop(shared.workers.task(async move {
+            serve::serve(serving.clone(), peer, stream, cancelled).await;
+            serving.leave(peer, id);
+        }));
     }
 }
 
 impl Transfer {
-    /// Accepts sessions and serves them from `store`; opens sessions as they are needed. Serving ends with `network`.
-    pub async fn start(network: Network, store: Store, network_name: &str, storing: bool) -> Result<Self, NetError> {
+    /// Accepts sessions and serves them from `store`; opens sessions as they are needed.
+    pub async fn start(
+        network: Network,
+        store: Store,
+        network_name: &str,
+        storing: bool,
+        workers: &Layer,
+    ) -> Result<Self, NetError> {
         let protocol = protocol_name(network_name, "transfer", 1);
         let inbound = network.accept_streams(protocol.as_str(), ACCEPTING).await?;
         let shared = Arc::new(Shared {
@@ -292,8 +294,10 @@ impl Transfer {
             reading: Arc::new(Semaphore::new(serve::NODE_UNITS)),
             taking: Arc::new(Semaphore::new(serve::NODE_UNITS)),
             owing: Arc::new(Notify::new()),
+            workers: workers.clone(),
         });
-        tokio::spawn(accept(shared.clone(), inbound));
+        let serving = shared.clone();
+        workers.spawn("transfer, served", |work| accept(serving, inbound, work));
         Ok(Self { shared })
     }
 

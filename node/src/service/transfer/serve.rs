@@ -173,24 +173,24 @@ async fn listen<R: AsyncRead + Unpin>(
             }
             Message::Offer(offers) => {
                 let place = permit(&open, 1).await;
-                let (shared, replies) = (shared.clone(), replies.clone());
-                tokio::spawn(async move {
-                    consider(&shared, request, offers, &replies).await;
+                let (asked, replies) = (shared.clone(), replies.clone());
+                drop(shared.workers.task(async move {
+                    consider(&asked, request, offers, &replies).await;
                     drop(place);
-                });
+                }));
             }
             Message::Put(cid, ask, bytes) => {
                 let place = permit(&open, 1).await;
-                let (shared, replies, fault) = (shared.clone(), replies.clone(), fault.clone());
+                let (asked, replies, fault) = (shared.clone(), replies.clone(), fault.clone());
                 shared.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                tokio::spawn(async move {
-                    let answer = keep(&shared, cid, ask, bytes, &fault).await;
+                drop(shared.workers.task(async move {
+                    let answer = keep(&asked, cid, ask, bytes, &fault).await;
                     drop(permits);
                     if let Some(answer) = answer {
                         send(&replies, Reply::new(request, answer)).await;
                     }
                     drop(place);
-                });
+                }));
             }
             // `is_request` let nothing else through.
             _ => return Err(Ended::Violation("it sent an answer on a stream that it opened".into())),

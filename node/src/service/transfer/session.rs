@@ -228,7 +228,7 @@ impl Session {
             greeting: Mutex::new(greeting),
         });
         let (queue, calls) = mpsc::channel(QUEUE);
-        tokio::spawn(run(shared.clone(), state.clone(), reader, writer, calls));
+        drop(shared.workers.task(run(shared.clone(), state.clone(), reader, writer, calls)));
         let epoch = Mutex::new(shared.epoch(peer));
         Ok(Arc::new(Self { state, queue, epoch, windows: Mutex::new(1) }))
     }
