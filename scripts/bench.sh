@@ -253,5 +253,10 @@ row "tree: get from one holder" "$seconds" "$(rate "$tree_mib" "$seconds")" "cp 
 note "tree" "peaks of the adder and of the reader $(peaks one reader)MiB"
 diff -r "$work/tree" "$work/out" >/dev/null || fail "the tree that came back differs"
 
+# Placement: the seven nearest of a thousand peers, for each of 100,000 chunks.
+read -r all_s nearest_s < <("$reference" rank 1000 100000)
+row "place 100000 chunks, look at all 1000" "$all_s" "" "" 0
+row "place 100000 chunks among 1000 peers" "$nearest_s" "" "a look at every peer" "$all_s"
+
 printf '\n'
 printf '%s\n' "${notes[@]}"

@@ -42,21 +42,37 @@ fn every_source() -> Vec<(PathBuf, String)> {
 /// The part of a file that is not its unit tests: rules on imports bind what ships.
 fn shipped<'a>(path: &Path, text: &'a str) -> &'a str {
     let named = |part: &str| part == "tests" || part == "tests.rs" || part.ends_with("_tests.rs");
-    if path.iter().filter_map(|part| part.to_str()).skip_while(|part| *part != "src").any(named) {
+    if path.iter().filter_map(|part| part.to_str()).skip_while(|part| *part != "src").any(named) || is_test_module(path)
+    {
         return "";
     }
     text.split("#[cfg(test)]\nmod ").next().unwrap_or(text)
 }
 
+/// Whether the module that a file is belongs to the tests alone.
+fn is_test_module(path: &Path) -> bool {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_stem().and_then(|stem| stem.to_str())) else {
+        return false;
+    };
+    let parents = [folder.join("mod.rs"), folder.with_extension("rs")];
+    let declared = [format!("#[cfg(test)]\nmod {name};"), format!("#[cfg(test)]\npub(crate) mod {name};")];
+    parents.iter().filter_map(|parent| fs::read_to_string(parent).ok()).any(|t| declared.iter().any(|d| t.contains(d)))
+}
+
 /// The rooms named in `crate::ROOM` paths, in `use crate::{a, b}` groups too.
 fn rooms(text: &str) -> Vec<String> {
+    named_after("crate::", text)
+}
+
+/// What is named right after `prefix`, which stands at the beginning of a path or of an item of a group.
+fn named_after(prefix: &str, text: &str) -> Vec<String> {
     let mut rooms = Vec::new();
-    for (at, _) in text.match_indices("crate::") {
-        let before = text[..at].chars().next_back();
+    for (at, _) in text.match_indices(prefix) {
+        let before = text[..at].trim_end_matches("crate::").chars().next_back();
         if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '$') {
             continue;
         }
-        let rest = &text[at + "crate::".len()..];
+        let rest = &text[at + prefix.len()..];
         if let Some(group) = rest.strip_prefix('{') {
             let mut depth = 1;
             let mut item = String::new();
@@ -123,6 +139,49 @@ fn the_reader_of_imports_sees_groups_and_paths() {
     let text =
         "use crate::{net::{A, B}, store::C,\n error};\nfn f() { crate::service::x(); mycrate::no(); $crate::no() }";
     assert_eq!(rooms(text), ["net", "store", "error", "service"]);
+}
+
+/// Which services each service may use: what stands below it. One that is not named here may use none.
+const SERVICES_BELOW: [(&str, &[&str]); 12] = [
+    ("worker", &[]),
+    ("distinct", &[]),
+    ("transfer", &["worker"]),
+    ("locate", &["transfer", "worker"]),
+    ("replicate", &["locate", "transfer", "worker"]),
+    ("fetch", &["locate", "transfer", "worker"]),
+    ("ingest", &["distinct", "replicate"]),
+    ("catalogue", &["worker"]),
+    ("sync", &["catalogue", "worker"]),
+    ("inspect", &["catalogue", "distinct", "fetch", "ingest", "locate", "transfer"]),
+    ("export", &["fetch", "ingest", "inspect"]),
+    ("remember", &["locate", "worker"]),
+];
+
+#[test]
+fn services_use_only_those_below_them() {
+    let below = BTreeMap::from(SERVICES_BELOW);
+    let source = root().join("node/src/service");
+    let mut wrong = Vec::new();
+    for (path, text) in sources(&source) {
+        let within = path.strip_prefix(&source).expect("below the source tree");
+        let own = within.iter().next().and_then(|first| first.to_str()).expect("a name").trim_end_matches(".rs");
+        let text = shipped(&path, &text);
+        if own == "mod" || text.is_empty() {
+            continue;
+        }
+        let may = below.get(own).unwrap_or_else(|| panic!("a service without a rule: {own}"));
+        let mut used = named_after("service::", text);
+        // In the service's own first file, its neighbours are `super::`.
+        if within.iter().count() == 1 || within.ends_with("mod.rs") {
+            used.extend(named_after("super::", text).into_iter().filter(|name| below.contains_key(name.as_str())));
+        }
+        for used in used {
+            if used != own && !may.contains(&used.as_str()) {
+                wrong.push(format!("service/{} uses {used}", within.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "services that use what is not below them:\n{}", wrong.join("\n"));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! bench-reference hash PATH                 BLAKE3, one thread, 1 MiB at a time
 //! bench-reference serve BYTES               prints its address, sends BYTES to whoever opens a stream, ends
 //! bench-reference receive ADDRESS           reads it all
+//! bench-reference rank PEERS CHUNKS         places chunks: with a look at every peer, and as the node does
 //! ```
 
 use std::{
@@ -19,8 +20,13 @@ use std::{
 
 use bytes::Bytes;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
-use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol};
 use p2p_node::net::{self, Config, Driver, Listen, Network, Source, TransportKind};
+use p2p_protocol::{
+    Key,
+    placement::{Candidate, EXTRA_CANDIDATES, closest},
+    ranking::Ranking,
+};
 use rand::{RngCore as _, SeedableRng as _, rngs::StdRng};
 
 #[global_allocator]
@@ -41,7 +47,8 @@ fn main() -> Outcome {
         ["hash", path] => hash(Path::new(path)),
         ["serve", bytes] => runtime()?.block_on(serve(bytes.parse()?)),
         ["receive", address] => runtime()?.block_on(receive(address.parse()?)),
-        _ => Err("usage: bench-reference make-file|make-tree|hash|serve|receive …".into()),
+        ["rank", peers, chunks] => rank(peers.parse()?, chunks.parse()?),
+        _ => Err("usage: bench-reference make-file|make-tree|hash|serve|receive|rank …".into()),
     }
 }
 
@@ -96,6 +103,24 @@ fn hash(path: &Path) -> Outcome {
     }
     std::hint::black_box(last);
     println!("{:.4}", (began.elapsed() - reading).as_secs_f64());
+    Ok(())
+}
+
+fn rank(peers: usize, chunks: u64) -> Outcome {
+    // Three copies, and those who are asked when one of the three refuses.
+    const ASKED: usize = 3 + EXTRA_CANDIDATES;
+    let everybody: Vec<Candidate> =
+        (0..peers).map(|_| Candidate::from(Keypair::generate_ed25519().public().to_peer_id())).collect();
+    let keys: Vec<Key> = (0..chunks).map(|chunk| Key(*blake3::hash(&chunk.to_be_bytes()).as_bytes())).collect();
+    let timed = |place: &dyn Fn(&Key) -> Vec<PeerId>| {
+        let began = Instant::now();
+        let last = keys.iter().map(place).last();
+        std::hint::black_box(last);
+        began.elapsed().as_secs_f64()
+    };
+    let ranking = Ranking::new(everybody.iter().copied());
+    let (all, nearest) = (timed(&|key| closest(key, &everybody, ASKED)), timed(&|key| ranking.nearest(key, ASKED)));
+    println!("{all:.4} {nearest:.4}");
     Ok(())
 }
 
