@@ -1,9 +1,11 @@
 //! The daemon by itself: its start and its end, its identity, its files, and who may be its peer.
 
 use std::{
-    net::TcpListener,
+    io,
+    net::{TcpListener, TcpStream},
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::Path,
+    thread,
     time::Duration,
 };
 
@@ -265,4 +267,55 @@ fn options_come_from_flags_then_the_environment_then_the_file() {
     let (status, log) = NODE.daemon().arguments(["--config", path]).try_start().expect_err("99 is too many");
     assert!(status.contains("exit status: 2"), "{status}: {log}");
     assert!(log.contains("replicas"), "{log}");
+}
+
+/// A way to `port` on which the first byte takes a second; its own port. It ends with the test's process.
+fn slow_way_to(port: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has free ports");
+    let own = listener.local_addr().expect("it is bound").port();
+    thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                // The link's delay, which is what is tested.
+                thread::sleep(Duration::from_secs(1));
+                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { return };
+                let pump = |mut from: &TcpStream, mut to: &TcpStream| drop(io::copy(&mut from, &mut to));
+                thread::scope(|both| {
+                    both.spawn(|| pump(&near, &far));
+                    pump(&far, &near);
+                });
+            });
+        }
+    });
+    own
+}
+
+#[test]
+fn what_is_asked_right_after_the_ready_line_waits_for_the_first_round_of_discovery() {
+    let holder = NODE.daemon().start();
+    let work = Scratch::new("early");
+    let file = work.join("file");
+    tree::noise_file(&file, 7, 3 << 20);
+    let added = holder.json(["add", "--name", "early", &file.display().to_string()]);
+    let cid = added["cid"].as_str().expect("a root");
+    let way = format!("/ip4/127.0.0.1/tcp/{}", slow_way_to(holder.tcp_port()));
+    let fresh = || NODE.daemon().bootstrap_address(&way).start();
+
+    fresh().get(cid, &work.join("by cid"));
+    tree::assert_same(&file, &work.join("by cid"));
+    fresh().get("early", &work.join("by name"));
+    tree::assert_same(&file, &work.join("by name"));
+    assert_eq!(fresh().run(["cat", cid]).ok().stdout.len(), 3 << 20);
+    assert_eq!(fresh().json(["stat", cid])["replicas"]["max"], 1, "the holder is asked");
+    assert_eq!(fresh().json_lines(["ls", "early"])[0]["cid"], cid);
+}
+
+#[test]
+fn what_nobody_has_is_not_found_once_discovery_is_over() {
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("the loopback has free ports");
+    let port = nobody.local_addr().expect("it is bound").port();
+    drop(nobody);
+    let alone = NODE.daemon().bootstrap_address(format!("/ip4/127.0.0.1/tcp/{port}")).start();
+    alone.run(["get", "no such name"]).failure(4, "not_found");
+    alone.run(["cat", "bafkr4ihc4xdzmpsbdnvhngt7nqpexfbhbbx7l7ikhfhcuwwsqoc7gqhzge"]).failure(4, "not_found");
 }

@@ -24,7 +24,7 @@ use super::{
     transfer::Transfer,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     net::Network,
     report::{DirectoryLine, EntryKind, Stat},
     store::Store,
@@ -75,7 +75,15 @@ impl Inspect {
     /// [`Kind::Usage`](crate::error::Kind::Usage): a malformed reference or CID, or a name of several publishers;
     /// [`Kind::NotFound`](crate::error::Kind::NotFound): no such name or path, or nobody has the chunks on its way.
     pub async fn resolve(&self, reference: &str) -> Result<Resolved> {
-        let meaning = resolve::mean(reference, &self.catalogue)?;
+        let meaning = match resolve::mean(reference, &self.catalogue) {
+            // Right after a start the catalogue may not be here yet.
+            Err(error) if error.kind == Kind::NotFound => {
+                self.locate.discovered().await;
+                self.catalogue.caught_up().await;
+                resolve::mean(reference, &self.catalogue)?
+            }
+            meant => meant?,
+        };
         let replicas = meaning.wanted.unwrap_or(self.replicas);
         let job = self.fetch.begin(meaning.root, meaning.publishers.clone(), replicas);
         resolve::follow(reference, meaning, job).await
@@ -91,6 +99,7 @@ impl Inspect {
     /// Cancel-safe.
     pub async fn stat(&self, reference: &str, placement: bool) -> Result<Stat> {
         let found = self.resolve(reference).await?;
+        self.locate.discovered().await;
         placement::stat(self, &found, reference, placement).await
     }
 }
