@@ -47,6 +47,19 @@ const PORT_RECORD: &[u8] = b"setting/port";
 const WORKERS_GRACE: Duration = Duration::from_secs(2);
 const STORE_GRACE: Duration = Duration::from_secs(4);
 
+/// What the rooms are built for.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// The network's name.
+    pub network_name: &'a str,
+    /// Copies that an add asks for when it does not say.
+    pub replicas: u8,
+    /// Has a `tmp` for what does not fit into memory; `None`: the system's own directory for that.
+    pub data_dir: Option<&'a Path>,
+    /// Of all chance in the services: the same seed, on the same network, gives the same run.
+    pub seed: u64,
+}
+
 /// The services of a node over any network handle and any store. Clone it freely.
 #[derive(Clone, Debug)]
 pub struct Rooms {
@@ -79,16 +92,10 @@ pub struct Rooms {
 }
 
 impl Rooms {
-    /// Builds the services bottom-up, each with a layer of workers of its own; `data_dir`, where there is one, has a `tmp`
-    /// for what does not fit into memory. A store without capacity makes a node that only reads and publishes.
-    pub async fn build(
-        network: Network,
-        store: Store,
-        keypair: Keypair,
-        network_name: &str,
-        replicas: u8,
-        data_dir: Option<&Path>,
-    ) -> Result<Self> {
+    /// Builds the services bottom-up, each with a layer of workers of its own. A store without capacity makes a node that
+    /// only reads and publishes.
+    pub async fn build(network: Network, store: Store, keypair: Keypair, site: Site<'_>) -> Result<Self> {
+        let Site { network_name, replicas, data_dir, seed } = site;
         let storing = store.usage().capacity_bytes > 0;
         let workers = Arc::new(Workers::default());
         let transfer = Transfer::start(network.clone(), store.clone(), network_name, storing, &workers.layer()).await?;
@@ -98,7 +105,7 @@ impl Rooms {
         let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned));
         let catalogue =
             Catalogue::start(network.clone(), store.clone(), keypair, network_name, &workers.layer()).await?;
-        sync::start(network.clone(), &catalogue, rand::random(), &workers.layer()).await?;
+        sync::start(network.clone(), &catalogue, seed, &workers.layer()).await?;
         let scratch = data_dir.map_or_else(std::env::temp_dir, |directory| directory.join("tmp"));
         let inspect = Inspect::new(
             network.clone(),
@@ -207,10 +214,13 @@ impl Node {
         if settings.listen.is_empty() {
             remember_port(&store, &network, port).await?;
         }
-        let directory = Some(settings.data_dir.as_path());
-        let rooms =
-            Rooms::build(network.clone(), store.clone(), keypair, &settings.network, settings.replicas, directory)
-                .await?;
+        let site = Site {
+            network_name: &settings.network,
+            replicas: settings.replicas,
+            data_dir: Some(settings.data_dir.as_path()),
+            seed: rand::random(),
+        };
+        let rooms = Rooms::build(network.clone(), store.clone(), keypair, site).await?;
         rooms.locate.recall(storing);
         let name = settings.network.clone();
         let (locate, catalogue) = (rooms.locate.clone(), rooms.catalogue.clone());

@@ -10,13 +10,14 @@ use bytes::Bytes;
 use libp2p::PeerId;
 use p2p_node::{
     net::Network,
-    node::Rooms,
+    node::{Rooms, Site},
     service::{catalogue::Draft, replicate::Wish},
     store::{Role, Store},
 };
 use p2p_protocol::{Chunk, Codec, Multihash, catalogue::Kind};
 use p2p_tests::fabric::{Fabric, Link, Topology, eventually, keypair, truth};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use tokio::time::Instant;
 
 const K: u8 = 3;
 const MIB: u64 = 1024 * 1024;
@@ -61,10 +62,14 @@ impl Simulation {
             let peer = keypair.public().to_peer_id();
             let network: Network = self.fabric.join(peer);
             let store = Store::in_memory(self.capacity);
-            let rooms = Rooms::build(network, store, keypair, "simulation", K, None).await.expect("the rooms stand");
+            let rooms = Rooms::build(network, store, keypair, self.site()).await.expect("the rooms stand");
             self.nodes.insert(peer, rooms);
             self.order.push(peer);
         }
+    }
+
+    fn site(&self) -> Site<'static> {
+        Site { network_name: "simulation", replicas: K, data_dir: None, seed: self.order.len() as u64 }
     }
 
     /// Waits until every node has been greeted by so many others.
@@ -295,5 +300,41 @@ async fn a_full_peer_is_passed_over_for_the_next_nearest() {
     for number in [5, 6] {
         let usage = net.node(number).store.usage();
         assert!(usage.bytes <= usage.capacity_bytes, "{usage:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rooms_end_from_the_top_and_can_be_built_again_on_the_same_network_and_store() {
+    let seeded = Seeded(seed());
+    let mut random = StdRng::seed_from_u64(seeded.0);
+    let mut net = Simulation::new(seeded.0, Topology::Full, Link::LAN);
+    net.join(5).await;
+    net.acquainted(4).await;
+    let added = chunks(&mut random, 20);
+    for round in 0..3 {
+        let rooms = net.node(0).clone();
+        let names: Vec<_> = rooms.workers.list().iter().map(|worker| worker.name).collect();
+        assert!(names.contains(&"greeting") && names.contains(&"catch-up"), "{names:?}");
+        let job = rooms.replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
+        for chunk in &added {
+            job.submit(chunk.clone()).await.expect("kept");
+        }
+        assert_eq!(job.finish().await.expect("finished").min, K);
+        rooms.catalogue.publish(draft(&added[0], &format!("round {round}"))).await.expect("published");
+
+        let began = Instant::now();
+        rooms.stop(Duration::from_secs(2)).await;
+        assert!(began.elapsed() < Duration::from_secs(2), "nothing had to be cut off");
+        assert!(rooms.workers.list().is_empty());
+        let late = rooms.catalogue.publish(draft(&added[1], "late")).await;
+        assert!(late.is_err(), "nothing is begun any more");
+
+        let again = Rooms::build(rooms.network.clone(), rooms.store.clone(), keypair(0), net.site());
+        net.nodes.insert(net.order[0], again.await.expect("the rooms stand"));
+        net.acquainted(4).await;
+        eventually("the others have it", SOON, || {
+            net.nodes.values().all(|node| !node.catalogue.by_name(&format!("round {round}")).is_empty())
+        })
+        .await;
     }
 }
