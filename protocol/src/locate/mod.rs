@@ -104,6 +104,10 @@ impl Table {
             known.connected = connected;
             known.is_seen(now)
         });
+        // Nearly every look finds nobody new: a pong is a change of the table too.
+        if came_or_went.is_empty() {
+            return false;
+        }
         for key in came_or_went {
             self.regions.forget(&key);
         }
