@@ -7,6 +7,8 @@
 mod event;
 mod peers;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use std::{
@@ -77,8 +79,8 @@ pub struct Discovery<A> {
     bootstraps: Vec<Bootstrap<A>>,
     attempts: BTreeMap<AttemptId, Target>,
     next_attempt: AttemptId,
-    /// Peers with a connection that an attempt brought and that did not say yet what they are: not more than there
-    /// are connections.
+    /// Peers with a connection that did not say yet what they are, or that are banned and will be cut off: not more
+    /// than there are connections.
     greeting: BTreeSet<PeerId>,
     foreign: LeftAlone,
     banned: LeftAlone,
@@ -464,6 +466,10 @@ impl<A: Clone + Eq> StateMachine for Discovery<A> {
             Input::Lost { peer } => self.lost(peer, now),
             Input::Foreign { peer } => self.leave_alone(peer, now),
             Input::Banned { peer, lasts } => {
+                // However short the ban: its connection closes first.
+                if self.is_connected(&peer) {
+                    self.greeting.insert(peer);
+                }
                 self.known.remove(&peer);
                 self.banned.add(peer, lasts, now);
             }
