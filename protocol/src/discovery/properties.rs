@@ -50,7 +50,7 @@ impl Model {
         let ids: Vec<_> = (0..PEERS).map(peer).collect();
         let bootstrap: Vec<_> =
             bootstraps.iter().map(|(at, pinned)| (*at, pinned.then(|| ids[usize::from(*at)]))).collect();
-        let mdns_first = (seed % 2 == 0).then_some(Duration::from_millis(1500));
+        let mdns_first = seed.is_multiple_of(2).then_some(Duration::from_millis(1500));
         let settings = Settings { full_mesh, mdns_first, ..SETTINGS };
         let now = Instant::now();
         let machine = Discovery::new(peer(255), bootstrap, Vec::new(), settings, Chance::new(seed), now);
@@ -191,7 +191,11 @@ impl Model {
                 Input::Connected { peer, addresses: vec![address], source: Source::Incoming }
             }
             1 if self.connected.contains(&peer) => Input::Lost { peer },
-            2 => Input::Banned { peer, lasts: self.chance.part(Duration::from_secs(300)) },
+            // Some are over before the connection closes.
+            2 => {
+                let most = [Duration::from_secs(1), Duration::from_secs(300)][self.chance.below(2)];
+                Input::Banned { peer, lasts: self.chance.part(most) }
+            }
             3 => Input::WrongAddress { peer, address },
             4 | 5 => Input::Learnt { peer, addresses: vec![address], source: Source::Mdns },
             _ => Input::Learnt { peer, addresses: vec![address, address + 100], source: Source::Kademlia },
