@@ -7,7 +7,7 @@
 mod event;
 mod peers;
 #[cfg(test)]
-mod properties;
+mod property_tests;
 #[cfg(test)]
 mod tests;
 
