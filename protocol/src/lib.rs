@@ -12,6 +12,7 @@ pub mod chunker;
 pub mod cid;
 pub mod dag;
 pub mod decoders;
+pub mod discovery;
 pub mod fetch;
 pub mod key;
 pub mod locate;

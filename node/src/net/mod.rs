@@ -26,6 +26,7 @@ use libp2p::{Multiaddr, PeerId, identity::Keypair};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use driver::{Driver, start, start_tuned};
+pub use p2p_protocol::discovery::Source;
 
 /// What a node joins the network with.
 #[derive(Clone, Debug)]
@@ -114,21 +115,6 @@ pub type Stream = Box<dyn StreamIo>;
 
 /// Commands that may wait for the driver: enough that a burst of services does not block (a guess).
 pub const COMMANDS: usize = 256;
-
-/// How this node came to know a peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
-    /// Multicast on the local network.
-    Mdns,
-    /// A lookup or another peer's routing table.
-    Kademlia,
-    /// `--bootstrap`, or remembered from an earlier run.
-    Bootstrap,
-    /// It dialled this node.
-    Incoming,
-    /// `connect`.
-    Manual,
-}
 
 /// A peer of this network that is, or lately was, connected and identified.
 #[derive(Clone, PartialEq, Eq, Debug)]
