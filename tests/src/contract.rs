@@ -1,4 +1,4 @@
-//! What every network below a [`Network`] handle must do, real swarms and the simulated fabric alike.
+//! What every network below a [`Network`] handle must do, real swarms and the simulated network alike.
 //!
 //! Each function takes the handles of nodes that are all connected with each other, two at least, and panics where
 //! an expectation is not met. They use protocols and topics of their own names, so they can run one after another.

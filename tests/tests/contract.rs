@@ -1,10 +1,10 @@
 //! The simulated network keeps the same contract as real swarms do (those are in `swarm.rs`).
 
-use p2p_node::net::Network;
-use p2p_tests::{
-    contract,
-    fabric::{Fabric, Link, Topology, keypair},
+use p2p_node::net::{
+    Network,
+    simulated::{Fabric, Link, Topology, keypair},
 };
+use p2p_tests::contract;
 
 #[tokio::test(start_paused = true)]
 async fn the_simulated_network_keeps_the_contract_of_the_real_one() {

@@ -1,4 +1,4 @@
-//! Fifty nodes of the real services in one process, on the simulated fabric and a paused clock. Every test prints its
+//! Fifty nodes of the real services in one process, on the simulated network and a paused clock. Every test prints its
 //! seed when it fails; `P2P_TEST_SEED` runs another one.
 
 use std::{
@@ -9,13 +9,15 @@ use std::{
 use bytes::Bytes;
 use libp2p::PeerId;
 use p2p_node::{
-    net::Network,
+    net::{
+        Network,
+        simulated::{Fabric, Link, Topology, eventually, keypair, truth},
+    },
     node::{Rooms, Site},
     service::{catalogue::Draft, replicate::Wish},
     store::{Role, Store},
 };
 use p2p_protocol::{Chunk, Codec, Multihash, catalogue::Kind};
-use p2p_tests::fabric::{Fabric, Link, Topology, eventually, keypair, truth};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tokio::time::Instant;
 

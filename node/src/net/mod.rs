@@ -15,6 +15,8 @@ mod gossip;
 mod listen;
 mod peers;
 mod providers;
+#[cfg(any(test, feature = "simulated"))]
+pub mod simulated;
 mod streams;
 mod transport;
 
@@ -107,7 +109,7 @@ impl Default for Tuning {
     }
 }
 
-/// A byte stream to a peer: a libp2p substream, or the simulated fabric's pipe.
+/// A byte stream to a peer: a libp2p substream, or a pipe of the simulated network.
 pub trait StreamIo: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> StreamIo for T {}
 /// A boxed [`StreamIo`].
@@ -173,7 +175,7 @@ pub struct GossipMessage {
 /// An inbound stream and who opened it.
 pub type Inbound = (PeerId, Stream);
 
-/// What the driver (or a simulated fabric) is asked.
+/// What the driver (or the simulated network) is asked.
 pub enum Command {
     /// Dial an address; answered once the peer is identified as one of this network.
     #[allow(missing_docs)]
@@ -253,7 +255,7 @@ pub enum NetError {
     },
 }
 
-/// The handle: clone it freely. The other end is the driver, or a simulated fabric.
+/// The handle: clone it freely. The other end is the driver, or the simulated network.
 #[derive(Clone, Debug)]
 pub struct Network {
     local: PeerId,
