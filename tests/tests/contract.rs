@@ -13,3 +13,10 @@ async fn the_simulated_network_keeps_the_contract_of_the_real_one() {
     contract::all(&nodes).await;
     contract::ban(&nodes).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_simulated_node_rejects_goes_no_further() {
+    let fabric = Fabric::new(1, Topology::Full, Link::LAN);
+    let nodes: Vec<Network> = (0..3).map(|number| fabric.join(keypair(number).public().to_peer_id())).collect();
+    contract::rejected(&nodes).await;
+}
