@@ -185,9 +185,9 @@ impl Evil {
         let mut control = self.control.clone();
         let name = name(&self.network, protocol);
         let target: PeerId = daemon.peer_id().parse().expect("a peer id");
-        let thrown = async move {
-            let mut read = Vec::new();
-            let Ok(mut stream) = control.open_stream(target, name).await else { return read };
+        let mut read = Vec::new();
+        let thrown = async {
+            let Ok(mut stream) = control.open_stream(target, name).await else { return };
             let _ = stream.write_all(&bytes).await;
             let _ = stream.flush().await;
             let mut buffer = vec![0; 1 << 16];
@@ -197,9 +197,10 @@ impl Evil {
                     break;
                 }
             }
-            read
         };
-        self.handle().block_on(async move { tokio::time::timeout(patience, thrown).await.unwrap_or_default() })
+        // What was read by then is what there is.
+        let _ = self.handle().block_on(async { tokio::time::timeout(patience, thrown).await });
+        read
     }
 
     /// Opens `count` streams of `protocol` to `daemon` that write `bytes` and then neither read nor close. They live as
