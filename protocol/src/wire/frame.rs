@@ -1,6 +1,6 @@
 //! The frame that every binary protocol here uses: `[kind u8][request u32][length u32][bytes]`, big-endian.
 //!
-//! A header is judged before anything is allocated for what it announces: a frame that claims 4 GiB costs nine bytes. A
+//! A header is judged before anything is allocated for what it announces: nine bytes are enough to refuse 4 GiB. A
 //! kind that is not known here is no broken rule: its frame is skipped, and answered by [`UNSUPPORTED`].
 
 /// Bytes of a header.
