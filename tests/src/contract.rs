@@ -262,6 +262,10 @@ pub async fn rejected(nodes: &[Network]) {
     let heard = within("the message", at_middle.recv()).await.expect("a node that listens");
     heard.verdict.send(Verdict::Reject).expect("it is waited for");
     assert!(timeout(2 * QUIET, at_right.recv()).await.is_err(), "what was rejected was forwarded");
+    // And whoever passed it on is refused.
+    until(middle, "the left one gone", |table| !table.peers.get(&left.local()).is_some_and(|peer| peer.connected))
+        .await;
+    assert!(within("the refused", middle.dial_peer(left.local())).await.is_err(), "it came back");
 }
 
 /// A peer that nobody knows is unreachable, an address where nobody is too, and a protocol that nobody takes is

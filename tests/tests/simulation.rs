@@ -289,7 +289,7 @@ async fn all_catalogues_are_equal_after_quiet_whatever_was_cut(seed: u64) {
     assert_eq!(published, 20);
     for a in left {
         for b in right {
-            net.fabric.heal(*a, *b);
+            net.fabric.connect(*a, *b);
         }
     }
     let equal = || {

@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     COMMANDS, Command, Config, NetError, Network, PeerTable, Source, Tuning, address,
-    bans::Bans,
+    bans::{BAN, Bans},
     behaviour::{Behaviour, BehaviourEvent},
     dht::Dht,
     dial::{self, Attempt, Dials, Reply},
@@ -49,8 +49,6 @@ const LISTEN_QUIET: Duration = Duration::from_millis(50);
 const IDENTIFY_WITHIN: Duration = Duration::from_secs(10);
 /// How long closing takes at the most.
 const CLOSE_WITHIN: Duration = Duration::from_millis(1500);
-/// How long a peer that gossips invalid messages is refused.
-const GOSSIP_BAN: Duration = Duration::from_secs(10 * 60);
 
 /// Joins the network. Returns once it listens: the table's `listen` has real addresses and ports.
 ///
@@ -344,7 +342,7 @@ impl Loop {
 
     fn on_decided(&mut self, decided: &Decided) {
         if self.gossip.on_decided(&mut self.swarm.behaviour_mut().gossipsub, decided) {
-            self.ban(decided.from, GOSSIP_BAN, "it gossips invalid messages");
+            self.ban(decided.from, BAN, "it passed on a message that is not valid");
         }
     }
 
@@ -363,6 +361,8 @@ impl Loop {
         let now = Instant::now();
         let (bare, peer) = address::split_peer(&address);
         let options = match peer {
+            // First: the connection of one that is refused may still be closing.
+            Some(peer) if self.bans.contains(&peer) => return reply.send(Err(unreachable(&address, BANNED))),
             Some(peer) if self.peers.is_connected(&peer) => {
                 self.peers.found_by(&peer, source);
                 return reply.send(Ok(peer));
@@ -370,7 +370,6 @@ impl Loop {
             Some(peer) if peer == self.local => {
                 return reply.send(Err(unreachable(&address, "that is this node itself")));
             }
-            Some(peer) if self.bans.contains(&peer) => return reply.send(Err(unreachable(&address, BANNED))),
             Some(peer) => DialOpts::peer_id(peer)
                 .condition(PeerCondition::Always)
                 .addresses(vec![bare.clone()])
@@ -391,14 +390,15 @@ impl Loop {
     }
 
     fn dial_peer(&mut self, peer: PeerId, reply: Reply) {
+        // First: the connection of one that is refused may still be closing.
+        if self.bans.contains(&peer) {
+            return reply.send(Err(unreachable(&peer, BANNED)));
+        }
         if self.peers.is_connected(&peer) {
             return reply.send(Ok(peer));
         }
         if peer == self.local {
             return reply.send(Err(unreachable(&peer, "that is this node itself")));
-        }
-        if self.bans.contains(&peer) {
-            return reply.send(Err(unreachable(&peer, BANNED)));
         }
         let addresses = address::usable(
             self.discovery.machine().addresses(&peer).into_iter().chain(self.peers.addresses(&peer)),

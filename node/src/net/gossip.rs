@@ -32,11 +32,6 @@ const HELD_FOR: Duration = Duration::from_millis(500);
 const UNHEARD_FOR: Duration = Duration::from_secs(15);
 /// Topics that this node joins.
 const MAX_TOPICS: usize = 64;
-/// Invalid messages from one peer before it is refused: a good peer checks before it forwards.
-const MAX_REJECTED: u32 = 20;
-/// Peers whose invalid messages are counted.
-const MAX_COUNTED: usize = 1024;
-
 /// What a verdict leads to.
 #[derive(Debug)]
 pub(super) struct Decided {
@@ -78,7 +73,6 @@ pub(super) struct Gossip {
     topics: HashMap<TopicHash, mpsc::Sender<GossipMessage>>,
     undecided: FuturesUnordered<BoxFuture<'static, Decided>>,
     held: VecDeque<Held>,
-    rejected: HashMap<PeerId, u32>,
 }
 
 impl Gossip {
@@ -185,7 +179,8 @@ impl Gossip {
         }
     }
 
-    /// Acts on a verdict. True if the peer that passed the message on has now sent too much that is invalid.
+    /// Acts on a verdict. True if the peer that passed the message on is at fault: whether a message is valid does not depend
+    /// on who looks or when, so that nobody honest passes on what is not.
     pub fn on_decided(&mut self, gossipsub: &mut gossipsub::Behaviour, decided: &Decided) -> bool {
         let acceptance = match decided.verdict {
             Verdict::Accept => MessageAcceptance::Accept,
@@ -193,19 +188,7 @@ impl Gossip {
             Verdict::Reject => MessageAcceptance::Reject,
         };
         gossipsub.report_message_validation_result(&decided.message, &decided.from, acceptance);
-        if decided.verdict != Verdict::Reject {
-            return false;
-        }
-        if self.rejected.len() >= MAX_COUNTED && !self.rejected.contains_key(&decided.from) {
-            self.rejected.clear();
-        }
-        let count = self.rejected.entry(decided.from).or_default();
-        *count += 1;
-        if *count < MAX_REJECTED {
-            return false;
-        }
-        self.rejected.remove(&decided.from);
-        true
+        decided.verdict == Verdict::Reject
     }
 
     /// Says what waited long enough, and drops what nobody came to hear.

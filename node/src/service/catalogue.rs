@@ -29,7 +29,7 @@ use tokio::{
 use super::worker::{Layer, Work};
 use crate::{
     error::{Error, Result},
-    net::{BAN, GossipMessage, Network, Verdict, protocol_name},
+    net::{GossipMessage, Network, Verdict, protocol_name},
     store::{Store, StoreError},
 };
 use ledger::Ledger;
@@ -93,7 +93,7 @@ impl Catalogue {
         let cannot_join = |error| Error::failed(format!("cannot join the catalogue's topic {name}: {error}"));
         let heard = network.subscribe(&name, HEARD).await.map_err(cannot_join)?;
         let judged = ledger.clone();
-        workers.spawn("gossip", |work| listen(judged, network, heard, work));
+        workers.spawn("gossip", |work| listen(judged, heard, work));
         Ok(Self { ledger, workers: workers.clone() })
     }
 
@@ -162,13 +162,10 @@ fn order(entry: &Publication) -> (&str, [u8; 36], Vec<u8>) {
 /// Judges what is gossiped, until the network is gone.
 ///
 /// Whether a publication of a known format is valid does not depend on who looks or when, and nobody honest passes on
-/// what is not: whoever sent one that is not is refused. What is of an unknown format is ignored.
-async fn listen(ledger: Arc<Ledger>, network: Network, mut heard: mpsc::Receiver<GossipMessage>, _listed: Work) {
+/// what is not: the network refuses whoever sent one that is not. What is of an unknown format is ignored.
+async fn listen(ledger: Arc<Ledger>, mut heard: mpsc::Receiver<GossipMessage>, _listed: Work) {
     while let Some(message) = heard.recv().await {
         let verdict = judge(&ledger, &message).await;
-        if verdict == Verdict::Reject {
-            network.ban(message.from, BAN, "it gossiped a publication that is not valid").await;
-        }
         // The driver may have given up waiting.
         let _ = message.verdict.send(verdict);
     }

@@ -6,7 +6,10 @@ use p2p_protocol::{
 };
 
 use super::*;
-use crate::service::fabric::{Fabric, ROOMY, eventually, peer};
+use crate::{
+    net::simulated::Fabric,
+    service::rig::{ROOMY, Serve as _, eventually, peer},
+};
 
 fn hash(seed: u32) -> Multihash {
     Chunk::new(Codec::Raw, seed.to_be_bytes().to_vec()).expect("it is short").cid().hash
@@ -34,7 +37,7 @@ async fn storing_peers_are_ranked_and_counted_as_they_come_and_go() {
         assert_eq!(ranked.len(), 2);
         assert!(Key::from(&ranked[0]).distance(&key) < Key::from(&ranked[1]).distance(&key));
     }
-    fabric.leave(2);
+    fabric.leave(peer(2));
     eventually("it is gone", || locate.reachable() == 0).await;
     assert!(changes.has_changed().expect("it lives"));
     assert_eq!((locate.seen(), locate.missing()), (2, vec![peer(2)]));
@@ -42,7 +45,7 @@ async fn storing_peers_are_ranked_and_counted_as_they_come_and_go() {
     assert_eq!(locate.seen(), 2);
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!((locate.seen(), locate.missing()), (1, vec![]));
-    fabric.back(2);
+    fabric.back(peer(2));
     eventually("it is back", || locate.reachable() == 1).await;
     assert_eq!(fabric.lookups(), 0, "everybody is known: no lookup");
 }
@@ -83,7 +86,7 @@ async fn where_not_all_are_known_the_nearest_are_found_with_a_lookup_a_region() 
     // A region is looked up again when a peer of it goes.
     let nearest = closest(&Key::from(&hash(1)), &all[1..], 1)[0];
     let seed = (2..62).find(|seed| peer(*seed) == nearest).expect("it is one of them");
-    fabric.leave(seed);
+    fabric.leave(peer(seed));
     eventually("it is gone", || !locate.shared.table().is_connected(&nearest)).await;
     let ranked = locate.ranked(&hash(1), usize::MAX).await;
     assert!(!ranked.contains(&nearest));

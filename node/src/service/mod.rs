@@ -3,14 +3,14 @@
 pub mod catalogue;
 pub mod distinct;
 pub mod export;
-#[cfg(test)]
-pub(crate) mod fabric;
 pub mod fetch;
 pub mod ingest;
 pub mod inspect;
 pub mod locate;
 pub mod remember;
 pub mod replicate;
+#[cfg(test)]
+pub(crate) mod rig;
 pub mod sync;
 pub mod transfer;
 pub mod worker;

@@ -27,7 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use pipe::Link;
 
-use super::{COMMANDS, Command, GossipMessage, Inbound, NetError, Network, Peer, PeerTable, Source, Stream, Verdict};
+use super::{
+    BAN, COMMANDS, Command, GossipMessage, Inbound, NetError, Network, Peer, PeerTable, Source, Stream, Verdict,
+};
 
 /// How far the nodes know each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +60,24 @@ struct State {
     severed: BTreeSet<(PeerId, PeerId)>,
     /// Pairs that may not connect before a time, by the one that said so.
     banned: HashMap<(PeerId, PeerId), Instant>,
+    bans: Vec<Ban>,
+    /// Nodes whose every link is down.
+    away: BTreeSet<PeerId>,
+    /// Nodes whose messages nobody hears.
+    muted: BTreeSet<PeerId>,
+    lookups: usize,
     epoch: u64,
+}
+
+/// That a node refuses another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ban {
+    /// Who refuses.
+    pub by: PeerId,
+    /// Whom.
+    pub peer: PeerId,
+    /// Why.
+    pub reason: String,
 }
 
 struct Member {
@@ -81,7 +100,19 @@ pub fn keypair(number: u64) -> Keypair {
     Keypair::ed25519_from_bytes(seed).expect("32 bytes are a key")
 }
 
+impl Default for Fabric {
+    /// A wired LAN on which everybody knows everybody.
+    fn default() -> Self {
+        Self::new(1, Topology::Full, Link::LAN)
+    }
+}
+
 impl Fabric {
+    /// A wired LAN on which nobody knows anybody until they are [connected](Self::connect) or look each other up.
+    pub fn sparse() -> Self {
+        Self::new(1, Topology::Partial { degree: 0 }, Link::LAN)
+    }
+
     /// An empty network, every link of which is like `link`.
     pub fn new(seed: u64, topology: Topology, link: Link) -> Self {
         let state = State {
@@ -92,6 +123,10 @@ impl Fabric {
             links: BTreeMap::new(),
             severed: BTreeSet::new(),
             banned: HashMap::new(),
+            bans: Vec::new(),
+            away: BTreeSet::new(),
+            muted: BTreeSet::new(),
+            lookups: 0,
             epoch: 0,
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -101,8 +136,9 @@ impl Fabric {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A node joins: its handle, connected as the topology says.
+    /// A node joins, or starts again: its handle, connected as the topology says.
     pub fn join(&self, local: PeerId) -> Network {
+        self.kill(local);
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let mut state = self.lock();
         let full = state.topology == Topology::Full;
@@ -123,7 +159,7 @@ impl Fabric {
             alive: alive.clone(),
         };
         let mut others: Vec<PeerId> = state.nodes.keys().copied().collect();
-        assert!(state.nodes.insert(local, member).is_none(), "{local} joined twice");
+        state.nodes.insert(local, member);
         if let Topology::Partial { degree } = state.topology {
             while others.len() > degree {
                 let out = state.random.random_range(0..others.len());
@@ -141,10 +177,7 @@ impl Fabric {
     /// The node is gone at once, as by `kill -9`: its links break, its handle answers `Stopped`.
     pub fn kill(&self, peer: PeerId) {
         let mut state = self.lock();
-        let ends: Vec<_> = state.links.keys().filter(|(a, b)| *a == peer || *b == peer).copied().collect();
-        for (a, b) in ends {
-            state.disconnect(a, b);
-        }
+        state.disconnect_all(peer);
         if let Some(member) = state.nodes.remove(&peer) {
             member.alive.cancel();
         }
@@ -157,22 +190,67 @@ impl Fabric {
         state.disconnect(a, b);
     }
 
-    /// Mends a cut link; the two are connected again.
-    pub fn heal(&self, a: PeerId, b: PeerId) {
+    /// Connects two nodes; a cut link is mended.
+    pub fn connect(&self, a: PeerId, b: PeerId) {
         let mut state = self.lock();
         state.severed.remove(&pair(a, b));
         state.connect(a, b, Source::Kademlia);
     }
 
+    /// The node is away: its links break, and it goes on without any.
+    pub fn leave(&self, peer: PeerId) {
+        let mut state = self.lock();
+        state.away.insert(peer);
+        state.disconnect_all(peer);
+    }
+
+    /// It is back, connected with all who are there, each anew.
+    pub fn back(&self, peer: PeerId) {
+        let mut state = self.lock();
+        state.away.remove(&peer);
+        let others: Vec<PeerId> = state.nodes.keys().copied().collect();
+        for other in others {
+            state.connect(peer, other, Source::Kademlia);
+        }
+    }
+
+    /// What the node says on topics is heard by nobody from now on.
+    pub fn mute(&self, peer: PeerId) {
+        self.lock().muted.insert(peer);
+    }
+
+    /// Says something on a topic to one node, whoever is connected; its verdict comes back, and has no consequence.
+    pub fn say(&self, from: PeerId, to: PeerId, topic: &str, data: Bytes) -> oneshot::Receiver<Verdict> {
+        let (verdict, judged) = oneshot::channel();
+        if let Some(subscriber) = self.lock().nodes.get(&to).and_then(|member| member.topics.get(topic)) {
+            // A queue that is full loses the message, which the receiver sees.
+            let _ = subscriber.try_send(GossipMessage { data, from, verdict });
+        }
+        judged
+    }
+
+    /// Who refused whom so far, and why.
+    pub fn bans(&self) -> Vec<Ban> {
+        self.lock().bans.clone()
+    }
+
+    /// Lookups that were made so far.
+    pub fn lookups(&self) -> usize {
+        self.lock().lookups
+    }
+
     async fn serve(self, local: PeerId, mut inbox: mpsc::Receiver<Command>, alive: CancellationToken) {
         loop {
             let command = tokio::select! {
+                // First: where it has started again, this is not the one that lives.
+                biased;
                 () = alive.cancelled() => return,
                 command = inbox.recv() => command,
             };
             match command {
                 Some(command) => self.answer(local, command, &alive),
-                None => return self.kill(local),
+                // Every handle is gone: the node is still there until it is killed, as the driver is until it is stopped.
+                None => return,
             }
         }
     }
@@ -205,10 +283,18 @@ impl Fabric {
             }
             Command::ClosestPeers { preimage, reply } => {
                 let key = Key(Sha256::digest(&preimage).into());
-                let mut peers: Vec<_> = self.lock().nodes.keys().filter(|peer| **peer != local).copied().collect();
+                let mut peers: Vec<_> = {
+                    let state = self.lock();
+                    let here = state.nodes.keys().filter(|peer| **peer != local && !state.away.contains(peer));
+                    here.copied().collect()
+                };
                 peers.sort_by_key(|peer| Key::from(peer).distance(&key));
                 peers.truncate(20);
-                let delay = self.lock().link.latency * 4;
+                let delay = {
+                    let mut state = self.lock();
+                    state.lookups += 1;
+                    state.link.latency * 4
+                };
                 later(alive, async move {
                     sleep(delay).await;
                     let _ = reply.send(Ok(peers));
@@ -249,11 +335,7 @@ impl Fabric {
                 self.spread(local, &topic, &data);
                 let _ = reply.send(Ok(()));
             }
-            Command::Ban { peer, duration, .. } => {
-                let mut state = self.lock();
-                state.banned.insert((local, peer), Instant::now() + duration);
-                state.disconnect(local, peer);
-            }
+            Command::Ban { peer, duration, reason } => self.lock().ban(Ban { by: local, peer, reason }, duration),
         }
     }
 
@@ -293,6 +375,9 @@ impl Fabric {
     /// Sends a message over every link of `from` to those who have not heard it.
     fn spread(&self, from: PeerId, topic: &str, data: &Bytes) {
         let state = self.lock();
+        if state.muted.contains(&from) {
+            return;
+        }
         let neighbours: Vec<PeerId> = state
             .links
             .keys()
@@ -321,8 +406,13 @@ impl Fabric {
                 return;
             }
         }
-        if answer.await == Ok(Verdict::Accept) {
-            self.spread(local, &topic, &data);
+        match answer.await {
+            Ok(Verdict::Accept) => self.spread(local, &topic, &data),
+            Ok(Verdict::Reject) => {
+                let reason = "it passed on a message that is not valid".to_owned();
+                self.lock().ban(Ban { by: local, peer: from, reason }, BAN);
+            }
+            Ok(Verdict::Ignore) | Err(_) => {}
         }
     }
 }
@@ -336,6 +426,20 @@ fn message_id(topic: &str, data: &[u8]) -> [u8; 32] {
 }
 
 impl State {
+    fn ban(&mut self, ban: Ban, duration: Duration) {
+        let Ban { by, peer, .. } = ban;
+        self.banned.insert((by, peer), Instant::now() + duration);
+        self.disconnect(by, peer);
+        self.bans.push(ban);
+    }
+
+    fn disconnect_all(&mut self, peer: PeerId) {
+        let ends: Vec<_> = self.links.keys().filter(|(a, b)| *a == peer || *b == peer).copied().collect();
+        for (a, b) in ends {
+            self.disconnect(a, b);
+        }
+    }
+
     /// Connects two nodes where that is possible; `true` if they are connected now.
     fn connect(&mut self, a: PeerId, b: PeerId, source: Source) -> bool {
         let link = pair(a, b);
@@ -345,7 +449,8 @@ impl State {
         let now = Instant::now();
         let banned = [(a, b), (b, a)].iter().any(|pair| self.banned.get(pair).is_some_and(|until| *until > now));
         let there = self.nodes.contains_key(&a) && self.nodes.contains_key(&b);
-        if a == b || banned || !there || self.severed.contains(&link) {
+        let away = self.away.contains(&a) || self.away.contains(&b);
+        if a == b || banned || away || !there || self.severed.contains(&link) {
             return false;
         }
         self.links.insert(link, CancellationToken::new());

@@ -1,12 +1,8 @@
-//! Gossip and catch-up between nodes that are joined by pipes.
+//! Gossip and catch-up between nodes of the simulated network.
 
 mod hostile;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use libp2p::{PeerId, identity::Keypair};
@@ -15,126 +11,21 @@ use p2p_protocol::{
     catalogue::{EntryKey, Kind, Publication, SignedPublication},
     wire::announce,
 };
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::timeout,
-};
-use tokio_util::compat::TokioAsyncReadCompatExt as _;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::*;
 use crate::{
-    net::{COMMANDS, Command, Inbound, NetError, Peer, PeerTable, Source, Stream},
-    service::{sync, worker::Workers},
+    net::{Inbound, Stream, simulated::Fabric},
+    service::{
+        rig::{NETWORK, eventually, keypair},
+        sync,
+        worker::Workers,
+    },
 };
 
-const NETWORK: &str = "test";
 const TOPIC: &str = "/p2p-node/test/catalogue/1";
 /// Longer than anything here takes, on a busy machine too.
 const LONG: Duration = Duration::from_secs(60);
-
-/// Nodes, who is connected with whom, and what they asked for.
-#[derive(Clone, Default)]
-struct Hub(Arc<Mutex<HashMap<PeerId, End>>>);
-
-struct End {
-    table: watch::Sender<Arc<PeerTable>>,
-    streams: Option<mpsc::Sender<Inbound>>,
-    heard: Option<mpsc::Sender<GossipMessage>>,
-    banned: Vec<PeerId>,
-    /// Whether what it says reaches the others.
-    gossips: bool,
-}
-
-impl Hub {
-    fn with<T>(&self, peer: PeerId, look: impl FnOnce(&mut End) -> T) -> T {
-        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        look(ends.get_mut(&peer).expect("it has joined"))
-    }
-
-    fn join(&self, local: PeerId) -> Network {
-        let (commands, mut inbox) = mpsc::channel(COMMANDS);
-        let (table, peers) = watch::channel(Arc::default());
-        let end = End { table, streams: None, heard: None, banned: Vec::new(), gossips: true };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(local, end);
-        let hub = self.clone();
-        tokio::spawn(async move {
-            while let Some(command) = inbox.recv().await {
-                hub.obey(local, command).await;
-            }
-        });
-        Network::new(local, commands, peers)
-    }
-
-    async fn obey(&self, local: PeerId, command: Command) {
-        match command {
-            Command::AcceptStreams { streams, reply, .. } => {
-                self.with(local, |end| end.streams = Some(streams));
-                let _ = reply.send(Ok(()));
-            }
-            Command::Subscribe { messages, reply, .. } => {
-                self.with(local, |end| end.heard = Some(messages));
-                let _ = reply.send(Ok(()));
-            }
-            Command::OpenStream { peer, protocol, reply } => {
-                assert_eq!(protocol, TOPIC);
-                let (mine, theirs) = tokio::io::duplex(16 * 1024);
-                let streams = self.with(peer, |end| end.streams.clone());
-                let opened = match streams {
-                    Some(streams) if self.connected(local).contains(&peer) => {
-                        streams.send((local, Box::new(theirs.compat()))).await.is_ok()
-                    }
-                    _ => false,
-                };
-                let unreachable = NetError::Unreachable { subject: peer.to_string(), reason: "cut".to_owned() };
-                let stream: Stream = Box::new(mine.compat());
-                let _ = reply.send(if opened { Ok(stream) } else { Err(unreachable) });
-            }
-            Command::Publish { data, reply, .. } => {
-                if self.with(local, |end| end.gossips) {
-                    for peer in self.connected(local) {
-                        drop(self.say(local, peer, data.clone()));
-                    }
-                }
-                let _ = reply.send(Ok(()));
-            }
-            Command::Ban { peer, .. } => self.with(local, |end| end.banned.push(peer)),
-            _ => {}
-        }
-    }
-
-    /// Gossips something to one peer; its verdict comes back.
-    fn say(&self, from: PeerId, to: PeerId, data: Bytes) -> oneshot::Receiver<Verdict> {
-        let (verdict, judged) = oneshot::channel();
-        if let Some(heard) = self.with(to, |end| end.heard.clone()) {
-            let _ = heard.try_send(GossipMessage { data, from, verdict });
-        }
-        judged
-    }
-
-    fn connected(&self, local: PeerId) -> Vec<PeerId> {
-        self.with(local, |end| end.table.borrow().peers.keys().copied().collect())
-    }
-
-    fn connect(&self, a: PeerId, b: PeerId) {
-        for (local, peer) in [(a, b), (b, a)] {
-            self.with(local, |end| {
-                let mut peers: BTreeMap<_, _> = end.table.borrow().peers.clone();
-                let epoch = peers.get(&peer).map_or(1, |known| known.epoch + 1);
-                let known = Peer {
-                    connected: true,
-                    addresses: Vec::new(),
-                    protocols: vec![TOPIC.to_owned()],
-                    agent: None,
-                    latency: None,
-                    source: Source::Manual,
-                    epoch,
-                };
-                peers.insert(peer, known);
-                end.table.send_replace(Arc::new(PeerTable { peers, ..PeerTable::default() }));
-            });
-        }
-    }
-}
 
 struct Node {
     peer: PeerId,
@@ -144,11 +35,11 @@ struct Node {
     workers: Workers,
 }
 
-async fn node(hub: &Hub, seed: u8) -> Node {
+async fn node(hub: &Fabric, seed: u8) -> Node {
     start(hub, keypair(seed), Store::in_memory(1 << 20)).await
 }
 
-async fn start(hub: &Hub, keypair: Keypair, store: Store) -> Node {
+async fn start(hub: &Fabric, keypair: Keypair, store: Store) -> Node {
     let peer = keypair.public().to_peer_id();
     let network = hub.join(peer);
     let workers = Workers::default();
@@ -156,10 +47,6 @@ async fn start(hub: &Hub, keypair: Keypair, store: Store) -> Node {
     let catalogue = started.expect("it starts");
     sync::start(network, &catalogue, 1, &workers.layer()).await.expect("it starts");
     Node { peer, keypair, store, catalogue, workers }
-}
-
-fn keypair(seed: u8) -> Keypair {
-    Keypair::ed25519_from_bytes([seed; 32]).expect("32 bytes are a key")
 }
 
 fn draft(name: &str) -> Draft {
@@ -189,15 +76,6 @@ async fn fill(node: &Node, seed: u8, names: impl IntoIterator<Item = String>) {
     }
 }
 
-async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let waited = timeout(LONG, async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
-    waited.await.unwrap_or_else(|_| panic!("{what}: it never came"));
-}
-
 async fn become_equal(a: &Node, b: &Node, count: usize) {
     eventually("equal catalogues", || {
         // One after the other: two guards at once could wait for each other.
@@ -209,7 +87,7 @@ async fn become_equal(a: &Node, b: &Node, count: usize) {
 
 #[tokio::test]
 async fn what_is_published_is_gossiped_and_told() {
-    let hub = Hub::default();
+    let hub = Fabric::sparse();
     let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
     hub.connect(a.peer, b.peer);
     let mut changes = b.catalogue.changes();
@@ -229,7 +107,7 @@ async fn what_is_published_is_gossiped_and_told() {
 
 #[tokio::test]
 async fn names_are_versions_of_one_entry_and_labels_are_not() {
-    let hub = Hub::default();
+    let hub = Fabric::sparse();
     let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
     hub.connect(a.peer, b.peer);
     let named = |content: &str| Draft { name: Some("site".to_owned()), ..draft(content) };
@@ -251,7 +129,7 @@ async fn names_are_versions_of_one_entry_and_labels_are_not() {
 
 #[tokio::test]
 async fn what_cannot_be_published_is_refused() {
-    let hub = Hub::default();
+    let hub = Fabric::sparse();
     let a = node(&hub, 1).await;
     for bad in [
         Draft { name: Some("a/b".to_owned()), ..draft("x") },
@@ -268,10 +146,10 @@ async fn what_cannot_be_published_is_refused() {
 
 #[tokio::test]
 async fn gossip_is_judged() {
-    let hub = Hub::default();
+    let hub = Fabric::sparse();
     let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
     let judge = |data: Vec<u8>| {
-        let judged = hub.say(b.peer, a.peer, data.into());
+        let judged = hub.say(b.peer, a.peer, TOPIC, data.into());
         async move { timeout(LONG, judged).await.expect("it is judged").expect("not dropped") }
     };
     let say = |version| announce::encode(&signed(3, NETWORK, publication(3, "x", version)));
@@ -279,27 +157,23 @@ async fn gossip_is_judged() {
     assert_eq!(judge(say(2)).await, Verdict::Ignore);
     assert_eq!(judge(say(1)).await, Verdict::Ignore);
     assert_eq!(judge(say(3)).await, Verdict::Accept);
-    assert_eq!(hub.with(a.peer, |end| end.banned.len()), 0);
     for at in 0..say(4).len() {
         let mut tampered = say(4);
         tampered[at] ^= 4;
         // The first three are the formats and the flags: then only a later version can tell whether it is valid.
         let verdict = if at < 3 { Verdict::Ignore } else { Verdict::Reject };
         assert_eq!(judge(tampered).await, verdict, "byte {at}");
-        assert_eq!(hub.with(a.peer, |end| end.banned.is_empty()), at < 3, "byte {at}");
     }
     assert_eq!(judge(announce::encode(&signed(3, "other", publication(3, "x", 9)))).await, Verdict::Reject);
     assert_eq!(judge(vec![]).await, Verdict::Reject);
     assert_eq!(judge(vec![7; 60_000]).await, Verdict::Ignore);
     assert_eq!(judge(vec![1; 60_000]).await, Verdict::Reject);
     assert_eq!(a.catalogue.entries(), [publication(3, "x", 3)]);
-    // Whoever passes on what is not valid is refused.
-    assert!(hub.with(a.peer, |end| end.banned.contains(&b.peer)));
 }
 
 #[tokio::test]
 async fn disjoint_catalogues_become_equal() {
-    let hub = Hub::default();
+    let hub = Fabric::sparse();
     let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
     fill(&a, 3, (0..200).map(|n| format!("a {n}"))).await;
     fill(&b, 4, (0..300).map(|n| format!("b {n}"))).await;
@@ -314,7 +188,7 @@ async fn disjoint_catalogues_become_equal() {
 #[tokio::test]
 async fn who_was_away_gets_all_whichever_side_it_is() {
     for (full, empty) in [(1, 2), (2, 1)] {
-        let hub = Hub::default();
+        let hub = Fabric::sparse();
         let (a, b) = (node(&hub, full).await, node(&hub, empty).await);
         fill(&a, 3, (0..5_000).map(|n| format!("a {n}"))).await;
         let mut changes = b.catalogue.changes();
@@ -326,7 +200,7 @@ async fn who_was_away_gets_all_whichever_side_it_is() {
 
 #[tokio::test]
 async fn each_version_and_removal_wins_in_catch_up() {
-    let hub = Hub::default();
+    let hub = Fabric::sparse();
     let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
     let put = async |node: &Node, publication| node.catalogue.ledger.take(signed(3, NETWORK, publication)).await;
     put(&a, publication(3, "x", 1)).await;
@@ -340,24 +214,24 @@ async fn each_version_and_removal_wins_in_catch_up() {
 
 #[tokio::test]
 async fn what_gossip_loses_comes_within_seconds() {
-    let hub = Hub::default();
+    let hub = Fabric::sparse();
     let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
     hub.connect(a.peer, b.peer);
     a.catalogue.publish(draft("heard")).await.expect("it is kept");
     become_equal(&a, &b, 1).await;
-    hub.with(a.peer, |end| end.gossips = false);
+    hub.mute(a.peer);
     a.catalogue.publish(draft("lost")).await.expect("it is kept");
     become_equal(&a, &b, 2).await;
 }
 
 #[tokio::test]
 async fn it_spreads_along_a_chain_without_gossip() {
-    let hub = Hub::default();
+    let hub = Fabric::sparse();
     let (a, b, c) = (node(&hub, 1).await, node(&hub, 2).await, node(&hub, 3).await);
     hub.connect(b.peer, c.peer);
     hub.connect(a.peer, b.peer);
     for node in [&a, &b, &c] {
-        hub.with(node.peer, |end| end.gossips = false);
+        hub.mute(node.peer);
     }
     a.catalogue.publish(draft("x")).await.expect("it is kept");
     become_equal(&a, &c, 1).await;
@@ -365,7 +239,7 @@ async fn it_spreads_along_a_chain_without_gossip() {
 
 #[tokio::test]
 async fn after_a_restart_all_is_there_and_a_lost_index_is_filled_again() {
-    let hub = Hub::default();
+    let hub = Fabric::sparse();
     let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
     let own = a.catalogue.publish(Draft { replicas: 2, ..draft("own") }).await.expect("it is kept");
     let own = Publication { version: 2, replicas: 3, ..own };
@@ -393,7 +267,7 @@ async fn after_a_restart_all_is_there_and_a_lost_index_is_filled_again() {
 
 #[tokio::test]
 async fn entries_of_another_network_are_left_out_when_loading() {
-    let hub = Hub::default();
+    let hub = Fabric::sparse();
     let store = Store::in_memory(1 << 20);
     let foreign = signed(3, "other", publication(3, "x", 1));
     store.set_meta("catalogue", &foreign.publication().key().0, foreign.bytes()).expect("it is kept");
@@ -404,7 +278,7 @@ async fn entries_of_another_network_are_left_out_when_loading() {
 
 #[tokio::test]
 async fn a_lost_log_never_makes_a_version_twice() {
-    let hub = Hub::default();
+    let hub = Fabric::sparse();
     let b = node(&hub, 2).await;
     // The network remembers version 7 of what a node with an empty disk publishes anew before it is connected.
     let old = Publication { name: Some("site".to_owned()), ..publication(1, "old", 7) };
@@ -429,7 +303,7 @@ async fn a_lost_log_never_makes_a_version_twice() {
 
 #[tokio::test]
 async fn it_stops() {
-    let hub = Hub::default();
+    let hub = Fabric::sparse();
     let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
     hub.connect(a.peer, b.peer);
     assert!(a.workers.stop(LONG).await, "it stops");

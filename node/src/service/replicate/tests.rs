@@ -6,7 +6,8 @@ use p2p_protocol::{Codec, Key, Multihash};
 
 use super::*;
 use crate::{
-    service::fabric::{Fabric, ROOMY, eventually, peer},
+    net::simulated::Fabric,
+    service::rig::{ROOMY, Serve as _, eventually, peer},
     store::{Put, Role, Terms},
 };
 
@@ -180,7 +181,7 @@ async fn whoever_is_left_of_the_holders_makes_the_copies() {
     let chunks = chunks(20, 30_000);
     assert_eq!(all[0].add(&chunks, THREE).await.min, 2);
     // The adder dies for good.
-    fabric.leave(1);
+    fabric.leave(peer(1));
     drop(all.remove(0));
     all.extend([Node::new(&fabric, 3, ROOMY).await, Node::new(&fabric, 4, ROOMY).await]);
     eventually("three hold each", || chunks.iter().all(|chunk| holders(&all, chunk).len() == 3)).await;
@@ -225,9 +226,9 @@ async fn a_peer_that_dies_is_reported_and_the_chunk_stays_owed_until_there_is_an
     let fabric = Fabric::default();
     let mut nodes = nodes(&fabric, 1..4).await;
     // It is in everybody's table, and its service answers nobody.
-    let silent = fabric.join(9);
+    let silent = fabric.join(peer(9));
     let mut inbound =
-        silent.accept_streams(crate::service::fabric::transfer_protocol(), 64).await.expect("the fabric accepts");
+        silent.accept_streams(crate::service::rig::transfer_protocol(), 64).await.expect("the fabric accepts");
     let chunks = chunks(10, 40_000);
     let report = nodes[0].add(&chunks, THREE).await;
     assert_eq!(report.min, 3, "a peer that never greeted is not placed on");
@@ -237,7 +238,7 @@ async fn a_peer_that_dies_is_reported_and_the_chunk_stays_owed_until_there_is_an
     let job = nodes[0].replicate.begin(THREE).await;
     for (at, chunk) in more.iter().enumerate() {
         if at == 20 {
-            fabric.leave(3);
+            fabric.leave(peer(3));
         }
         job.submit(chunk.clone()).await.expect("there is room");
     }
@@ -246,9 +247,9 @@ async fn a_peer_that_dies_is_reported_and_the_chunk_stays_owed_until_there_is_an
     assert!(more.iter().all(|chunk| holders(&nodes[..2], chunk).len() == 2), "the two that live have all");
     assert!(nodes[0].store.usage().owed > 0);
     // The adder dies too: its partner knows what is owed.
-    fabric.leave(1);
+    fabric.leave(peer(1));
     drop(nodes.remove(0));
-    fabric.back(3);
+    fabric.back(peer(3));
     let others = Node::new(&fabric, 5, ROOMY).await;
     nodes.push(others);
     eventually("nothing is owed", || nodes.iter().all(|node| node.store.usage().owed == 0)).await;

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    net::Stream,
-    service::fabric::{Fabric, NETWORK, ROOMY, eventually, peer, transfer_protocol},
+    net::{Stream, simulated::Fabric},
+    service::rig::{NETWORK, ROOMY, Serve as _, eventually, peer, transfer_protocol},
     store::Terms,
 };
 
@@ -54,7 +54,7 @@ fn greeting() -> Message {
 
 /// A stream to a node's transfer service from a peer that the test plays, greetings over.
 async fn raw(fabric: &Fabric, seed: u8, to: PeerId) -> Stream {
-    let network = fabric.join(seed);
+    let network = fabric.join(peer(seed));
     let mut stream = network.open_stream(to, transfer_protocol()).await.expect("it accepts");
     write(&mut stream, 0, &greeting()).await;
     assert!(matches!(read(&mut stream).await, Some((0, Message::Greeting(_)))));
@@ -63,7 +63,7 @@ async fn raw(fabric: &Fabric, seed: u8, to: PeerId) -> Stream {
 
 /// A peer whose answers the test writes: its first inbound stream, greetings over.
 async fn played(fabric: &Fabric, seed: u8) -> tokio::task::JoinHandle<Stream> {
-    let network = fabric.join(seed);
+    let network = fabric.join(peer(seed));
     let mut inbound = network.accept_streams(transfer_protocol(), 4).await.expect("the fabric accepts");
     tokio::spawn(async move {
         let (_, mut stream) = inbound.recv().await.expect("somebody opens a stream");
@@ -177,8 +177,7 @@ async fn a_peer_that_serves_wrong_bytes_is_banned_and_its_chunk_refused() {
     });
     let refused = a.fetch(peer(2), *chunk(1, 100_000).cid()).await;
     assert!(matches!(&refused, Err(TransferError::Violation { peer: liar, .. }) if *liar == peer(2)), "{refused:?}");
-    eventually("the liar is banned", || fabric.bans().iter().any(|(by, whom, _)| (*by, *whom) == (peer(1), peer(2))))
-        .await;
+    eventually("the liar is banned", || fabric.bans().iter().any(|ban| (ban.by, ban.peer) == (peer(1), peer(2)))).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,7 +208,7 @@ async fn wrong_bytes_handed_over_are_refused_and_their_sender_banned() {
         let promised = *chunk(1, length).cid();
         write(&mut stream, 1, &Message::Put(promised, ASK, vec![1; length].into())).await;
         is_over(stream).await;
-        eventually("the sender is banned", || fabric.bans().iter().any(|(_, whom, _)| *whom == peer(2))).await;
+        eventually("the sender is banned", || fabric.bans().iter().any(|ban| ban.peer == peer(2))).await;
         assert_eq!(store.usage().chunks, 0);
     }
 }
@@ -226,7 +225,7 @@ async fn a_frame_that_claims_four_gibibytes_and_garbage_are_refused_at_their_hea
         let mut stream = raw(&fabric, 2, peer(1)).await;
         stream.write_all(&bytes).await.expect("it is read");
         is_over(stream).await;
-        eventually("it is banned", || fabric.bans().iter().any(|(_, whom, _)| *whom == peer(2))).await;
+        eventually("it is banned", || fabric.bans().iter().any(|ban| ban.peer == peer(2))).await;
     }
 }
 
@@ -247,7 +246,7 @@ impl Encoded for Message {
 async fn a_peer_that_does_not_greet_or_stops_in_a_frame_is_given_up() {
     let fabric = Fabric::default();
     let (_, _, _a) = fabric.serve(1, ROOMY).await;
-    let network = fabric.join(2);
+    let network = fabric.join(peer(2));
     let silent = network.open_stream(peer(1), transfer_protocol()).await.expect("it accepts");
     is_over(silent).await;
     let mut half = raw(&fabric, 3, peer(1)).await;
@@ -294,14 +293,14 @@ async fn a_session_that_breaks_fails_its_requests_and_a_new_one_is_opened() {
         async move { a.fetch(peer(2), wanted).await }
     });
     let stream = silent.await.expect("it is played");
-    fabric.leave(2);
+    fabric.leave(peer(2));
     let failed = asking.await.expect("it does not panic");
     assert!(matches!(failed, Err(TransferError::Net(_))), "{failed:?}");
     drop(stream);
     assert!(matches!(a.fetch(peer(2), wanted).await, Err(TransferError::Net(_))));
     let (_, store, _b) = fabric.serve(2, ROOMY).await;
     store.put(chunk(1, 1), CACHED).await.expect("there is room");
-    fabric.back(2);
+    fabric.back(peer(2));
     assert_eq!(a.fetch(peer(2), wanted).await, Ok(Some(chunk(1, 1))));
 }
 
@@ -309,7 +308,7 @@ async fn a_session_that_breaks_fails_its_requests_and_a_new_one_is_opened() {
 async fn those_who_wait_for_one_session_share_its_failure() {
     let fabric = Fabric::default();
     let (_, _, a) = fabric.serve(1, ROOMY).await;
-    let network = fabric.join(2);
+    let network = fabric.join(peer(2));
     let _inbound = network.accept_streams(transfer_protocol(), 64).await.expect("the fabric accepts");
     let began = tokio::time::Instant::now();
     let cid = *chunk(1, 1).cid();
@@ -362,7 +361,7 @@ async fn a_flood_of_requests_is_slowed_and_not_banned() {
 async fn a_peer_has_two_inbound_sessions_and_the_newest_count() {
     let fabric = Fabric::default();
     let (_, _, a) = fabric.serve(1, ROOMY).await;
-    let network = fabric.join(2);
+    let network = fabric.join(peer(2));
     let mut streams = Vec::new();
     for _ in 0..3 {
         let mut stream = network.open_stream(peer(1), transfer_protocol()).await.expect("it accepts");
@@ -382,7 +381,7 @@ async fn a_peer_has_two_inbound_sessions_and_the_newest_count() {
 async fn an_unknown_kind_and_unknown_terms_are_answered_unsupported_and_nobody_is_banned() {
     let fabric = Fabric::default();
     let (_, store, _a) = fabric.serve(1, ROOMY).await;
-    let network = fabric.join(2);
+    let network = fabric.join(peer(2));
     let mut stream = network.open_stream(peer(1), transfer_protocol()).await.expect("it accepts");
     // A greeting of a later version: every feature, and more than is known.
     let mut newer = Header { kind: 1, request: 0, length: 200 }.encode().to_vec();
@@ -473,7 +472,7 @@ async fn an_answer_that_is_not_understood_fails_its_request_and_not_the_session(
 /// A node whose newest version is `newest`, over the fabric.
 async fn speaking(fabric: &Fabric, seed: u8, newest: u8) -> Transfer {
     let dialect = Dialect { transfer: Versions::up_to(newest), features: u64::MAX, ..Dialect::default() };
-    let (network, store) = (fabric.join(seed).speaking(dialect), Store::in_memory(ROOMY));
+    let (network, store) = (fabric.join(peer(seed)).speaking(dialect), Store::in_memory(ROOMY));
     Transfer::start(network, store, NETWORK, true, &Layer::alone()).await.expect("the fabric accepts")
 }
 
