@@ -24,6 +24,7 @@ use crate::{
     identity,
     net::{self, Driver, Listen, NetError, Network, TransportKind},
     service::{
+        blocking::{Blocking, Unfinished},
         catalogue::Catalogue,
         export::Export,
         fetch::Fetch,
@@ -98,11 +99,12 @@ impl Rooms {
         let Site { network_name, replicas, data_dir, seed } = site;
         let storing = store.usage().capacity_bytes > 0;
         let workers = Arc::new(Workers::default());
+        let blocking = Blocking::default();
         let transfer = Transfer::start(network.clone(), store.clone(), network_name, storing, &workers.layer()).await?;
         let locate = Locate::start(network.clone(), transfer.clone(), storing, &workers.layer());
         let replicate = Replicate::start(store.clone(), locate.clone(), transfer.clone(), &workers.layer());
         let fetch = Fetch::new(network.clone(), store.clone(), locate.clone(), transfer.clone(), workers.layer());
-        let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned));
+        let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned), blocking.clone());
         let catalogue =
             Catalogue::start(network.clone(), store.clone(), keypair, network_name, &workers.layer()).await?;
         sync::start(network.clone(), &catalogue, seed, &workers.layer()).await?;
@@ -116,8 +118,9 @@ impl Rooms {
             catalogue.clone(),
             replicas,
             scratch.clone(),
+            blocking.clone(),
         );
-        let export = Export::new(inspect.clone(), scratch);
+        let export = Export::new(inspect.clone(), scratch, blocking);
         let top = workers.layer();
         Ok(Self {
             network,
@@ -348,6 +351,12 @@ impl From<StoreError> for Error {
             }
             StoreError::Closed => Self::failed("the daemon is stopping"),
         }
+    }
+}
+
+impl From<Unfinished> for Error {
+    fn from(error: Unfinished) -> Self {
+        Self::failed(error.to_string())
     }
 }
 

@@ -215,6 +215,23 @@ pub struct Status {
     pub replication: Replication,
     /// What went over the wire as chunks.
     pub transfers: Transfers,
+    /// What works in the background.
+    pub work: Vec<Work>,
+}
+
+/// A piece of background work.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Work {
+    /// What it is called.
+    pub name: String,
+    /// `idle`, `working`, `waiting` or `failed`.
+    pub state: String,
+    /// How much of what it does now is done, in a unit of its own.
+    pub done: u64,
+    /// Of how much, where that is known.
+    pub total: Option<u64>,
+    /// How much is done a second, where something is.
+    pub rate: Option<f64>,
 }
 
 /// How replication is doing.

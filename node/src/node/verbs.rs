@@ -24,12 +24,13 @@ use crate::{
     net::Source,
     report::{
         AddOptions, Added, CatalogueLine, Copies, DirectoryLine, EntryKind, GetOptions, Got, LocalChunk, PeerLine,
-        Progress, Replication, Stat, Status, Transfers, Update,
+        Progress, Replication, Stat, Status, Transfers, Update, Work,
     },
     service::{
         catalogue::{Change, Draft},
         ingest::{Ingested, ReadOptions},
         replicate::{Report, Wish},
+        worker::{Standing, State},
     },
     store::Role,
 };
@@ -232,6 +233,7 @@ impl Node {
                 in_flight: rooms.replicate.in_flight(),
             },
             transfers: Transfers { sent_bytes, received_bytes },
+            work: rooms.workers.list().iter().map(work).collect(),
         }
     }
 }
@@ -348,6 +350,16 @@ fn entry_kind(kind: RootKind) -> EntryKind {
         RootKind::Directory => EntryKind::Directory,
         RootKind::Symlink => EntryKind::Symlink,
     }
+}
+
+fn work(standing: &Standing) -> Work {
+    let (state, done, total) = match standing.state {
+        State::Idle => ("idle", 0, None),
+        State::Working { done, total } => ("working", done, total),
+        State::Waiting { .. } => ("waiting", 0, None),
+        State::Failed => ("failed", 0, None),
+    };
+    Work { name: standing.name.to_owned(), state: state.to_owned(), done, total, rate: standing.rate() }
 }
 
 fn shown_name(publication: &Publication) -> String {

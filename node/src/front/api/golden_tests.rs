@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Kind},
     report::{
         AddOptions, Added, CatalogueLine, ChunkerChoice, Copies, DirectoryLine, EntryKind, Got, LocalChunk, PeerLine,
-        Placement, Progress, Replication, Stat, StatCopies, Status, Transfers, Update,
+        Placement, Progress, Replication, Stat, StatCopies, Status, Transfers, Update, Work,
     },
 };
 
@@ -95,8 +95,9 @@ fn status_and_peers() {
             capacity: 5,
             replication: Replication { factor: 3, under_replicated: 6, in_flight: 7 },
             transfers: Transfers { sent_bytes: 8, received_bytes: 9 },
+            work: vec![Work { name: "w".into(), state: "working".into(), done: 1, total: None, rate: Some(0.5) }],
         },
-        r#"{"peer_id":"12D3","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"under_replicated":6,"in_flight":7},"transfers":{"sent_bytes":8,"received_bytes":9}}"#,
+        r#"{"peer_id":"12D3","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"under_replicated":6,"in_flight":7},"transfers":{"sent_bytes":8,"received_bytes":9},"work":[{"name":"w","state":"working","done":1,"total":null,"rate":0.5}]}"#,
     );
     let mut peer = PeerLine {
         peer_id: "12D3".into(),

@@ -238,6 +238,7 @@ impl Verbs for Fake {
             capacity: 1,
             replication: Replication { factor: 3, under_replicated: 0, in_flight: 0 },
             transfers: Transfers::default(),
+            work: Vec::new(),
         }
     }
 }

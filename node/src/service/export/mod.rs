@@ -6,6 +6,7 @@
 
 mod cat;
 mod file;
+mod own;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -32,9 +33,9 @@ use tokio::{
 
 use self::target::{Target, Wanted};
 use super::{
+    blocking::Blocking,
     distinct::Distinct,
     fetch::{ChunkSource, FetchError},
-    ingest::blocking,
     inspect::{Inspect, Resolved, dag_error, fetch_error, peer_text},
 };
 use crate::{
@@ -54,12 +55,13 @@ const WINDOW_CHUNKS: usize = 128;
 pub struct Export {
     inspect: Inspect,
     scratch: PathBuf,
+    blocking: Blocking,
 }
 
 impl Export {
     /// Writes what `inspect` finds; `scratch` is a directory for what does not fit into memory.
-    pub fn new(inspect: Inspect, scratch: PathBuf) -> Self {
-        Self { inspect, scratch }
+    pub fn new(inspect: Inspect, scratch: PathBuf, blocking: Blocking) -> Self {
+        Self { inspect, scratch, blocking }
     }
 
     /// Fetches a file, a directory or a symbolic link, verifies it and writes it. Dropping the future ends the work; what
@@ -78,10 +80,10 @@ impl Export {
         // What is in the way is told before anything is asked of the network, as far as the name is known.
         if let Some(output) = options.output.clone() {
             let force = options.force;
-            blocking(move || target::check_early(&output, force)).await??;
+            self.blocking.run(move || target::check_early(&output, force)).await??;
         }
         let found = self.inspect.resolve(&options.reference).await?;
-        let mut got = write(found, options, &self.scratch, tree::MOST_WRITTEN, progress).await?;
+        let mut got = write(found, options, &self.scratch, tree::MOST_WRITTEN, progress, &self.blocking).await?;
         got.seconds = began.elapsed().as_secs_f64();
         Ok(got)
     }
@@ -110,6 +112,7 @@ async fn write<S: ChunkSource>(
     scratch: &Path,
     most: u64,
     progress: &watch::Sender<Progress>,
+    blocking: &Blocking,
 ) -> Result<Got> {
     let wanted = Wanted {
         label: found.label.clone(),
@@ -124,7 +127,7 @@ async fn write<S: ChunkSource>(
     let (root, metadata) = (*found.chunk.cid(), found.node().metadata());
     let total_bytes = found.node().file_size().or(found.stated_bytes);
     let reference = options.reference.clone();
-    let target = blocking(move || Target::open(&wanted, &options)).await??;
+    let target = blocking.run(move || Target::open(&wanted, &options)).await??;
     progress.send_modify(|progress| progress.total_bytes = total_bytes);
     let job = Arc::new(Job {
         source: found.source,
@@ -134,6 +137,7 @@ async fn write<S: ChunkSource>(
         tally: Mutex::new(Tally { distinct: Distinct::new(scratch), from: BTreeMap::new() }),
         progress: progress.clone(),
         partial: target.partial_path(),
+        blocking: blocking.clone(),
     });
     job.count(&found.chunk, found.from)?;
     let written = match &target {
@@ -145,14 +149,14 @@ async fn write<S: ChunkSource>(
     let size = match written {
         Ok(size) => size,
         Err(error) => {
-            let _ = blocking(move || target.leave()).await;
+            let _ = blocking.run(move || target.leave()).await;
             return Err(error);
         }
     };
-    let path = blocking(move || target.commit(link, metadata)).await??;
+    let path = blocking.run(move || target.commit(link, metadata)).await??;
     let job = Arc::into_inner(job).ok_or_else(|| Error::failed("an internal step did not end"))?;
     let Tally { distinct, from } = job.tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let chunks = blocking(move || distinct.count()).await?.map_err(|why| job_scratch_error(&why))?;
+    let chunks = blocking.run(move || distinct.count()).await?.map_err(|why| job_scratch_error(&why))?;
     Ok(Got {
         cid: root.to_string(),
         path: path.display().to_string(),
@@ -177,6 +181,7 @@ struct Job<S> {
     tally: Mutex<Tally>,
     progress: watch::Sender<Progress>,
     partial: PathBuf,
+    blocking: Blocking,
 }
 
 #[derive(Debug)]

@@ -6,7 +6,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,7 +24,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{restore_link, write_error};
+use super::{own, restore_link, write_error};
 use crate::{
     error::{Error, Result, reason},
     report::GetOptions,
@@ -143,30 +146,18 @@ impl Target {
     }
 
     fn open_file(&self) -> Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.parent, &*self.partial, flags, Mode::from_raw_mode(0o666))
-            .map_err(|why| self.partial_error(why))?;
+        let file = own::open_file(&self.parent, &self.partial).map_err(|why| self.partial_error(why))?;
         self.lock(&file)?;
-        let file = File::from(file);
-        if !file.metadata().is_ok_and(|found| found.is_file()) {
-            return Err(self.partial_error(Errno::EXIST));
-        }
         Ok(file)
     }
 
     fn open_tree(&self) -> Result<OwnedFd> {
-        match rustix::fs::mkdirat(&self.parent, &*self.partial, Mode::from_raw_mode(0o777)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(why) => return Err(self.partial_error(why)),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let tree = rustix::fs::openat(&self.parent, &*self.partial, flags, Mode::empty())
-            .map_err(|why| self.partial_error(why))?;
+        let tree = own::open_directory(&self.parent, &self.partial).map_err(|why| self.partial_error(why))?;
         self.lock(&tree)?;
         Ok(tree)
     }
 
-    fn lock(&self, partial: &OwnedFd) -> Result<()> {
+    fn lock(&self, partial: impl AsFd) -> Result<()> {
         match rustix::fs::flock(partial, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => Err(Error::failed(format!(
                 "cannot write {}: another get of the same is writing it now",

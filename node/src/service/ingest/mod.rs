@@ -25,14 +25,11 @@ use futures::{
     stream::FuturesUnordered,
 };
 use p2p_protocol::{Chunk, Cid, chunker::ChunkerKind, dag::Link};
-use tokio::{
-    io::AsyncRead,
-    sync::{Semaphore, SemaphorePermit, watch},
-};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::{io::AsyncRead, sync::watch};
 
 use self::{stream::StreamReader, tree::TreeReader};
 use super::{
+    blocking::Blocking,
     distinct::Distinct,
     replicate::{Job, Replicate, Report, Wish},
 };
@@ -114,13 +111,14 @@ impl ChunkSink for Job {
 pub struct Ingest {
     replicate: Replicate,
     data_dir: Option<Arc<Path>>,
+    blocking: Blocking,
 }
 
 impl Ingest {
     /// Adds through `replicate`; `data_dir` is the node's own, which cannot be added, and whose `tmp` takes what does not
     /// fit into memory (without one, the system's does).
-    pub fn new(replicate: Replicate, data_dir: Option<PathBuf>) -> Self {
-        Self { replicate, data_dir: data_dir.map(Into::into) }
+    pub fn new(replicate: Replicate, data_dir: Option<PathBuf>, blocking: Blocking) -> Self {
+        Self { replicate, data_dir: data_dir.map(Into::into), blocking }
     }
 
     /// Adds a file, a tree or a symbolic link, whole: dotfiles, empty directories, links as links. `path` is absolute,
@@ -145,7 +143,7 @@ impl Ingest {
     ) -> Result<Ingested> {
         let (path, shown_there, data_dir) = (path.to_owned(), shown.to_owned(), self.data_dir.clone());
         let open = move || TreeReader::open(&path, &shown_there, options, data_dir.as_deref());
-        let reader = blocking(open).await??;
+        let reader = self.blocking.run(open).await??;
         self.add(reader, shown, wish, progress).await
     }
 
@@ -170,7 +168,7 @@ impl Ingest {
     ) -> Result<Ingested> {
         let job = self.replicate.begin(wish).await;
         let scratch = scratch(self.data_dir.as_deref());
-        let read = pump(reader, &job, Distinct::new(&scratch), shown, progress).await?;
+        let read = pump(reader, &job, Distinct::new(&scratch), shown, progress, &self.blocking).await?;
         let report = finish(job, shown, progress).await?;
         let Read { link, kind, chunks, chunks_new } = read;
         Ok(Ingested { root: link.cid, kind, size: link.size, chunks, chunks_new, report })
@@ -255,7 +253,7 @@ impl Batch {
 /// What gives batches until it is done.
 trait Reader: Send + Sized + 'static {
     /// The next batch, by work that does not hold up the runtime.
-    fn next(self) -> BoxFuture<'static, Result<(Self, Batch)>>;
+    fn next(self, blocking: Blocking) -> BoxFuture<'static, Result<(Self, Batch)>>;
     fn done(&self) -> bool;
     fn current(&self) -> Option<String>;
     fn total_bytes(&self) -> Option<u64>;
@@ -263,12 +261,15 @@ trait Reader: Send + Sized + 'static {
 }
 
 impl Reader for TreeReader {
-    fn next(mut self) -> BoxFuture<'static, Result<(Self, Batch)>> {
-        Box::pin(blocking(move || {
-            let mut batch = Batch::default();
-            self.read(&mut batch);
-            (self, batch)
-        }))
+    fn next(mut self, blocking: Blocking) -> BoxFuture<'static, Result<(Self, Batch)>> {
+        Box::pin(async move {
+            let step = move || {
+                let mut batch = Batch::default();
+                self.read(&mut batch);
+                (self, batch)
+            };
+            Ok(blocking.run(step).await?)
+        })
     }
 
     fn done(&self) -> bool {
@@ -304,6 +305,7 @@ async fn pump<R: Reader, S: ChunkSink>(
     distinct: Distinct,
     shown: &str,
     progress: &watch::Sender<Progress>,
+    blocking: &Blocking,
 ) -> Result<Read> {
     let mut kept = FuturesUnordered::new();
     let mut in_flight_bytes = 0;
@@ -319,7 +321,7 @@ async fn pump<R: Reader, S: ChunkSink>(
             && let Some(reader) = idle.take_if(|reader| !reader.done())
             && let Some(distinct) = counting.take()
         {
-            reading = Some(Box::pin(step(reader, distinct)));
+            reading = Some(Box::pin(step(reader, distinct, blocking)));
         }
         if reading.is_none() && kept.is_empty() {
             break;
@@ -359,56 +361,21 @@ async fn pump<R: Reader, S: ChunkSink>(
     let lost = || Error::failed(format!("cannot add {shown}: reading it was interrupted"));
     let (link, kind) = idle.ok_or_else(lost)?.outcome()?;
     let distinct = counting.ok_or_else(lost)?;
-    let chunks = blocking(move || distinct.count()).await?.map_err(|why| count_error(&why))?;
+    let chunks = blocking.run(move || distinct.count()).await?.map_err(|why| count_error(&why))?;
     Ok(Read { link, kind, chunks, chunks_new })
 }
 
 /// One batch, its hashes counted.
-async fn step<R: Reader>(reader: R, mut distinct: Distinct) -> Result<(R, Batch, Distinct)> {
-    let (reader, batch) = reader.next().await?;
-    blocking(move || {
-        for (cid, bytes) in &batch.seen {
-            distinct.push(cid, *bytes).map_err(|why| count_error(&why))?;
-        }
-        Ok((reader, batch, distinct))
-    })
-    .await?
-}
-
-/// Blocking steps that run at once, of all adds and gets: more than any disk has use for, and each thread costs memory.
-static BLOCKING: Semaphore = Semaphore::const_new(16);
-
-/// Runs what blocks away from the async tasks. The work must not wait for any of them.
-///
-/// Whoever calls it may stop polling it at any time: no place is held by a future that only its caller can move on. (A fair semaphore
-/// gives its permits to those who wait, polled or not: a task that waited here for one thing while others of its own stood in the queue
-/// before it would wait for ever, and everyone behind it.)
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let done = match BLOCKING.try_acquire() {
-        Ok(permit) => tokio::task::spawn_blocking(with(Some(permit), work)).await,
-        Err(_) => {
-            let queued = tokio::spawn(async move {
-                // It is never closed; if it were, the work would only run unbounded.
-                let permit = BLOCKING.acquire().await.ok();
-                tokio::task::spawn_blocking(with(permit, work)).await
-            });
-            AbortOnDropHandle::new(queued).await.and_then(|done| done)
-        }
-    };
-    done.map_err(|why| {
-        if why.is_panic() {
-            tracing::error!("a blocking step panicked: {why}");
-        }
-        Error::failed("an internal step did not end; the daemon's log says more")
-    })
-}
-
-/// The work, with its permit until its end, even if nobody waits for it any more.
-fn with<T>(permit: Option<SemaphorePermit<'static>>, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
-    move || {
-        let _permit = permit;
-        work()
-    }
+async fn step<R: Reader>(reader: R, mut distinct: Distinct, blocking: &Blocking) -> Result<(R, Batch, Distinct)> {
+    let (reader, batch) = reader.next(blocking.clone()).await?;
+    blocking
+        .run(move || {
+            for (cid, bytes) in &batch.seen {
+                distinct.push(cid, *bytes).map_err(|why| count_error(&why))?;
+            }
+            Ok((reader, batch, distinct))
+        })
+        .await?
 }
 
 fn count_error(why: &io::Error) -> Error {

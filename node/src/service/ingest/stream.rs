@@ -10,10 +10,11 @@ use p2p_protocol::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{BATCH_BYTES, Batch, ReadOptions, Reader, blocking, leaves::Leaves};
+use super::{BATCH_BYTES, Batch, ReadOptions, Reader, leaves::Leaves};
 use crate::{
     error::{Error, Result, reason},
     report::EntryKind,
+    service::blocking::Blocking,
 };
 
 /// The read of one stream.
@@ -30,7 +31,7 @@ impl StreamReader {
         Ok(Self { reader, chunker: chunker(options)?, leaves, root: None })
     }
 
-    async fn read(mut self) -> Result<(Self, Batch)> {
+    async fn read(mut self, blocking: Blocking) -> Result<(Self, Batch)> {
         let mut leaves = self.leaves.take().unwrap_or_else(|| Leaves::new(Metadata::default()));
         let mut bytes = 0;
         let mut ended = false;
@@ -46,7 +47,7 @@ impl StreamReader {
         if ended {
             self.chunker.finish().into_iter().for_each(|leaf| leaves.push(leaf));
         }
-        blocking(move || {
+        let step = move || {
             let mut batch = Batch { bytes, ..Batch::default() };
             if ended {
                 self.root = Some(leaves.finish(&mut batch));
@@ -55,14 +56,14 @@ impl StreamReader {
                 self.leaves = Some(leaves);
             }
             (self, batch)
-        })
-        .await
+        };
+        Ok(blocking.run(step).await?)
     }
 }
 
 impl Reader for StreamReader {
-    fn next(self) -> BoxFuture<'static, Result<(Self, Batch)>> {
-        Box::pin(self.read())
+    fn next(self, blocking: Blocking) -> BoxFuture<'static, Result<(Self, Batch)>> {
+        Box::pin(self.read(blocking))
     }
 
     fn done(&self) -> bool {

@@ -5,10 +5,8 @@ use std::{
     fs,
     os::unix::{ffi::OsStrExt as _, fs::symlink},
     sync::Mutex,
-    time::Duration,
 };
 
-use futures::FutureExt as _;
 use p2p_protocol::dag::{self, Node};
 
 use super::*;
@@ -59,7 +57,15 @@ impl Tree {
     async fn add_at(&self, path: &Path, options: ReadOptions) -> Result<Read> {
         let reader = TreeReader::open(path, "tree", options, Some(&self.data()))?;
         let (progress, _) = watch::channel(Progress::default());
-        pump(reader, &self.kept, Distinct::new(&self.directory.path().join("tmp")), "tree", &progress).await
+        pump(
+            reader,
+            &self.kept,
+            Distinct::new(&self.directory.path().join("tmp")),
+            "tree",
+            &progress,
+            &Blocking::default(),
+        )
+        .await
     }
 
     async fn add(&self) -> Result<Read> {
@@ -244,23 +250,10 @@ async fn a_stream_is_the_file_of_its_bytes() {
         let reader = StreamReader::new(Box::new(io::Cursor::new(bytes.clone())), options).expect("a good chunker");
         let (progress, seen) = watch::channel(Progress::default());
         let distinct = Distinct::new(&tree.directory.path().join("tmp"));
-        let read = pump(reader, &tree.kept, distinct, "-", &progress).await.expect("it can be read");
+        let read =
+            pump(reader, &tree.kept, distinct, "-", &progress, &Blocking::default()).await.expect("it can be read");
         assert_eq!(hash_only(&tree.path().join("file"), "file", options), Ok(read.link.cid));
         assert_eq!(hash_only_stream(&mut bytes.as_slice(), options), Ok(read.link.cid));
         assert_eq!((read.link.size, seen.borrow().bytes), (bytes.len() as u64, bytes.len() as u64));
     }
-}
-
-/// The regression: a `get` that waited for one blocking step while others of its own stood in the queue never went on.
-#[tokio::test]
-async fn blocking_steps_that_nobody_polls_hold_up_nobody() {
-    // Polled once, so that all of them wait, far more than run at once.
-    let mut begun: FuturesUnordered<_> = (0..200).map(|at| blocking(move || at)).collect();
-    let first = begun.next().now_or_never();
-    let inline = tokio::time::timeout(Duration::from_secs(120), blocking(|| "done"));
-    assert_eq!(inline.await.expect("it is not behind them"), Ok("done"));
-    let mut rest: Vec<_> = begun.map(|done| done.expect("it ends")).collect().await;
-    rest.extend(first.flatten().map(|done| done.expect("it ends")));
-    rest.sort_unstable();
-    assert_eq!(rest, (0..200).collect::<Vec<_>>());
 }

@@ -18,6 +18,7 @@ pub use self::resolve::Resolved;
 #[cfg(test)]
 pub(crate) use self::resolve::resolved;
 use super::{
+    blocking::Blocking,
     catalogue::Catalogue,
     fetch::{ChunkSource, Fetch, FetchError},
     locate::Locate,
@@ -48,6 +49,7 @@ pub struct Inspect {
     /// Copies that are looked for first where no publication says how many there are.
     replicas: u8,
     scratch: PathBuf,
+    blocking: Blocking,
 }
 
 impl Inspect {
@@ -63,8 +65,9 @@ impl Inspect {
         catalogue: Catalogue,
         replicas: u8,
         scratch: PathBuf,
+        blocking: Blocking,
     ) -> Self {
-        Self { network, store, transfer, locate, fetch, catalogue, replicas, scratch }
+        Self { network, store, transfer, locate, fetch, catalogue, replicas, scratch, blocking }
     }
 
     /// What stands behind a reference: `CID`, `NAME`, `PEER/NAME`, each with a path inside where there is one. What

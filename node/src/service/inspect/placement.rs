@@ -9,7 +9,7 @@ use super::{Inspect, Resolved, fetch_error, kind, measure, peer_text};
 use crate::{
     error::{Error, Result, reason},
     report::{Placement, Stat, StatCopies},
-    service::{distinct::Distinct, fetch::FetchError, ingest::blocking},
+    service::{distinct::Distinct, fetch::FetchError},
     store::Role,
 };
 
@@ -30,16 +30,18 @@ pub(super) async fn stat(rooms: &Inspect, found: &Resolved, reference: &str, pla
         distinct.push(&cid, u32::try_from(bytes).unwrap_or(u32::MAX)).map_err(scratch_error)
     })
     .await?;
-    let mut sorted = blocking(move || distinct.sorted()).await?.map_err(scratch_error)?;
+    let mut sorted = rooms.blocking.run(move || distinct.sorted()).await?.map_err(scratch_error)?;
     let mut peers = rooms.locate.ranked(&root.hash, usize::MAX).await;
     peers.retain(|peer| *peer != rooms.network.local());
     let mut tally = Tally::default();
     loop {
-        let (rest, batch) = blocking(move || {
-            let batch = sorted.take(BATCH);
-            (sorted, batch)
-        })
-        .await?;
+        let (rest, batch) = rooms
+            .blocking
+            .run(move || {
+                let batch = sorted.take(BATCH);
+                (sorted, batch)
+            })
+            .await?;
         sorted = rest;
         let batch = batch.map_err(scratch_error)?;
         if batch.is_empty() {
@@ -115,7 +117,9 @@ async fn ask(
     let hashes: Vec<Multihash> = batch.iter().map(|(cid, _)| cid.hash).collect();
     let local = rooms.network.local();
     let (store, own) = (rooms.store.clone(), hashes.clone());
-    let own = blocking(move || own.iter().map(|hash| store.entry(hash)).collect::<std::result::Result<Vec<_>, _>>())
+    let own = rooms
+        .blocking
+        .run(move || own.iter().map(|hash| store.entry(hash)).collect::<std::result::Result<Vec<_>, _>>())
         .await
         .map_err(|why| FetchError::Store(why.to_string()))?
         .map_err(|why| FetchError::Store(why.to_string()))?;
