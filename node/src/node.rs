@@ -1,4 +1,4 @@
-//! The node: builds the rooms bottom-up, answers the verbs, stops top-down.
+//! The node: builds the rooms bottom-up, stops them top-down.
 //!
 //! ```text
 //! store ─┐
@@ -9,8 +9,6 @@
 //!
 //! [`Rooms`] is everything above the network's handle and the store, so that a simulated fabric and a memory store carry
 //! the very same code as a daemon does. [`Node`] adds what a process has: the data directory, the identity, the swarm.
-
-mod verbs;
 
 use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path, sync::Arc, time::Duration};
 
@@ -261,13 +259,24 @@ impl Node {
         }
     }
 
-    /// Runs a verb until it is done or the node stops.
-    async fn run<T>(&self, verb: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::select! {
-            biased;
-            () = self.inner.stopping.cancelled() => Err(Error::failed("the daemon is stopping").hint("start it again and repeat the command")),
-            done = verb => done,
-        }
+    /// Its services.
+    pub fn rooms(&self) -> &Rooms {
+        &self.inner.rooms
+    }
+
+    /// The name of its network.
+    pub fn network_name(&self) -> &str {
+        &self.inner.network_name
+    }
+
+    /// How long it has run.
+    pub fn uptime(&self) -> Duration {
+        self.inner.started.elapsed()
+    }
+
+    /// Ends when the node begins to stop: nothing new is to be begun from then on, and what is under way is to end.
+    pub fn stopping(&self) -> CancellationToken {
+        self.inner.stopping.clone()
     }
 
     fn listen_addresses(&self) -> Vec<String> {

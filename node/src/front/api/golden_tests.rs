@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::wire::{AddRequest, Event, GetRequest, StatPart, WirePath};
+use super::wire::{Event, WirePath};
 use crate::{
     error::{Error, Kind},
+    front::verbs::{add::AddRequest, get::GetRequest, stat::StatPart},
     report::{
         AddOptions, Added, CatalogueLine, ChunkerChoice, Copies, DirectoryLine, EntryKind, Got, LocalChunk, PeerLine,
         Placement, Progress, Replication, Stat, StatCopies, Status, Transfers, Update, Work,

@@ -5,17 +5,14 @@ use super::{
     text,
 };
 use crate::{
-    front::api::{
-        client::Client,
-        wire::{self, Nothing},
-    },
+    front::{api::client::Client, verbs::status::StatusRequest},
     report::{Status, Work},
     settings::units::{show_seconds, show_size},
 };
 
 /// A short page.
 pub(super) async fn run(client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let answer = client.call(wire::STATUS, &Nothing {}).await?;
+    let answer = client.call(&StatusRequest {}).await?;
     warn_of_version(answer.version_difference());
     let status: Status = one(answer, |_| {}).await?;
     if output.is_json() { output.json(&status) } else { output.text(&page(&status)) }
