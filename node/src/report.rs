@@ -3,7 +3,7 @@
 //! The daemon sends these over its socket and the command line prints them. Sizes are bytes, durations seconds,
 //! times RFC 3339 UTC, peers base58, addresses CIDv1 in base32. Fields may be added, never renamed.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -101,17 +101,12 @@ pub struct Progress {
     pub current: Option<String>,
 }
 
-/// What `get` is asked.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct GetOptions {
-    /// CID, CID/path/inside, NAME, or PEER/NAME (a path may follow a name too).
-    pub reference: String,
-    /// `-o` made absolute by the caller; `None`: under the label in `directory`.
-    pub output: Option<PathBuf>,
-    /// The caller's current directory, absolute.
-    pub directory: PathBuf,
-    /// Replace what is there.
-    pub force: bool,
+impl Progress {
+    /// As it is told.
+    pub fn of(now: &crate::service::progress::Progress) -> Self {
+        let crate::service::progress::Progress { bytes, total_bytes, chunks, copies, current } = now.clone();
+        Self { bytes, total_bytes, chunks, copies, current }
+    }
 }
 
 /// `get --json`.

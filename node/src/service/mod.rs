@@ -10,6 +10,8 @@ pub mod fetch;
 pub mod ingest;
 pub mod inspect;
 pub mod locate;
+pub mod progress;
+pub mod reason;
 pub mod remember;
 pub mod replicate;
 pub mod sync;

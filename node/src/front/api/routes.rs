@@ -28,7 +28,8 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     front::verbs::{self, Answers, Call, Content, Items, Table, Verb},
-    report::Progress,
+    report,
+    service::progress::Progress,
 };
 
 /// The longest JSON body of a request: paths and references, a few KiB each at the most.
@@ -184,7 +185,7 @@ async fn pump<T: Answer>(
             _ = ticks.tick() => {
                 silent += 1;
                 if progress.has_changed().unwrap_or(false) {
-                    events.push(Event::Progress(progress.borrow_and_update().clone()));
+                    events.push(Event::Progress(report::Progress::of(&progress.borrow_and_update())));
                 } else if silent < TICKS_OF_SILENCE {
                     continue;
                 }

@@ -14,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, stream};
+use p2p_protocol::{Cid, Codec};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::Notify,
@@ -39,9 +40,8 @@ use crate::{
         stat::{StatLocalRequest, StatPart, StatRequest},
         watch::WatchRequest,
     },
-    report::{
-        AddOptions, Added, CatalogueLine, Copies, EntryKind, Got, LocalChunk, Placement, Stat, StatCopies, Update,
-    },
+    report::{AddOptions, Added, CatalogueLine, Copies, EntryKind, Got, LocalChunk, Update},
+    service::inspect::{self, Survey},
 };
 
 /// What the fake remembers of what was asked.
@@ -162,17 +162,20 @@ impl Fake {
             return at_once((0..1000).map(line).collect());
         }
         if let Some(StatRequest { reference, placement }) = verb.downcast_ref() {
-            let row = |n: u64| Placement { cid: n.to_string(), size: n, holders: vec!["a".into()], cached: Vec::new() };
-            let stat = Stat {
-                cid: reference.clone(),
-                kind: EntryKind::Directory,
+            let root = Cid::of(Codec::Raw, reference.as_bytes());
+            let row = |bytes| inspect::Copies { cid: root, bytes, holders: Vec::new(), cached: Vec::new() };
+            let survey = Survey {
+                root,
+                kind: p2p_protocol::catalogue::Kind::Directory,
                 size: 9,
                 chunks: 5000,
-                replicas: StatCopies { wanted: 3, min: 1, max: 3 },
-                holders: BTreeMap::from([("a".to_owned(), 5000)]),
+                wanted: 3,
+                min: 1,
+                max: 3,
+                holders: BTreeMap::new(),
                 placement: placement.then(|| (0..5000).map(row).collect()),
             };
-            return at_once(StatPart::of(stat).collect());
+            return at_once(StatPart::of(survey).collect());
         }
         if verb.is::<StatLocalRequest>() {
             let row = |n: u64| LocalChunk { cid: "c".into(), size: n, role: "replica".into(), wanted: 3 };

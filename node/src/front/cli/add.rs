@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Kind, Result},
     front::{
         api::{client::Client, wire::WirePath},
-        verbs::add::{AddRequest, AddStreamRequest},
+        verbs::add::{AddRequest, AddStreamRequest, read_options},
     },
     report::{AddOptions, Added, ChunkerChoice},
     service::ingest::{self, ReadOptions},
@@ -115,7 +115,7 @@ pub(super) async fn run(
                     Err(error) => Some(error),
                 }
             }
-            None => match hash(path, &shown, ReadOptions::new(verb.chunker, verb.preserve)) {
+            None => match hash(path, &shown, read_options(verb.chunker, verb.preserve)) {
                 Ok(cid) if output.is_json() => output.json(&Hashed { cid, path: &shown }).map(|()| None)?,
                 Ok(cid) => output.line(&cid).map(|()| None)?,
                 Err(error) => Some(error),

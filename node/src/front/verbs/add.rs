@@ -2,10 +2,7 @@
 
 use futures::{FutureExt as _, future::ready};
 use libp2p::PeerId;
-use p2p_protocol::{
-    Cid,
-    catalogue::{Kind as RootKind, check_name},
-};
+use p2p_protocol::{Cid, catalogue::check_name, chunker::ChunkerKind};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -14,7 +11,7 @@ use crate::{
     error::{Error, Result},
     front::api::wire::WirePath,
     node::{Node, Rooms},
-    report::{AddOptions, Added, Copies, EntryKind},
+    report::{AddOptions, Added, ChunkerChoice, Copies},
     service::{
         catalogue::Draft,
         ingest::{Ingested, ReadOptions},
@@ -46,7 +43,7 @@ impl Verb for AddRequest {
             check(&options)?;
             let (rooms, began) = (node.rooms(), Instant::now());
             let label = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-            let read = ReadOptions::new(options.chunker, options.preserve);
+            let read = read_options(options.chunker, options.preserve);
             let ingested = rooms.ingest.add_path(&path, &shown, wish(rooms, &options), read, &call.progress).await?;
             Ok(one(conclude(rooms, ingested, &options, label, shown, began).await?))
         }
@@ -73,12 +70,21 @@ impl Verb for AddStreamRequest {
         async move {
             check(&options)?;
             let (rooms, began) = (node.rooms(), Instant::now());
-            let read = ReadOptions::new(options.chunker, options.preserve);
+            let read = read_options(options.chunker, options.preserve);
             let ingested = rooms.ingest.add_stream(content, wish(rooms, &options), read, &call.progress).await?;
             Ok(one(conclude(rooms, ingested, &options, String::new(), "-".to_owned(), began).await?))
         }
         .boxed()
     }
+}
+
+/// How content is read, from what the user asked for.
+pub(in crate::front) fn read_options(chunker: ChunkerChoice, preserve: bool) -> ReadOptions {
+    let chunker = match chunker {
+        ChunkerChoice::Size(bytes) => ChunkerKind::Fixed { bytes },
+        ChunkerChoice::Fastcdc => ChunkerKind::FastCdc,
+    };
+    ReadOptions { chunker, preserve }
 }
 
 /// A name that could not be published is refused before anything is read.
@@ -103,14 +109,8 @@ async fn conclude(
     let wanted = options.replicas.unwrap_or(rooms.replicas);
     let root = ingested.root;
     let label = if label.is_empty() { known_label(rooms, &root) } else { label };
-    let draft = Draft {
-        name: options.name.clone(),
-        label,
-        root,
-        kind: root_kind(ingested.kind),
-        size: ingested.size,
-        replicas: wanted,
-    };
+    let draft =
+        Draft { name: options.name.clone(), label, root, kind: ingested.kind, size: ingested.size, replicas: wanted };
     rooms.catalogue.publish(draft).await?;
     // A provider record helps readers of other networks' sizes find the publisher; it is a hint, not a promise, and
     // a lone node has nobody to tell.
@@ -177,14 +177,6 @@ fn assess(report: &Report, missing: &[PeerId], wanted: u8, options: &AddOptions)
         );
     }
     (Vec::new(), None)
-}
-
-fn root_kind(kind: EntryKind) -> RootKind {
-    match kind {
-        EntryKind::File => RootKind::File,
-        EntryKind::Directory => RootKind::Directory,
-        EntryKind::Symlink => RootKind::Symlink,
-    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ impl Verb for CatRequest {
 
     fn answer(self, node: Node, _: Call) -> Answering<Piece> {
         let Self { reference, offset, length } = self;
-        async move { Ok(node.rooms().export.cat(&reference, offset, length).await?.map_ok(Piece).boxed()) }.boxed()
+        async move { Ok(node.rooms().export.cat(&reference, offset, length).await?.map_ok(Piece).err_into().boxed()) }
+            .boxed()
     }
 }

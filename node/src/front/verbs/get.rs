@@ -2,13 +2,10 @@
 
 use futures::FutureExt as _;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::{Answering, Call, Verb, one};
-use crate::{
-    front::api::wire::WirePath,
-    node::Node,
-    report::{GetOptions, Got},
-};
+use crate::{front::api::wire::WirePath, node::Node, report::Got, service::export::GetOptions};
 
 /// `get`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -34,6 +31,18 @@ impl Verb for GetRequest {
             directory: self.directory.0,
             force: self.force,
         };
-        async move { Ok(one(node.rooms().export.get(options, &call.progress).await?)) }.boxed()
+        async move {
+            let began = Instant::now();
+            let written = node.rooms().export.get(options, &call.progress).await?;
+            Ok(one(Got {
+                cid: written.root.to_string(),
+                path: written.path.display().to_string(),
+                size: written.size,
+                seconds: began.elapsed().as_secs_f64(),
+                chunks: written.chunks,
+                from: written.from.into_iter().map(|(peer, bytes)| (peer.to_base58(), bytes)).collect(),
+            }))
+        }
+        .boxed()
     }
 }

@@ -8,6 +8,7 @@ use super::{Answering, Call, Verb, many};
 use crate::{
     node::Node,
     report::{CatalogueLine, DirectoryLine, EntryKind},
+    service::inspect::Line,
 };
 
 /// `ls`.
@@ -36,8 +37,13 @@ impl Verb for LsInsideRequest {
     type Answer = DirectoryLine;
 
     fn answer(self, node: Node, _: Call) -> Answering<DirectoryLine> {
-        async move { Ok(many(node.rooms().inspect.ls_inside(&self.reference).await?)) }.boxed()
+        async move { Ok(many(node.rooms().inspect.ls_inside(&self.reference).await?.into_iter().map(directory_line))) }
+            .boxed()
     }
+}
+
+fn directory_line(line: Line) -> DirectoryLine {
+    DirectoryLine { name: line.name, cid: line.cid.to_string(), kind: entry_kind(line.kind), size: line.size }
 }
 
 fn catalogue_line(publication: &Publication) -> CatalogueLine {

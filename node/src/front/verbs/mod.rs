@@ -29,7 +29,7 @@ use super::api::answer::Answer;
 use crate::{
     error::{Error, Result},
     node::Node,
-    report::Progress,
+    service::progress::Progress,
 };
 
 /// What a verb gives, in order: one, many, or none before a failure, which is the last. Dropping it ends the verb.

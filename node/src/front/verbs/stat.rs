@@ -1,13 +1,15 @@
 //! `stat`: what the network says of a DAG, or what this node's own store holds.
 
 use futures::{FutureExt as _, StreamExt as _, future::ready, stream};
+use p2p_protocol::PeerId;
 use serde::{Deserialize, Serialize};
 
-use super::{Answering, Call, Items, Verb, many};
+use super::{Answering, Call, Items, Verb, ls::entry_kind, many};
 use crate::{
     error::Error,
     node::Node,
-    report::{LocalChunk, Placement, Stat},
+    report::{LocalChunk, Placement, Stat, StatCopies},
+    service::inspect::{Copies, Survey},
     store::{Role, Store},
 };
 
@@ -35,9 +37,29 @@ pub enum StatPart {
 
 impl StatPart {
     /// The parts of an answer.
-    pub fn of(mut stat: Stat) -> impl Iterator<Item = Self> {
-        let placement = stat.placement.as_mut().map(std::mem::take).unwrap_or_default();
-        std::iter::once(Self::Stat(stat)).chain(placement.into_iter().map(Self::Placement))
+    pub fn of(survey: Survey) -> impl Iterator<Item = Self> {
+        let Survey { root, kind, size, chunks, wanted, min, max, holders, placement } = survey;
+        let stat = Stat {
+            cid: root.to_string(),
+            kind: entry_kind(kind),
+            size,
+            chunks,
+            replicas: StatCopies { wanted, min, max },
+            holders: holders.into_iter().map(|(peer, chunks)| (peer.to_base58(), chunks)).collect(),
+            placement: placement.as_ref().map(|_| Vec::new()),
+        };
+        let rows = placement.unwrap_or_default().into_iter().map(|copies| Self::Placement(row(&copies)));
+        std::iter::once(Self::Stat(stat)).chain(rows)
+    }
+}
+
+fn row(copies: &Copies) -> Placement {
+    let text = |peers: &[PeerId]| peers.iter().map(|peer| peer.to_base58()).collect();
+    Placement {
+        cid: copies.cid.to_string(),
+        size: u64::from(copies.bytes),
+        holders: text(&copies.holders),
+        cached: text(&copies.cached),
     }
 }
 

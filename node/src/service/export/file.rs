@@ -17,11 +17,8 @@ use p2p_protocol::{
     dag::{FileWalker, Step, check_leaf},
 };
 
-use super::Job;
-use crate::{
-    error::Result,
-    service::{blocking::Unfinished, fetch::ChunkSource},
-};
+use super::{Job, Result, WriteError};
+use crate::service::{blocking::Unfinished, fetch::ChunkSource};
 
 /// Leaves of one file that are under way at once; the job's window bounds their bytes.
 const LEAVES: usize = 64;
@@ -34,7 +31,7 @@ const SYNC_EVERY_BYTES: u64 = 64 << 20;
 
 /// Writes the file whose root is `root` into `file`, which may hold an earlier attempt at it. Gives its content bytes.
 pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: &Chunk, file: Arc<File>) -> Result<u64> {
-    let mut walker = FileWalker::new(root, 0..u64::MAX).map_err(|why| job.refused(&why))?;
+    let mut walker = FileWalker::new(root, 0..u64::MAX).map_err(|why| job.refused(why))?;
     let size = walker.size();
     let (present, held_bytes) = match file.metadata() {
         Ok(found) => (found.len(), found.blocks().saturating_mul(512)),
@@ -46,7 +43,7 @@ pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: &Chunk, file: Arc<
         let free = free.map_err(|why| job.io("the partial", &why.into()))?;
         let free_bytes = free.f_bavail.saturating_mul(free.f_frsize);
         if size > free_bytes.saturating_add(held_bytes) {
-            return Err(job.no_room(size, free_bytes));
+            return Err(WriteError::NoRoom { reference: job.reference.clone(), size, free_bytes });
         }
     }
     let mut writing = FuturesUnordered::new();
@@ -90,7 +87,7 @@ pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: &Chunk, file: Arc<
             }
             Some(chunk) = OptionFuture::from(inner.as_mut()), if inner.is_some() => {
                 inner = None;
-                walker.expand(&chunk?).map_err(|why| job.refused(&why))?;
+                walker.expand(&chunk?).map_err(|why| job.refused(why))?;
             }
             Some(synced) = OptionFuture::from(syncing.as_mut()), if syncing.is_some() => {
                 syncing = None;
@@ -135,7 +132,7 @@ async fn leaf<S: ChunkSource>(
         }
     }
     let chunk = job.chunk(cid, length).await?;
-    let bytes = check_leaf(&chunk, length).map_err(|why| job.refused(&why))?;
+    let bytes = check_leaf(&chunk, length).map_err(|why| job.refused(why))?;
     write_at(job, file, bytes, offset).await?;
     Ok(length)
 }

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    error::Kind,
+    error::{Error, Kind, Result},
     service::{fetch::memory::Memory, ingest::ReadOptions, inspect::resolved},
 };
 
@@ -51,13 +51,13 @@ impl Place {
         self.memory.add(&self.path(name), options).expect("it can be read")
     }
 
-    async fn get_with(&self, root: Cid, label: &str, options: GetOptions) -> Result<Got> {
+    async fn get_with(&self, root: Cid, label: &str, options: GetOptions) -> Result<Written> {
         let found = resolved(root, &[], label, self.memory.clone()).await?;
         let (progress, _) = watch::channel(Progress::default());
-        write(found, options, &self.path("tmp"), MOST, &progress, &Blocking::default()).await
+        write(found, options, &self.path("tmp"), MOST, &progress, &Blocking::default()).await.map_err(Error::from)
     }
 
-    async fn get(&self, root: Cid, label: &str) -> Result<Got> {
+    async fn get(&self, root: Cid, label: &str) -> Result<Written> {
         self.get_with(root, label, self.options()).await
     }
 
@@ -106,9 +106,9 @@ async fn a_file_comes_back_byte_for_byte_and_its_sources_are_told() {
     fs::write(place.path("file"), &bytes).expect("a file");
     let root = place.add("file", ReadOptions::default());
     let got = place.get(root, "film.mkv").await.expect("all of it is there");
-    assert_eq!(got.path, place.out().join("film.mkv").display().to_string());
+    assert_eq!(got.path, place.out().join("film.mkv"));
     assert_eq!(fs::read(&got.path).expect("it was written"), bytes);
-    assert_eq!((got.size, got.chunks, got.cid), (bytes.len() as u64, 7, root.to_string()));
+    assert_eq!((got.size, got.chunks, got.root), (bytes.len() as u64, 7, root));
     let sent: u64 = place.memory.cids().iter().map(|cid| place.memory.chunk_now(cid).len() as u64).sum();
     assert_eq!(got.from.values().sum::<u64>(), sent);
     assert_eq!(place.names(), ["film.mkv"]);
@@ -225,7 +225,7 @@ async fn a_partial_that_others_have_a_hand_in_is_refused_and_left_alone() {
             std::os::unix::fs::chown(&partial, Some(0), None).expect("the superuser may");
         }
         let got = place.get(root, "x").await.expect("it is this user's alone");
-        assert_eq!(describe(Path::new(&got.path)), describe(&place.path(name)));
+        assert_eq!(describe(&got.path), describe(&place.path(name)));
         fs::rename(&got.path, place.path(&format!("got {name}"))).expect("out of the way");
     }
 }

@@ -23,11 +23,8 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Job, WINDOW_CHUNKS, file, own, restore, restore_link, target::SYNCS_FILES};
-use crate::{
-    error::{Error, Result},
-    service::fetch::ChunkSource,
-};
+use super::{Job, Result, WINDOW_CHUNKS, WriteError, file, own, restore, restore_link, target::SYNCS_FILES};
+use crate::service::fetch::ChunkSource;
 
 /// Directories whose descriptors are kept open for what is below them: far under the 1024 files of a process.
 const OPEN_DIRECTORIES: usize = 64;
@@ -148,8 +145,8 @@ struct Writing<'a, S> {
 pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: Chunk, top: Arc<OwnedFd>, most: u64) -> Result<u64> {
     let looked = top.clone();
     let fresh = job.blocking.run(move || is_empty(&looked)).await?.map_err(|why| job.io("the partial", &why.into()))?;
-    let walker = DirectoryWalker::new(&root).map_err(|why| job.refused(&why))?;
-    let metadata = decode(&root).map_err(|why| job.refused(&why))?.metadata();
+    let walker = DirectoryWalker::new(&root).map_err(|why| job.refused(why))?;
+    let metadata = decode(&root).map_err(|why| job.refused(why))?.metadata();
     drop(root);
     if !fresh && metadata.mode.is_some() {
         // An earlier attempt may have restored a mode that forbids writing.
@@ -187,11 +184,11 @@ fn enough_inodes<S>(job: &Job<S>, disk: &StatVfs) -> Result<()> {
     if spares_inodes(disk.f_files, disk.f_favail) {
         return Ok(());
     }
-    Err(Error::refused(format!(
-        "cannot write all of {}: the disk has room for only {} more files, which are left for others",
-        job.reference, disk.f_favail
-    ))
-    .hint(format!("remove {} or other files, or name a place on another disk with -o", job.partial.display())))
+    Err(WriteError::NoInodes {
+        reference: job.reference.clone(),
+        left: disk.f_favail,
+        partial: job.partial.display().to_string(),
+    })
 }
 
 /// Whether so many free inodes are enough. File systems that make them as they are needed tell no total, or none free while files are
@@ -226,22 +223,14 @@ impl<'a, S: ChunkSource> Writing<'a, S> {
     fn hold(&mut self, entries: usize) -> Result<()> {
         self.held += entries;
         if self.held > MAX_ENTRIES {
-            return Err(Error::refused(format!(
-                "cannot write {}: over {MAX_ENTRIES} entries of its directories wait at once, which no honest tree needs",
-                self.job.reference
-            ))
-            .hint("get a directory inside it instead"));
+            return Err(WriteError::TooWide { reference: self.job.reference.clone(), most: MAX_ENTRIES });
         }
         Ok(())
     }
 
-    fn too_many(&self) -> Error {
+    fn too_many(&self) -> WriteError {
         let Job { reference, partial, .. } = self.job;
-        Error::refused(format!(
-            "cannot write all of {reference}: it has over {} entries, as a tree has that was made to fill a disk",
-            self.most
-        ))
-        .hint(format!("remove {}; if you trust the tree, get the directories inside it one by one", partial.display()))
+        WriteError::TooMany { reference: reference.clone(), most: self.most, partial: partial.display().to_string() }
     }
 
     /// Something to do next, if there is any; directories that are done are left.
@@ -304,7 +293,7 @@ impl<'a, S: ChunkSource> Writing<'a, S> {
             }
             Done::Shard(id, chunk) => {
                 let Some(frame) = self.frames.get_mut(&id) else { return Ok(()) };
-                frame.walker.supply(&chunk).map_err(|why| self.job.refused(&why))?;
+                frame.walker.supply(&chunk).map_err(|why| self.job.refused(why))?;
                 let mut entries = frame.walker.take_entries();
                 let held = entries.len();
                 entries.reverse();
@@ -346,7 +335,7 @@ async fn entry<S: ChunkSource>(job: &Job<S>, place: Arc<Place>, entry: Entry, fr
     }
     let chunk = job.chunk(cid, bytes).await?;
     let (at, called) = (place.clone(), name.clone());
-    let size = match decode(&chunk).map_err(|why| job.refused(&why))? {
+    let size = match decode(&chunk).map_err(|why| job.refused(why))? {
         Node::Leaf(leaf) => {
             let size = leaf.bytes.len() as u64;
             job.blocking
@@ -372,12 +361,9 @@ async fn entry<S: ChunkSource>(job: &Job<S>, place: Arc<Place>, entry: Entry, fr
         Node::Directory { metadata, .. } | Node::Shard { metadata, .. } => {
             drop(permit);
             if place.depth >= MAX_DEPTH {
-                return Err(Error::refused(format!(
-                    "cannot write {}: it is over {MAX_DEPTH} directories deep",
-                    job.reference
-                )));
+                return Err(WriteError::TooDeep { reference: job.reference.clone(), most: MAX_DEPTH });
             }
-            let walker = DirectoryWalker::new(&chunk).map_err(|why| job.refused(&why))?;
+            let walker = DirectoryWalker::new(&chunk).map_err(|why| job.refused(why))?;
             let below =
                 job.blocking.run(move || make_directory(at, &called, metadata, fresh)).await?.map_err(failed)?;
             let frame = Frame { place: Arc::new(below), walker, entries: Vec::new(), shards: Vec::new() };

@@ -5,6 +5,7 @@
 //! them, because the DAG is settled where it is read. No blocking step ever waits for the async side, so that the
 //! service runs under a paused clock too. Bytes in flight are bounded by [`IN_FLIGHT_BYTES`].
 
+mod error;
 mod faults;
 mod leaves;
 mod stream;
@@ -24,20 +25,19 @@ use futures::{
     future::{BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
-use p2p_protocol::{Chunk, Cid, chunker::ChunkerKind, dag::Link};
+use p2p_protocol::{Chunk, Cid, catalogue::Kind, chunker::ChunkerKind, dag::Link};
 use tokio::{io::AsyncRead, sync::watch};
 
+pub use self::error::AddError;
 use self::{stream::StreamReader, tree::TreeReader};
 use super::{
     blocking::Blocking,
     distinct::Distinct,
+    progress::Progress,
+    reason::reason,
     replicate::{Job, Replicate, Report, Wish},
 };
-use crate::{
-    error::{Error, Result, reason},
-    report::{ChunkerChoice, EntryKind, Progress},
-    store::{Put, StoreError},
-};
+use crate::store::{Put, StoreError};
 
 /// Chunk bytes that are on their way from the reader to the store: enough to keep a disk busy while the next are read.
 const IN_FLIGHT_BYTES: usize = 24 << 20;
@@ -60,16 +60,7 @@ pub struct ReadOptions {
     pub preserve: bool,
 }
 
-impl ReadOptions {
-    /// From what the user asked for.
-    pub fn new(chunker: ChunkerChoice, preserve: bool) -> Self {
-        let chunker = match chunker {
-            ChunkerChoice::Size(bytes) => ChunkerKind::Fixed { bytes },
-            ChunkerChoice::Fastcdc => ChunkerKind::FastCdc,
-        };
-        Self { chunker, preserve }
-    }
-}
+type Result<T, E = AddError> = std::result::Result<T, E>;
 
 /// What was added.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -77,7 +68,7 @@ pub struct Ingested {
     /// The root.
     pub root: Cid,
     /// What it is.
-    pub kind: EntryKind,
+    pub kind: Kind,
     /// Content bytes.
     pub size: u64,
     /// Distinct blocks of the DAG.
@@ -129,10 +120,9 @@ impl Ingest {
     ///
     /// # Errors
     ///
-    /// [`Kind::Failed`](crate::error::Kind::Failed): no such path, or something in the tree that cannot be read, changed
-    /// meanwhile, has a name that is not UTF-8, is neither file, directory nor link, or is this node's own data
-    /// directory; the rest was read to its end all the same, and the message names the first twenty.
-    /// [`Kind::Refused`](crate::error::Kind::Refused): the store is full.
+    /// No such path, or something in the tree that cannot be read, changed meanwhile, has a name that is not UTF-8, is
+    /// neither file, directory nor link, or is this node's own data directory; the rest was read to its end all the same,
+    /// and the first twenty are named. The store is full.
     pub async fn add_path(
         &self,
         path: &Path,
@@ -257,7 +247,7 @@ trait Reader: Send + Sized + 'static {
     fn done(&self) -> bool;
     fn current(&self) -> Option<String>;
     fn total_bytes(&self) -> Option<u64>;
-    fn outcome(self) -> Result<(Link, EntryKind)>;
+    fn outcome(self) -> Result<(Link, Kind)>;
 }
 
 impl Reader for TreeReader {
@@ -284,7 +274,7 @@ impl Reader for TreeReader {
         self.total_bytes()
     }
 
-    fn outcome(self) -> Result<(Link, EntryKind)> {
+    fn outcome(self) -> Result<(Link, Kind)> {
         self.outcome()
     }
 }
@@ -293,7 +283,7 @@ impl Reader for TreeReader {
 #[derive(Debug)]
 struct Read {
     link: Link,
-    kind: EntryKind,
+    kind: Kind,
     chunks: u64,
     chunks_new: u64,
 }
@@ -358,7 +348,7 @@ async fn pump<R: Reader, S: ChunkSink>(
             }
         }
     }
-    let lost = || Error::failed(format!("cannot add {shown}: reading it was interrupted"));
+    let lost = || AddError::Failed { shown: shown.to_owned(), why: "reading it was interrupted".to_owned() };
     let (link, kind) = idle.ok_or_else(lost)?.outcome()?;
     let distinct = counting.ok_or_else(lost)?;
     let chunks = blocking.run(move || distinct.count()).await?.map_err(|why| count_error(&why))?;
@@ -378,16 +368,14 @@ async fn step<R: Reader>(reader: R, mut distinct: Distinct, blocking: &Blocking)
         .await?
 }
 
-fn count_error(why: &io::Error) -> Error {
-    Error::failed(format!("cannot count chunks in the data directory's tmp: {}", reason(why)))
+fn count_error(why: &io::Error) -> AddError {
+    AddError::Scratch(reason(why))
 }
 
-fn store_error(shown: &str, why: &StoreError) -> Error {
-    let message = format!("cannot add {shown}: {why}");
+fn store_error(shown: &str, why: &StoreError) -> AddError {
+    let (shown, text) = (shown.to_owned(), why.to_string());
     match why {
-        StoreError::NoSpace { .. } => {
-            Error::refused(message).hint("free some room or start the daemon with a larger --capacity")
-        }
-        _ => Error::failed(message),
+        StoreError::NoSpace { .. } => AddError::Full { shown, why: text },
+        _ => AddError::Failed { shown, why: text },
     }
 }

@@ -5,17 +5,14 @@ use std::io;
 use futures::future::BoxFuture;
 use p2p_protocol::{
     Cid,
+    catalogue::Kind,
     chunker::Chunker,
     dag::{Link, Metadata},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{BATCH_BYTES, Batch, ReadOptions, Reader, leaves::Leaves};
-use crate::{
-    error::{Error, Result, reason},
-    report::EntryKind,
-    service::blocking::Blocking,
-};
+use super::{AddError, BATCH_BYTES, Batch, ReadOptions, Reader, Result, leaves::Leaves};
+use crate::service::{blocking::Blocking, reason::reason};
 
 /// The read of one stream.
 pub(super) struct StreamReader {
@@ -78,9 +75,11 @@ impl Reader for StreamReader {
         None
     }
 
-    fn outcome(self) -> Result<(Link, EntryKind)> {
-        let root = self.root.ok_or_else(|| Error::failed("cannot add -: it was not read to its end"))?;
-        Ok((root, EntryKind::File))
+    fn outcome(self) -> Result<(Link, Kind)> {
+        let root = self
+            .root
+            .ok_or_else(|| AddError::Failed { shown: "-".to_owned(), why: "it was not read to its end".to_owned() })?;
+        Ok((root, Kind::File))
     }
 }
 
@@ -107,9 +106,9 @@ pub(super) fn hash_only(reader: &mut dyn io::Read, options: ReadOptions) -> Resu
 }
 
 fn chunker(options: ReadOptions) -> Result<Chunker> {
-    Chunker::new(options.chunker).map_err(|why| Error::usage(format!("cannot add -: {why}")))
+    Chunker::new(options.chunker).map_err(|why| AddError::BadChunker { shown: "-".to_owned(), why: why.to_string() })
 }
 
-fn broken(why: &io::Error) -> Error {
-    Error::failed(format!("cannot add -: reading it failed: {}; nothing was published", reason(why)))
+fn broken(why: &io::Error) -> AddError {
+    AddError::Stream(reason(why))
 }
