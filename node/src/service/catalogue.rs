@@ -79,7 +79,7 @@ pub enum StartError {
         /// The topic.
         topic: String,
         /// Why.
-        why: NetError,
+        why: Box<NetError>,
     },
 }
 
@@ -104,7 +104,7 @@ impl Catalogue {
     ) -> Result<Self, StartError> {
         let name = protocol_name(network_name, "catalogue", 1);
         let ledger = Arc::new(Ledger::load(network.clone(), store, keypair, network_name, &name).await?);
-        let cannot_join = |why| StartError::Join { topic: name.clone(), why };
+        let cannot_join = |why| StartError::Join { topic: name.clone(), why: Box::new(why) };
         let heard = network.subscribe(&name, HEARD).await.map_err(cannot_join)?;
         let judged = ledger.clone();
         workers.spawn("gossip", |work| listen(judged, network, heard, work));
