@@ -14,6 +14,7 @@ use p2p_protocol::{
         announce,
         sync::Frame,
         transfer::{Ask, Greeting, Held, Message, Offer},
+        version::Hello,
     },
 };
 
@@ -124,14 +125,15 @@ fn transfers() -> Vec<Vec<u8>> {
     let owed = Ask { wanted: 16, owed: true, root: Some(cid) };
     let offer = |ask| Offer { cid, length: 5, ask };
     let held = |replica| Some(Held { replica, wanted: 3, length: 5 });
-    let greeting = Message::Greeting(Greeting { storing: true, capacity_bytes: 1 << 40, free_bytes: 1 << 30 });
+    let hello = Hello { version: 1, features: 0 };
+    let greeting = Message::Greeting(Greeting { hello, storing: true, capacity_bytes: 1 << 40, free_bytes: 1 << 30 });
     let content = Bytes::from_static(b"bytes");
     let dialogues = [
         vec![greeting.clone(), Message::Greet, greeting.clone()],
         vec![Message::Want(vec![cid.hash; 2]), Message::Chunk(content.clone()), Message::Missing],
         vec![Message::Have(vec![cid.hash; 3]), Message::Holdings(vec![held(true), None, held(false)])],
         vec![Message::Offer(vec![offer(plain), offer(owed)]), Message::Send, Message::Kept],
-        vec![Message::Put(cid, plain, content.clone()), Message::NoSpace],
+        vec![Message::Put(cid, plain, content.clone()), Message::NoSpace, Message::Unsupported],
         vec![Message::Put(cid, owed, content), Message::Refused("not today, änd nöt tomorrow".to_owned())],
     ];
     let frames = |messages: &Vec<Message>| {
@@ -163,8 +165,10 @@ fn signed() -> Vec<SignedPublication> {
     let unnamed = Publication { name: None, label: address, kind: Kind::Symlink, ..named.clone() };
     let root = Cid { codec: Codec::DagPb, hash: Multihash::of(HashCode::Sha2_256, b"") };
     let removed = Publication { removed: true, root, kind: Kind::Directory, label: "é".repeat(20), ..named.clone() };
-    let sign = |publication| SignedPublication::sign(&keypair, NETWORK, publication).expect("it is valid");
-    [named, unnamed, removed].map(sign).into()
+    let sign = |(publication, extension): (_, &[u8])| {
+        SignedPublication::sign_extended(&keypair, NETWORK, publication, extension).expect("it is valid")
+    };
+    [(named, &[][..]), (unnamed, b"from the future"), (removed, &[])].map(sign).into()
 }
 
 fn publications() -> Vec<Vec<u8>> {
@@ -176,15 +180,17 @@ fn publications() -> Vec<Vec<u8>> {
 
 fn catch_ups() -> Vec<Vec<u8>> {
     let entries: Vec<Bytes> = signed().iter().map(|signed| Bytes::copy_from_slice(signed.bytes())).collect();
+    let hello = Frame::Greeting(Hello { version: 1, features: 0 });
     let request = Initiator::new(ReconcileLimits::default()).initiate(&own_ids());
     let difference = respond(&IdSet::default(), &request, MIN_MESSAGE_BYTES).expect("a good request");
     let dialogues = [
-        vec![Frame::Reconcile(request.into()), Frame::Difference(difference.into())],
+        vec![hello.clone(), hello, Frame::Reconcile(request.into()), Frame::Difference(difference.into())],
         vec![Frame::Want(vec![own_id(1); 3]), Frame::Entries { answered: 3, entries: entries[..1].to_vec() }],
-        vec![Frame::Push(entries), Frame::Taken(2)],
+        vec![Frame::Push(entries), Frame::Taken(2), Frame::Unsupported],
         vec![Frame::Want(Vec::new()), Frame::Entries { answered: 0, entries: Vec::new() }, Frame::Push(Vec::new())],
     ];
-    dialogues.iter().map(|frames| frames.iter().flat_map(Frame::encode).collect()).collect()
+    let encode = |(request, frame): (u32, &Frame)| frame.encode(request);
+    dialogues.iter().map(|frames| (0..).zip(frames).flat_map(encode).collect()).collect()
 }
 
 /// One session of each kind in both directions: what the other side says is the input.

@@ -10,7 +10,7 @@ use libp2p_identity::Keypair;
 
 use crate::{
     Chunk, Cid, Codec, HashCode, MAX_CHUNK_BYTES, Multihash,
-    catalogue::{Catalogue, InvalidPublication, Outcome, SignedPublication, read_checked},
+    catalogue::{Catalogue, InvalidPublication, Outcome, SignedPublication, extension, read_checked},
     cid::MULTIHASH_BYTES,
     dag::{self, DirectoryWalker, Entry, FileWalker, Lookup, MAX_WANTED, NameLookup, Step, check_leaf},
     reconcile::{IdSet, Initiator, MIN_MESSAGE_BYTES, ReconcileLimits, Step as Turn, respond},
@@ -230,11 +230,10 @@ fn transfer_frame(header: frame::Header, body: &[u8]) {
         }
         (_, reread) => assert_eq!(reread.as_ref(), Ok(&message)),
     }
-    // A greeting may carry more than this version reads, a reason is made fit to show, and what is not held has no fields.
-    if !matches!(
-        message,
-        transfer::Message::Greeting(_) | transfer::Message::Refused(_) | transfer::Message::Holdings(_)
-    ) {
+    // A greeting and UNSUPPORTED may carry more than this version reads, a reason is made fit to show, and what is not
+    // held has no fields.
+    use transfer::Message::{Greeting, Holdings, Refused, Unsupported};
+    if !matches!(message, Greeting(_) | Unsupported | Refused(_) | Holdings(_)) {
         assert_eq!(written, body);
     }
 }
@@ -250,7 +249,9 @@ pub fn publication(bytes: &[u8]) {
     let Ok(mut publication) = read_checked(&[bytes, &[0; 64]].concat()) else { return };
     let keypair = Keypair::ed25519_from_bytes([1; 32]).expect("any 32 bytes are a key");
     publication.publisher = keypair.public().to_peer_id();
-    let signed = SignedPublication::sign(&keypair, NETWORK, publication.clone()).expect("what is read can be signed");
+    let extension = extension(bytes).expect("it was read");
+    let signed = SignedPublication::sign_extended(&keypair, NETWORK, publication.clone(), extension)
+        .expect("what is read can be signed");
     let body = &signed.bytes()[..bytes.len()];
     // The publisher stands behind the four bytes of version, flags, kind and copies, and has 38.
     assert_eq!((&body[..4], &body[42..]), (&bytes[..4], &bytes[42..]), "one publication has one body");
@@ -266,11 +267,18 @@ pub fn publication(bytes: &[u8]) {
 /// Frames of the catch-up protocol, one after the other: what is read is written back the same.
 pub fn catalogue_sync(bytes: &[u8]) {
     let mut rest = bytes;
-    while let Some((head, after)) = rest.split_first_chunk() {
-        let Ok(header) = sync::Header::decode(*head) else { return };
-        let Some((payload, next)) = after.split_at_checked(header.length()) else { return };
-        if let Ok(read) = sync::Frame::decode(header, Bytes::copy_from_slice(payload)) {
-            assert_eq!(read.encode(), rest[..sync::HEADER_BYTES + payload.len()]);
+    while let Some((head, after)) = rest.split_first_chunk::<{ frame::HEADER_BYTES }>() {
+        let Ok(header) = frame::Header::decode(head, sync::limit) else { return };
+        let Some((payload, next)) = after.split_at_checked(header.length as usize) else { return };
+        if let Ok(read) = sync::Frame::decode(header.kind, Bytes::copy_from_slice(payload)) {
+            let written = read.encode(header.request);
+            // A greeting and UNSUPPORTED may carry more than this version reads.
+            let whole = !matches!(read, sync::Frame::Greeting(_) | sync::Frame::Unsupported);
+            assert!(if whole {
+                written[frame::HEADER_BYTES..] == *payload
+            } else {
+                written.len() <= 9 + payload.len()
+            });
         }
         rest = next;
     }

@@ -4,6 +4,7 @@
 //! arguments, so that everything here can be tested with properties, vectors and a seed.
 //! The byte-by-byte formats are in `SPEC.md` beside this crate.
 
+pub mod bucket;
 pub mod catalogue;
 pub mod catch_up;
 pub mod chance;
@@ -12,6 +13,7 @@ pub mod chunker;
 pub mod cid;
 pub mod dag;
 pub mod decoders;
+pub mod discovery;
 pub mod fetch;
 pub mod key;
 pub mod locate;

@@ -1,4 +1,4 @@
-//! What every network below a [`Network`] handle must do, real swarms and the simulated fabric alike.
+//! What every network below a [`Network`] handle must do, real swarms and the simulated network alike.
 //!
 //! Each function takes the handles of nodes that are all connected with each other, two at least, and panics where
 //! an expectation is not met. They use protocols and topics of their own names, so they can run one after another.
@@ -56,7 +56,6 @@ pub async fn all(nodes: &[Network]) {
     crowd(nodes).await;
     backpressure(nodes).await;
     gossip(nodes).await;
-    rejected(nodes).await;
     strangers(nodes).await;
     providers(nodes).await;
 }
@@ -231,26 +230,38 @@ pub async fn gossip(nodes: &[Network]) {
     }
 }
 
-/// A message that its hearers reject goes no further than those whom its author reached itself.
+/// What a node in the middle accepts goes on to the next, and what it rejects does not. Of three nodes: the first and the
+/// last refuse each other from here on, so that what one says reaches the other only through the middle.
 pub async fn rejected(nodes: &[Network]) {
+    let [left, middle, right] = nodes else { panic!("a line has three nodes") };
+    left.ban(right.local(), LIMIT * 10, "a test").await;
+    right.ban(left.local(), LIMIT * 10, "a test").await;
+    for (end, other) in [(left, right), (right, left)] {
+        let is = |table: &PeerTable, peer: PeerId| table.peers.get(&peer).is_some_and(|entry| entry.connected);
+        until(end, "a line", |table| is(table, middle.local()) && !is(table, other.local())).await;
+    }
     let topic = "/p2p-node/test/contract-reject/1";
-    let mut ears = Vec::new();
-    for node in nodes.iter().skip(1) {
-        ears.push(judge(node.subscribe(topic, 64).await.expect("a free topic"), Verdict::Reject));
-    }
-    let author = &nodes[0];
-    author.publish(topic, Bytes::from_static(b"nonsense")).await.expect("a message that is taken");
-    // Those whom the author reaches itself hear it; then a forwarder would have had its time too.
-    for ear in ears.iter_mut().take(1) {
-        let (from, _) = within("the message", ear.recv()).await.expect("a node that listens");
-        assert_eq!(from, author.local());
-    }
-    sleep(QUIET).await;
-    for ear in &mut ears {
-        while let Ok((from, _)) = ear.try_recv() {
-            assert_eq!(from, author.local(), "a rejected message was forwarded");
+    let mut at_middle = middle.subscribe(topic, 8).await.expect("a free topic");
+    let mut at_right = right.subscribe(topic, 8).await.expect("a free topic");
+    let start = Instant::now();
+    // Until the middle knows that the right one listens, it has nobody to forward to.
+    for number in 0_u32.. {
+        assert!(start.elapsed() < LIMIT, "nothing was forwarded");
+        left.publish(topic, Bytes::from(format!("said {number}"))).await.expect("a message that is taken");
+        let heard = within("the message", at_middle.recv()).await.expect("a node that listens");
+        assert_eq!(heard.from, left.local());
+        heard.verdict.send(Verdict::Accept).expect("it is waited for");
+        if let Ok(heard) = timeout(QUIET, at_right.recv()).await {
+            assert_eq!(heard.expect("a node that listens").from, middle.local());
+            break;
         }
     }
+    while timeout(QUIET, at_right.recv()).await.is_ok() {}
+    // The way is known to be open: only the verdict keeps this one from it.
+    left.publish(topic, Bytes::from_static(b"nonsense")).await.expect("a message that is taken");
+    let heard = within("the message", at_middle.recv()).await.expect("a node that listens");
+    heard.verdict.send(Verdict::Reject).expect("it is waited for");
+    assert!(timeout(2 * QUIET, at_right.recv()).await.is_err(), "what was rejected was forwarded");
 }
 
 /// A peer that nobody knows is unreachable, an address where nobody is too, and a protocol that nobody takes is

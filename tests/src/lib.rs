@@ -1,6 +1,5 @@
 //! Harnesses: what the suites of this package are built from.
 
 pub mod contract;
-pub mod fabric;
 pub mod process;
 pub mod swarm;

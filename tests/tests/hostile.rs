@@ -130,16 +130,19 @@ fn streams_full_of_garbage_are_closed_and_memory_stays_bounded() {
     let root = cluster[0].keep(&file, 331, 3 << 20);
     let throws = |protocol: &str| -> Vec<Vec<u8>> {
         let greeted = |frame: Vec<u8>| [evil::greeting(), frame].concat();
+        let asked = |frame: Vec<u8>| [evil::hello(), frame].concat();
         let mut cid = vec![1, 0x55, 0x1e, 32];
         cid.extend_from_slice(&[7; 32]);
         if protocol == "catalogue" {
             return vec![
                 tree::noise(332, 100_000),
-                vec![1, 0xff, 0xff, 0xff, 0xff],
-                [&[1, 0, 1, 0, 0][..], &tree::noise(333, 65_536)].concat(),
-                [&[3, 0, 0, 0x40, 0][..], &tree::noise(334, 0x4000)].concat(),
-                [&[5, 0, 0, 4, 0][..], &tree::noise(335, 1024)].concat(),
-                vec![9; 5],
+                evil::claim(1, 0),
+                asked(evil::claim(0x10, 1)),
+                asked(evil::claim(0x77, 1)),
+                asked(evil::frame(0x10, 1, &tree::noise(333, 65_536))),
+                asked(evil::frame(0x20, 1, &tree::noise(334, 0x4000))),
+                asked(evil::frame(0x30, 1, &tree::noise(335, 1024))),
+                vec![9; 9],
             ];
         }
         vec![
@@ -195,6 +198,40 @@ fn streams_full_of_garbage_are_closed_and_memory_stays_bounded() {
 }
 
 #[test]
+fn floods_of_what_is_not_known_are_answered_and_cost_neither_memory_nor_a_ban() {
+    let mut cluster = Cluster::start(NODE, 2);
+    let work = Scratch::new("unknown");
+    let file = work.join("file");
+    let root = cluster[0].keep(&file, 381, 1 << 20);
+    let evil = Evil::start("main", &[&cluster[0]], Tactic::Serve, Chunks::new());
+    evil.wait_until_trusted_by(&cluster[0], 1);
+    for (protocol, greeting) in [("transfer", evil::greeting()), ("catalogue", evil::hello())] {
+        // Ten of the longest, whose answers are read …
+        let mut few = greeting.clone();
+        for request in 1..=10 {
+            few.extend(evil::frame(0x42, request, &[9; 65_536]));
+        }
+        let said = evil.throw(&cluster[0], protocol, few, Duration::from_secs(3));
+        let answers: Vec<u8> = (1..=10).flat_map(|request| evil::frame(0x7f, request, &[])).collect();
+        assert!(said.ends_with(&answers), "{protocol}: {said:?}");
+        // … and a hundred thousand, whose answers are not.
+        let mut many = greeting;
+        for request in 0..100_000 {
+            many.extend(evil::frame(0x42, request, &[]));
+        }
+        evil.hang(&cluster[0], protocol, &many, 2);
+    }
+    // Messages and publications of formats to come.
+    evil.gossip((0..200_u8).map(|seed| [&[1 + seed % 2, 2 + seed / 2][..], &[seed; 2000]].concat()).collect());
+    is_well(&mut cluster.nodes, &root, &file);
+    assert_eq!(cluster[1].known_peers(), 2, "what nobody knows was passed on, or its sender dropped");
+    assert_eq!(cluster[0].known_peers(), 2, "{}", cluster[0].log());
+    assert_eq!(cluster[0].json_lines(["ls"]).len(), 1);
+    let log = cluster[0].log();
+    assert!(!log.contains("broke the rules"), "{log}");
+}
+
+#[test]
 fn gossip_that_nobody_signed_is_neither_kept_nor_passed_on() {
     let mut cluster = Cluster::start(NODE, 3);
     let work = Scratch::new("gossip");
@@ -203,7 +240,10 @@ fn gossip_that_nobody_signed_is_neither_kept_nor_passed_on() {
     let honest: Vec<_> = cluster.nodes.iter().collect();
     let evil = Evil::start("main", &honest, Tactic::Serve, Chunks::new());
     evil.wait_until_trusted_by(&cluster[2], 2);
-    let mut messages: Vec<Vec<u8>> = (0..200).map(|seed| tree::noise(350 + seed, 300)).collect();
+    // First what is of a known format and invalid; then noise, most of which a later version might have said.
+    let invalid = |seed: u8| [&[1, 1, 0][..], &tree::noise(u64::from(seed) + 700, 400)].concat();
+    let mut messages: Vec<Vec<u8>> = (0..100).map(invalid).collect();
+    messages.extend((0..200).map(|seed| tree::noise(350 + seed, 300)));
     messages.extend((0..100_u8).map(|seed| [&[1][..], &tree::noise(u64::from(seed) + 600, 400)].concat()));
     messages.extend([Vec::new(), vec![1], vec![0xff; 60_000], vec![1; 679]]);
     evil.gossip(messages);

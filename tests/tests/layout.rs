@@ -276,7 +276,7 @@ fn protocol_is_pure() {
 
 #[test]
 fn state_machines_do_not_import_each_other() {
-    let machines = ["catch_up", "fetch", "locate", "owed", "replicate", "reconcile"];
+    let machines = ["catch_up", "discovery", "fetch", "locate", "owed", "replicate", "reconcile"];
     let source = root().join("protocol/src");
     for (path, text) in sources(&source) {
         let within = path.strip_prefix(&source).expect("below the source tree");

@@ -1,4 +1,4 @@
-//! Fifty nodes of the real services in one process, on the simulated fabric and a paused clock. Every test prints its
+//! Fifty nodes of the real services in one process, on the simulated network and a paused clock. Every test prints its
 //! seed when it fails; `P2P_TEST_SEED` runs another one.
 
 use std::{
@@ -9,13 +9,15 @@ use std::{
 use bytes::Bytes;
 use libp2p::PeerId;
 use p2p_node::{
-    net::Network,
+    net::{
+        Network,
+        simulated::{Fabric, Link, Topology, eventually, keypair, truth},
+    },
     node::{Rooms, Site},
     service::{catalogue::Draft, replicate::Wish},
     store::{Role, Store},
 };
 use p2p_protocol::{Chunk, Codec, Multihash, catalogue::Kind};
-use p2p_tests::fabric::{Fabric, Link, Topology, eventually, keypair, truth};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tokio::time::Instant;
 
@@ -24,17 +26,52 @@ const MIB: u64 = 1024 * 1024;
 /// Of simulated time: these are bounds on how long the network takes, not on how long the machine does.
 const SOON: Duration = Duration::from_secs(120);
 
-fn seed() -> u64 {
-    std::env::var("P2P_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_123)
+/// The scenarios, each run under several seeds, one after the other.
+macro_rules! under_seeds {
+    ($($scenario:ident)+) => {
+        mod seeded {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $scenario() {
+                    for seed in super::seeds() {
+                        let _says = super::Says { scenario: stringify!($scenario), seed };
+                        super::$scenario(seed).await;
+                    }
+                }
+            )+
+        }
+    };
 }
 
-/// Says the seed when the test that holds it panics.
-struct Seeded(u64);
+under_seeds! {
+    every_chunk_is_on_exactly_its_k_closest_and_outlives_its_adder
+    any_two_machines_may_die
+    copies_that_were_owed_are_made_as_peers_join_even_without_the_adder
+    a_network_too_large_to_be_known_whole_places_by_lookup
+    all_catalogues_are_equal_after_quiet_whatever_was_cut
+    a_full_peer_is_passed_over_for_the_next_nearest
+    rooms_end_from_the_top_and_can_be_built_again_on_the_same_network_and_store
+}
 
-impl Drop for Seeded {
+/// Those of a usual run, or the one that `P2P_TEST_SEED` names.
+fn seeds() -> Vec<u64> {
+    let named = std::env::var("P2P_TEST_SEED").ok().and_then(|text| text.parse().ok());
+    named.map_or_else(|| (20_261_123..20_261_131).collect(), |seed| vec![seed])
+}
+
+/// Says how to run a seed again when the test that holds it panics.
+struct Says {
+    scenario: &'static str,
+    seed: u64,
+}
+
+impl Drop for Says {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("failed with P2P_TEST_SEED={}", self.0);
+            let Self { scenario, seed } = self;
+            eprintln!(
+                "to run it again: P2P_TEST_SEED={seed} cargo test -p p2p-tests --test simulation -- --exact seeded::{scenario}"
+            );
         }
     }
 }
@@ -127,11 +164,9 @@ fn draft(root: &Chunk, name: &str) -> Draft {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn every_chunk_is_on_exactly_its_k_closest_and_outlives_its_adder() {
-    let seeded = Seeded(seed());
-    let mut random = StdRng::seed_from_u64(seeded.0);
-    let mut net = Simulation::new(seeded.0, Topology::Full, Link::LAN);
+async fn every_chunk_is_on_exactly_its_k_closest_and_outlives_its_adder(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
     net.join(50).await;
     net.acquainted(49).await;
     let everybody = net.alive();
@@ -158,11 +193,9 @@ async fn every_chunk_is_on_exactly_its_k_closest_and_outlives_its_adder() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn any_two_machines_may_die() {
-    let seeded = Seeded(seed());
-    let mut random = StdRng::seed_from_u64(seeded.0);
-    let mut net = Simulation::new(seeded.0, Topology::Full, Link::WAN);
+async fn any_two_machines_may_die(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut net = Simulation::new(seed, Topology::Full, Link::WAN);
     net.join(12).await;
     net.acquainted(11).await;
     let added = chunks(&mut random, 60);
@@ -182,11 +215,9 @@ async fn any_two_machines_may_die() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn copies_that_were_owed_are_made_as_peers_join_even_without_the_adder() {
-    let seeded = Seeded(seed());
-    let mut random = StdRng::seed_from_u64(seeded.0);
-    let mut net = Simulation::new(seeded.0, Topology::Full, Link::LAN);
+async fn copies_that_were_owed_are_made_as_peers_join_even_without_the_adder(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
     net.join(2).await;
     net.acquainted(1).await;
     let added = chunks(&mut random, 40);
@@ -212,11 +243,9 @@ async fn copies_that_were_owed_are_made_as_peers_join_even_without_the_adder() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_network_too_large_to_be_known_whole_places_by_lookup() {
-    let seeded = Seeded(seed());
-    let mut random = StdRng::seed_from_u64(seeded.0);
-    let mut net = Simulation::new(seeded.0, Topology::Partial { degree: 8 }, Link::LAN);
+async fn a_network_too_large_to_be_known_whole_places_by_lookup(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut net = Simulation::new(seed, Topology::Partial { degree: 8 }, Link::LAN);
     net.join(50).await;
     net.acquainted(1).await;
     let everybody = net.alive();
@@ -236,11 +265,9 @@ async fn a_network_too_large_to_be_known_whole_places_by_lookup() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn all_catalogues_are_equal_after_quiet_whatever_was_cut() {
-    let seeded = Seeded(seed());
-    let mut random = StdRng::seed_from_u64(seeded.0);
-    let mut net = Simulation::new(seeded.0, Topology::Full, Link::WAN);
+async fn all_catalogues_are_equal_after_quiet_whatever_was_cut(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut net = Simulation::new(seed, Topology::Full, Link::WAN);
     net.join(30).await;
     net.acquainted(29).await;
 
@@ -281,11 +308,9 @@ async fn all_catalogues_are_equal_after_quiet_whatever_was_cut() {
     eventually("the newcomer has what it missed", SOON, equal).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_full_peer_is_passed_over_for_the_next_nearest() {
-    let seeded = Seeded(seed());
-    let mut random = StdRng::seed_from_u64(seeded.0);
-    let mut net = Simulation::new(seeded.0, Topology::Full, Link::LAN);
+async fn a_full_peer_is_passed_over_for_the_next_nearest(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
     net.join(5).await;
     net.capacity = 200_000;
     net.join(2).await;
@@ -303,11 +328,9 @@ async fn a_full_peer_is_passed_over_for_the_next_nearest() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn rooms_end_from_the_top_and_can_be_built_again_on_the_same_network_and_store() {
-    let seeded = Seeded(seed());
-    let mut random = StdRng::seed_from_u64(seeded.0);
-    let mut net = Simulation::new(seeded.0, Topology::Full, Link::LAN);
+async fn rooms_end_from_the_top_and_can_be_built_again_on_the_same_network_and_store(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
     net.join(5).await;
     net.acquainted(4).await;
     let added = chunks(&mut random, 20);

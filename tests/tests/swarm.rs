@@ -180,35 +180,8 @@ async fn nodes_that_dial_each_other_at_once_end_up_connected() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rejected_message_goes_no_further_and_an_accepted_one_does() {
-    // A line: the ends refuse each other, so what one says reaches the other only through the middle.
     let swarms = mesh(3, &Options::default()).await;
-    let [left, middle, right] = swarms.as_slice() else { panic!("three") };
-    left.network.ban(right.id(), LIMIT, "a test").await;
-    right.network.ban(left.id(), LIMIT, "a test").await;
-    left.meets(&[middle.id()]).await;
-    right.meets(&[middle.id()]).await;
-    let topic = "a topic";
-    let mut at_middle = middle.network.subscribe(topic, 8).await.expect("a free topic");
-    let mut at_right = right.network.subscribe(topic, 8).await.expect("a free topic");
-    let start = Instant::now();
-    // Until the middle knows that the right one listens, it has nobody to forward to.
-    for number in 0_u32.. {
-        assert!(start.elapsed() < LIMIT, "nothing was forwarded");
-        left.network.publish(topic, Bytes::from(format!("said {number}"))).await.expect("taken");
-        let heard = timeout(LIMIT, at_middle.recv()).await.expect("in time").expect("a message");
-        assert_eq!(heard.from, left.id());
-        heard.verdict.send(Verdict::Accept).expect("the driver waits for it");
-        if let Ok(heard) = timeout(Duration::from_secs(1), at_right.recv()).await {
-            assert_eq!(heard.expect("a message").from, middle.id());
-            break;
-        }
-    }
-    while timeout(Duration::from_secs(1), at_right.recv()).await.is_ok() {}
-    // Now that the way is known to be open, what the middle rejects does not take it.
-    left.network.publish(topic, Bytes::from_static(b"nonsense")).await.expect("taken");
-    let heard = timeout(LIMIT, at_middle.recv()).await.expect("in time").expect("a message");
-    heard.verdict.send(Verdict::Reject).expect("the driver waits for it");
-    assert!(timeout(Duration::from_secs(3), at_right.recv()).await.is_err(), "it was forwarded");
+    contract::rejected(&networks(&swarms)).await;
 }
 
 #[tokio::test]

@@ -4,8 +4,7 @@ use std::net::IpAddr;
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
-/// The most addresses that are kept of one peer: two transports on eight interface addresses (a guess).
-pub const MAX_ADDRESSES: usize = 16;
+pub use p2p_protocol::discovery::MAX_ADDRESSES;
 
 /// The address without its `/p2p/…`, and that peer.
 pub fn split_peer(address: &Multiaddr) -> (Multiaddr, Option<PeerId>) {

@@ -10,6 +10,8 @@ use libp2p::{
     allow_block_list::{self, BlockedPeers},
 };
 
+/// How long a peer that broke the rules or sent wrong bytes is refused: a broken disk or program is not mended sooner.
+pub const BAN: Duration = Duration::from_secs(3600);
 /// Bans at once: more hostile identities than this are a flood that bans cannot stop anyway (a guess).
 const MAX_BANS: usize = 4096;
 /// The longest ban, so that a clock's sum cannot overflow.

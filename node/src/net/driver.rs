@@ -16,6 +16,7 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
+use p2p_protocol::{chance::Chance, discovery::Input};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -28,7 +29,7 @@ use super::{
     behaviour::{Behaviour, BehaviourEvent},
     dht::Dht,
     dial::{self, Attempt, Dials, Reply},
-    discovery::{Discovery, FAILURES_UNROUTED, Intent},
+    discovery::Discovery,
     gossip::{Decided, Gossip},
     listen,
     peers::{Identified, Peers},
@@ -36,7 +37,9 @@ use super::{
     transport,
 };
 
-/// How often time is told to the components: retries and timeouts need no better clock.
+/// How often time is told to the components without a timer of their own. The peer table needs a regular beat, to tell
+/// that this node slept from peers that fell silent; bans, dials that are waited for and held messages need no better
+/// clock than that.
 const TICK: Duration = Duration::from_millis(250);
 /// How long the first listen addresses are waited for; interfaces are reported at once.
 const LISTEN_WITHIN: Duration = Duration::from_secs(5);
@@ -76,7 +79,7 @@ pub async fn start_tuned(config: Config, tuning: Tuning) -> Result<(Network, Dri
         swarm,
         dials: Dials::new(patience),
         peers: Peers::new(&config.network, tuning.silence, table),
-        discovery: Discovery::new(local, &config.bootstrap, &config.known, config.mdns, tuning.clone(), now),
+        discovery: Discovery::new(local, &config, &tuning, Chance::new(rand::random()), now),
         dht: Dht::new(local),
         gossip: Gossip::default(),
         streams: Streams::new(control),
@@ -145,10 +148,11 @@ impl Loop {
                     None => commanded = false,
                 },
                 decided = self.gossip.decided() => self.on_decided(&decided),
+                () = self.discovery.due() => {}
                 _ = tick.tick() => self.on_tick(),
                 _ = &mut stopping => break,
             }
-            self.act();
+            self.discovery.act(&mut self.swarm, &mut self.dht);
             self.publish();
         }
         drop(orders);
@@ -229,7 +233,7 @@ impl Loop {
                 self.peers.on_established(peer, id, &endpoint, now);
                 self.discovery.on_established(id, peer);
                 if let Some(attempt) = self.dials.on_established(id, peer) {
-                    self.discovery.learn(peer, vec![attempt.address], attempt.source, now);
+                    self.discovery.learn(peer, vec![attempt.address], attempt.source);
                 }
                 if self.peers.is_connected(&peer) {
                     self.dials.on_identified(peer);
@@ -238,22 +242,13 @@ impl Loop {
             SwarmEvent::ConnectionClosed { peer_id: peer, connection_id: id, cause, .. } => {
                 tracing::debug!(%peer, ?cause, "a connection closed");
                 if self.peers.on_closed(peer, id, now) {
-                    self.discovery.on_lost(peer, now);
+                    self.discovery.handle(Input::Lost { peer });
                     self.dials.on_lost(peer, "it closed the connection");
                 }
             }
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error, .. } => {
                 tracing::debug!(peer = ?peer_id, "a dial failed: {error}");
-                if let (Some(peer), DialError::WrongPeerId { address, .. }) = (&peer_id, &error) {
-                    self.discovery.on_wrong_address(peer, address);
-                }
-                let own = matches!(error, DialError::LocalPeerId { .. });
-                if let Some((peer, failures)) = self.discovery.on_failed(connection_id, own, now)
-                    && failures >= FAILURES_UNROUTED
-                {
-                    // A peer that is away must not slow the lookups of the others.
-                    self.swarm.behaviour_mut().kad.remove_peer(&peer);
-                }
+                self.discovery.on_failed(connection_id, peer_id, &error);
                 let open = peer_id.is_some_and(|peer| self.peers.is_open(&peer));
                 self.dials.on_failed(connection_id, peer_id, open, &error);
             }
@@ -283,11 +278,11 @@ impl Loop {
                     self.peers.on_pong(event.peer, event.connection, round_trip, now);
                 }
             }
-            BehaviourEvent::Kad(event) => self.on_kad(event, now),
+            BehaviourEvent::Kad(event) => self.on_kad(event),
             BehaviourEvent::Gossipsub(event) => {
                 self.gossip.on_event(&mut self.swarm.behaviour_mut().gossipsub, event);
             }
-            BehaviourEvent::Mdns4(event) | BehaviourEvent::Mdns6(event) => self.on_mdns(event, now),
+            BehaviourEvent::Mdns4(event) | BehaviourEvent::Mdns6(event) => self.on_mdns(event),
             BehaviourEvent::Limits(never) | BehaviourEvent::Blocked(never) => match never {},
             BehaviourEvent::Streams(()) => {}
         }
@@ -296,22 +291,22 @@ impl Loop {
     fn on_identify(&mut self, event: identify::Event, now: Instant) {
         match event {
             identify::Event::Received { peer_id: peer, info, .. } => {
-                let source = self.discovery.source(&peer);
+                let source = self.discovery.machine().source(&peer);
                 match self.peers.on_identify(peer, info, source, now) {
                     Some(Identified::Ours { addresses, first }) => {
                         Dht::insert(&mut self.swarm.behaviour_mut().kad, peer, &addresses);
                         if first {
                             let source = source.unwrap_or(Source::Incoming);
-                            self.discovery.on_connected(peer, addresses, source, now);
+                            self.discovery.handle(Input::Connected { peer, addresses, source });
                             self.dials.on_identified(peer);
                         } else {
-                            self.discovery.learn(peer, addresses, source.unwrap_or(Source::Incoming), now);
+                            self.discovery.learn(peer, addresses, source.unwrap_or(Source::Incoming));
                         }
                     }
                     Some(Identified::Foreign { speaks }) => {
                         tracing::debug!(%peer, %speaks, "not a node of this network");
                         self.swarm.behaviour_mut().kad.remove_peer(&peer);
-                        self.discovery.on_foreign(peer, now);
+                        self.discovery.on_foreign(peer);
                         self.dials.on_foreign(peer, &format!("it speaks {speaks:?}"));
                     }
                     None => {}
@@ -321,27 +316,27 @@ impl Loop {
                 if !self.peers.is_connected(&peer) =>
             {
                 self.peers.on_unidentifiable(peer, now);
-                self.discovery.on_foreign(peer, now);
+                self.discovery.on_foreign(peer);
                 self.dials.on_foreign(peer, "it does not say what it is");
             }
             _ => {}
         }
     }
 
-    fn on_kad(&mut self, event: kad::Event, now: Instant) {
+    fn on_kad(&mut self, event: kad::Event) {
         let found = self.dht.on_event(event);
         for (peer, addresses) in found.peers {
-            self.discovery.learn(peer, addresses, Source::Kademlia, now);
+            self.discovery.learn(peer, addresses, Source::Kademlia);
         }
         if found.looked {
-            self.discovery.on_looked();
+            self.discovery.handle(Input::Looked);
         }
     }
 
-    fn on_mdns(&mut self, event: mdns::Event, now: Instant) {
+    fn on_mdns(&mut self, event: mdns::Event) {
         if let mdns::Event::Discovered(found) = event {
             for (peer, address) in found {
-                self.discovery.learn(peer, vec![address], Source::Mdns, now);
+                self.discovery.learn(peer, vec![address], Source::Mdns);
                 self.peers.found_by(&peer, Source::Mdns);
             }
         }
@@ -362,42 +357,6 @@ impl Loop {
         self.bans.tick(&mut self.swarm.behaviour_mut().blocked, now);
         self.gossip.say_held(&mut self.swarm.behaviour_mut().gossipsub, now);
         self.dials.tick(now);
-        self.discovery.tick(now);
-    }
-
-    /// Does what discovery wants.
-    fn act(&mut self) {
-        let now = Instant::now();
-        for intent in self.discovery.intents(now) {
-            let options = match &intent {
-                Intent::Peer { peer, .. } if self.bans.contains(peer) => {
-                    self.discovery.on_not_dialled(&intent, false, now);
-                    continue;
-                }
-                Intent::Peer { peer, addresses } => DialOpts::peer_id(*peer)
-                    .condition(PeerCondition::DisconnectedAndNotDialing)
-                    .addresses(addresses.clone())
-                    .allocate_new_port()
-                    .build(),
-                Intent::Bootstrap { address, .. } => {
-                    DialOpts::unknown_peer_id().address(address.clone()).allocate_new_port().build()
-                }
-                Intent::Look { targets } => {
-                    for target in targets {
-                        self.dht.look_around(&mut self.swarm.behaviour_mut().kad, target.clone());
-                    }
-                    continue;
-                }
-            };
-            let id = options.connection_id();
-            match self.swarm.dial(options) {
-                Ok(()) => self.discovery.on_dialling(&intent, id),
-                Err(error) => {
-                    let busy = matches!(error, DialError::DialPeerConditionFalse(_));
-                    self.discovery.on_not_dialled(&intent, busy, now);
-                }
-            }
-        }
     }
 
     fn dial_address(&mut self, address: Multiaddr, source: Source, reply: Reply) {
@@ -441,8 +400,10 @@ impl Loop {
         if self.bans.contains(&peer) {
             return reply.send(Err(unreachable(&peer, BANNED)));
         }
-        let addresses =
-            address::usable(self.discovery.addresses(&peer).into_iter().chain(self.peers.addresses(&peer)), true);
+        let addresses = address::usable(
+            self.discovery.machine().addresses(&peer).into_iter().chain(self.peers.addresses(&peer)),
+            true,
+        );
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::DisconnectedAndNotDialing)
             .addresses(addresses)
@@ -465,7 +426,7 @@ impl Loop {
         tracing::warn!(%peer, ?duration, "a peer is refused: {reason}");
         self.bans.ban(&mut self.swarm.behaviour_mut().blocked, peer, duration, Instant::now());
         self.swarm.behaviour_mut().kad.remove_peer(&peer);
-        self.discovery.forget(&peer);
+        self.discovery.handle(Input::Banned { peer, lasts: duration });
         self.peers.forget(&peer);
         self.dials.on_lost(peer, BANNED);
     }
@@ -474,13 +435,13 @@ impl Loop {
     fn complete(&mut self) -> bool {
         let most = self.tuning.full_mesh;
         self.peers.len() <= most
-            && self.discovery.len() <= most
+            && self.discovery.machine().known() <= most
             && Dht::has_room(&mut self.swarm.behaviour_mut().kad, most.max(20))
     }
 
     fn publish(&mut self) {
         let complete = self.complete();
-        self.peers.publish(self.discovery.discovered(), complete);
+        self.peers.publish(self.discovery.machine().discovered(), complete);
     }
 
     /// Closes the connections; what does not close in time is dropped.

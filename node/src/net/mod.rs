@@ -15,17 +15,22 @@ mod gossip;
 mod listen;
 mod peers;
 mod providers;
+#[cfg(any(test, feature = "simulated"))]
+pub mod simulated;
 mod streams;
 mod transport;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::{Multiaddr, PeerId, identity::Keypair};
+use p2p_protocol::wire::version::{Dialect, Spoken};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use bans::BAN;
 pub use driver::{Driver, start, start_tuned};
+pub use p2p_protocol::{discovery::Source, wire::version::protocol_name};
 
 /// What a node joins the network with.
 #[derive(Clone, Debug)]
@@ -106,7 +111,7 @@ impl Default for Tuning {
     }
 }
 
-/// A byte stream to a peer: a libp2p substream, or the simulated fabric's pipe.
+/// A byte stream to a peer: a libp2p substream, or a pipe of the simulated network.
 pub trait StreamIo: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> StreamIo for T {}
 /// A boxed [`StreamIo`].
@@ -114,21 +119,6 @@ pub type Stream = Box<dyn StreamIo>;
 
 /// Commands that may wait for the driver: enough that a burst of services does not block (a guess).
 pub const COMMANDS: usize = 256;
-
-/// How this node came to know a peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
-    /// Multicast on the local network.
-    Mdns,
-    /// A lookup or another peer's routing table.
-    Kademlia,
-    /// `--bootstrap`, or remembered from an earlier run.
-    Bootstrap,
-    /// It dialled this node.
-    Incoming,
-    /// `connect`.
-    Manual,
-}
 
 /// A peer of this network that is, or lately was, connected and identified.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -187,7 +177,7 @@ pub struct GossipMessage {
 /// An inbound stream and who opened it.
 pub type Inbound = (PeerId, Stream);
 
-/// What the driver (or a simulated fabric) is asked.
+/// What the driver (or the simulated network) is asked.
 pub enum Command {
     /// Dial an address; answered once the peer is identified as one of this network.
     #[allow(missing_docs)]
@@ -267,18 +257,29 @@ pub enum NetError {
     },
 }
 
-/// The handle: clone it freely. The other end is the driver, or a simulated fabric.
+/// The handle: clone it freely. The other end is the driver, or the simulated network.
 #[derive(Clone, Debug)]
 pub struct Network {
     local: PeerId,
     commands: mpsc::Sender<Command>,
     peers: watch::Receiver<Arc<PeerTable>>,
+    dialect: Dialect,
 }
 
 impl Network {
     /// A handle whose commands go to `commands` and whose table is `peers`.
     pub fn new(local: PeerId, commands: mpsc::Sender<Command>, peers: watch::Receiver<Arc<PeerTable>>) -> Self {
-        Self { local, commands, peers }
+        Self { local, commands, peers, dialect: Dialect::default() }
+    }
+
+    /// The same handle for services that speak `dialect`: so tests start a node of a later version.
+    pub fn speaking(self, dialect: Dialect) -> Self {
+        Self { dialect, ..self }
+    }
+
+    /// What the services of this node speak.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// This node.
@@ -334,6 +335,32 @@ impl Network {
         Ok(inbound)
     }
 
+    /// Opens a stream of the newest version that the peer speaks; gives which one that is.
+    ///
+    /// # Errors
+    /// [`NetError::Unsupported`] where the peer speaks none of them.
+    pub async fn open_spoken(&self, peer: PeerId, spoken: &Spoken) -> Result<(u8, Stream), NetError> {
+        let listed = self.peers.borrow().peers.get(&peer).map(|row| row.protocols.clone()).unwrap_or_default();
+        let mut refused = NetError::Unsupported { peer, protocol: String::new() };
+        for (version, name) in spoken.to_try(&listed) {
+            match self.open_stream(peer, name).await {
+                Ok(stream) => return Ok((version, stream)),
+                Err(error @ NetError::Unsupported { .. }) => refused = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused)
+    }
+
+    /// Takes a protocol's inbound streams in every version that is spoken; `capacity` of each wait at most.
+    pub async fn accept_spoken(&self, spoken: &Spoken, capacity: usize) -> Result<Acceptor, NetError> {
+        let mut inbound = Vec::with_capacity(2);
+        for (version, name) in spoken.names() {
+            inbound.push((version, self.accept_streams(name, capacity).await?));
+        }
+        Ok(Acceptor { inbound })
+    }
+
     /// Joins a gossip topic; `capacity` messages wait at most, more are ignored.
     pub async fn subscribe(
         &self,
@@ -369,7 +396,26 @@ impl Network {
     }
 }
 
-/// The name of a protocol of `network`: `/p2p-node/<network>/<protocol>/<version>`.
-pub fn protocol_name(network: &str, protocol: &str, version: u32) -> String {
-    format!("/p2p-node/{network}/{protocol}/{version}")
+/// The inbound streams of one protocol in every version that is spoken.
+#[derive(Debug)]
+pub struct Acceptor {
+    inbound: Vec<(u8, mpsc::Receiver<Inbound>)>,
+}
+
+impl Acceptor {
+    /// The next stream, who opened it and in which version; `None` when the network is gone. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<(u8, PeerId, Stream)> {
+        std::future::poll_fn(|context| {
+            let mut open = false;
+            for (version, streams) in &mut self.inbound {
+                match streams.poll_recv(context) {
+                    Poll::Ready(Some((peer, stream))) => return Poll::Ready(Some((*version, peer, stream))),
+                    Poll::Ready(None) => {}
+                    Poll::Pending => open = true,
+                }
+            }
+            if open { Poll::Pending } else { Poll::Ready(None) }
+        })
+        .await
+    }
 }

@@ -28,7 +28,7 @@ use tokio::{
 
 use super::worker::{Layer, Work};
 use crate::{
-    net::{GossipMessage, NetError, Network, Verdict, protocol_name},
+    net::{BAN, GossipMessage, NetError, Network, Verdict, protocol_name},
     store::{Store, StoreError},
 };
 use ledger::Ledger;
@@ -36,8 +36,6 @@ use ledger::Ledger;
 /// Gossiped messages that may wait: each is under a kilobyte and takes some 50 µs to check; what is lost beyond comes
 /// by catch-up.
 const HEARD: usize = 256;
-/// How long a peer that gossiped what is invalid is refused.
-const BAN: Duration = Duration::from_secs(3600);
 /// The first comparison with the peers that are here is waited for no longer than this.
 const CAUGHT_UP: Duration = Duration::from_secs(10);
 
@@ -175,8 +173,8 @@ fn order(entry: &Publication) -> (&str, [u8; 36], Vec<u8>) {
 
 /// Judges what is gossiped, until the network is gone.
 ///
-/// Whether a publication is valid does not depend on who looks or when, and nobody honest passes on what is not: whoever
-/// sent one that is not is refused.
+/// Whether a publication of a known format is valid does not depend on who looks or when, and nobody honest passes on
+/// what is not: whoever sent one that is not is refused. What is of an unknown format is ignored.
 async fn listen(ledger: Arc<Ledger>, network: Network, mut heard: mpsc::Receiver<GossipMessage>, _listed: Work) {
     while let Some(message) = heard.recv().await {
         let verdict = judge(&ledger, &message).await;
@@ -198,6 +196,8 @@ async fn judge(ledger: &Ledger, message: &GossipMessage) -> Verdict {
             Outcome::Taken { .. } => Verdict::Accept,
             Outcome::Known | Outcome::Older | Outcome::Beyond => Verdict::Ignore,
         },
+        // Only a later version can tell whether it is valid, so it is not passed on.
+        Err(error) if error.is_unknown() => Verdict::Ignore,
         Err(error) => {
             tracing::debug!(from = %message.from, %error, "refused a gossiped publication");
             Verdict::Reject

@@ -134,8 +134,8 @@ impl Greetings {
         let is_connected = |peer: &PeerId| table.peers.get(peer).is_some_and(|row| row.connected);
         let changed = self.shared.table().follow(now(), is_connected);
         self.shared.changed(changed);
-        let speaks = |protocols: &[String]| protocols.iter().any(|name| name == self.shared.transfer.protocol());
-        let connected = table.peers.iter().filter(|(_, row)| row.connected && speaks(&row.protocols));
+        let spoken = self.shared.transfer.protocol();
+        let connected = table.peers.iter().filter(|(_, row)| row.connected && spoken.is_listed(&row.protocols));
         Input::Peers {
             connected: connected.map(|(peer, row)| (*peer, row.epoch)).collect(),
             discovered: table.discovered,

@@ -13,11 +13,11 @@ use libp2p::PeerId;
 use p2p_protocol::{
     catch_up::{CatchUp, Input, Output},
     chance::Chance,
+    wire::version::{Hello, Spoken},
 };
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::Instant,
 };
 
 use super::{
@@ -25,7 +25,7 @@ use super::{
     worker::{Layer, Work},
 };
 use crate::{
-    net::{Inbound, NetError, Network, PeerTable},
+    net::{Acceptor, BAN, NetError, Network, PeerTable},
     runner::{self, World, now},
 };
 use session::{Budget, SessionError, Summary};
@@ -44,8 +44,6 @@ const BUDGETS: usize = 1024;
 const SESSION: Duration = Duration::from_secs(300);
 /// How long a stream may take to open.
 const OPENING: Duration = Duration::from_secs(15);
-/// How long a peer that sent what is invalid is refused.
-const BAN: Duration = Duration::from_secs(3600);
 
 /// Serves catch-up for `catalogue` and runs this node's own sessions, by the chance of `seed`.
 ///
@@ -53,8 +51,8 @@ const BAN: Duration = Duration::from_secs(3600);
 /// Where the protocol's streams cannot be accepted.
 pub async fn start(network: Network, catalogue: &Catalogue, seed: u64, workers: &Layer) -> Result<(), NetError> {
     let ledger = catalogue.ledger().clone();
-    let protocol = ledger.protocol().to_owned();
-    let inbound = network.accept_streams(protocol.as_str(), INBOUND_WAITING).await?;
+    let protocol = Spoken::new(ledger.network_name(), "catalogue", network.dialect().catalogue);
+    let inbound = network.accept_spoken(&protocol, INBOUND_WAITING).await?;
     let (served, serves) = mpsc::channel(SERVED_WAITING);
     let (serving, from) = (ledger.clone(), network.clone());
     workers.spawn("catch-up, served", |work| serve(serving, from, inbound, served, work));
@@ -72,7 +70,7 @@ pub async fn start(network: Network, catalogue: &Catalogue, seed: u64, workers: 
 struct Sessions {
     ledger: Arc<Ledger>,
     network: Network,
-    protocol: String,
+    protocol: Spoken,
     peers: watch::Receiver<Arc<PeerTable>>,
     serves: mpsc::Receiver<PeerId>,
     /// Bounded by the machine.
@@ -87,7 +85,7 @@ impl World<CatchUp> for Sessions {
         self.began += 1;
         let (ledger, network, protocol) = (self.ledger.clone(), self.network.clone(), self.protocol.clone());
         let session = async move {
-            let outcome = open(&ledger, &network, peer, protocol).await;
+            let outcome = open(&ledger, &network, peer, &protocol).await;
             Input::Ended { peer, again: settle(&ledger, &network, peer, outcome).await }
         };
         self.sessions.push(session.boxed());
@@ -118,11 +116,19 @@ async fn open(
     ledger: &Arc<Ledger>,
     network: &Network,
     peer: PeerId,
-    protocol: String,
+    protocol: &Spoken,
 ) -> Result<Summary, SessionError> {
     let timeout = |_| SessionError::Timeout;
-    let stream = tokio::time::timeout(OPENING, network.open_stream(peer, protocol)).await.map_err(timeout)??;
-    tokio::time::timeout(SESSION, session::catch_up(ledger, stream)).await.map_err(timeout)?
+    let opening = tokio::time::timeout(OPENING, network.open_spoken(peer, protocol));
+    let (version, stream) = opening.await.map_err(timeout)??;
+    tracing::debug!(%peer, version, "a session of catch-up");
+    tokio::time::timeout(SESSION, session::catch_up(ledger, hello(network), stream)).await.map_err(timeout)?
+}
+
+/// What this node's sessions begin with.
+fn hello(network: &Network) -> Hello {
+    let dialect = network.dialect();
+    Hello { version: dialect.catalogue.newest(), features: dialect.features }
 }
 
 /// Notes how a session ended; says whether it failed in a way that may pass.
@@ -142,7 +148,7 @@ async fn settle(ledger: &Ledger, network: &Network, peer: PeerId, outcome: Resul
             network.ban(peer, BAN, reason).await;
             false
         }
-        Err(SessionError::Net(NetError::Unsupported { .. } | NetError::Stopped)) => false,
+        Err(SessionError::Unsupported | SessionError::Net(NetError::Unsupported { .. } | NetError::Stopped)) => false,
         Err(error) => {
             tracing::debug!(%peer, %error, "could not catch up");
             true
@@ -151,13 +157,7 @@ async fn settle(ledger: &Ledger, network: &Network, peer: PeerId, outcome: Resul
 }
 
 /// Serves others' sessions, until the network is gone. Says on `served` with whom one came to its end.
-async fn serve(
-    ledger: Arc<Ledger>,
-    network: Network,
-    mut inbound: mpsc::Receiver<Inbound>,
-    served: mpsc::Sender<PeerId>,
-    work: Work,
-) {
+async fn serve(ledger: Arc<Ledger>, network: Network, mut inbound: Acceptor, served: mpsc::Sender<PeerId>, work: Work) {
     let mut sessions: JoinSet<(PeerId, Result<Summary, SessionError>)> = JoinSet::new();
     let mut running: HashMap<PeerId, usize> = HashMap::new();
     let mut budgets: HashMap<PeerId, Arc<Budget>> = HashMap::new();
@@ -169,18 +169,18 @@ async fn serve(
         }
         tokio::select! {
             arrived = inbound.recv(), if sessions.len() < INBOUND => {
-                let Some((peer, stream)) = arrived else { return };
+                let Some((_version, peer, stream)) = arrived else { return };
                 let Some(budget) = budget_of(&mut budgets, peer) else { continue };
                 let count = running.entry(peer).or_default();
                 // Dropping the stream closes it; the peer tries again later.
-                if *count >= INBOUND_PER_PEER || !budget.open(Instant::now()) {
+                if *count >= INBOUND_PER_PEER || !budget.open() {
                     tracing::debug!(%peer, "too many catch-up sessions of one peer");
                     continue;
                 }
                 *count += 1;
-                let ledger = ledger.clone();
+                let (ledger, own) = (ledger.clone(), hello(&network));
                 sessions.spawn(async move {
-                    let session = session::serve(&ledger, stream, &budget);
+                    let session = session::serve(&ledger, own, stream, &budget);
                     let outcome = tokio::time::timeout(SESSION, session).await;
                     (peer, outcome.unwrap_or(Err(SessionError::Timeout)))
                 });
@@ -209,21 +209,20 @@ async fn serve(
 /// The peer's budget, made full if there is none. `None` where too many peers are busy at once.
 fn budget_of(budgets: &mut HashMap<PeerId, Arc<Budget>>, peer: PeerId) -> Option<Arc<Budget>> {
     if !budgets.contains_key(&peer) && budgets.len() >= BUDGETS {
-        let now = Instant::now();
-        budgets.retain(|_, budget| Arc::strong_count(budget) > 1 || !budget.is_full(now));
+        budgets.retain(|_, budget| Arc::strong_count(budget) > 1 || !budget.is_full());
         if budgets.len() >= BUDGETS {
             return None;
         }
     }
-    Some(budgets.entry(peer).or_insert_with(|| Arc::new(Budget::new(Instant::now()))).clone())
+    Some(budgets.entry(peer).or_insert_with(|| Arc::new(Budget::default())).clone())
 }
 
-/// The connected peers that list the protocol, and their epochs.
-fn capable(table: &PeerTable, protocol: &str) -> Vec<(PeerId, u64)> {
+/// The connected peers that list the protocol in a version that is accepted here, and their epochs.
+fn capable(table: &PeerTable, protocol: &Spoken) -> Vec<(PeerId, u64)> {
     table
         .peers
         .iter()
-        .filter(|(_, peer)| peer.connected && peer.protocols.iter().any(|listed| listed == protocol))
+        .filter(|(_, peer)| peer.connected && protocol.is_listed(&peer.protocols))
         .map(|(id, peer)| (*id, peer.epoch))
         .collect()
 }

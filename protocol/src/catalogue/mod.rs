@@ -13,11 +13,11 @@ mod map_tests;
 
 pub use map::{Catalogue, Limits, MAX_ENTRIES, MAX_ENTRIES_PER_PUBLISHER, Merge, Outcome};
 pub use name::{MAX_NAME_BYTES, NameError, check_label, check_name, label_from};
-pub(crate) use signed::read_checked;
 pub use signed::{
-    FORMAT_VERSION, InvalidPublication, MAX_NETWORK_BYTES, MAX_SIGNED_BYTES, MAX_TIME_MILLISECONDS, PublicationId,
-    SignedPublication,
+    FORMAT_VERSION, InvalidPublication, MAX_ENTRY_BYTES, MAX_EXTENSION_BYTES, MAX_NETWORK_BYTES, MAX_SIGNED_BYTES,
+    MAX_TIME_MILLISECONDS, PublicationId, SignedPublication,
 };
+pub(crate) use signed::{extension, read_checked};
 
 use crate::{Cid, PeerId};
 

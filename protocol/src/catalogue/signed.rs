@@ -3,6 +3,9 @@
 //! The encoding is canonical: one publication has one body, so that equal content has equal bytes everywhere. What
 //! is signed is not the body alone but a domain string, the network's name and the body (which starts with the
 //! format's version): a signature made for one network or one purpose is worth nothing in another.
+//!
+//! The body ends with an extension area for what later versions have to say: it is skipped here, and still verified, kept
+//! and passed on byte for byte. An unknown format or flag is [nobody's fault](InvalidPublication::is_unknown).
 
 use libp2p_identity::{Keypair, PeerId, ed25519};
 
@@ -29,8 +32,15 @@ const SIGNATURE_BYTES: usize = 64;
 const REMOVED: u8 = 1;
 /// Format version, flags, kind, replicas, publisher, root, size, version, time.
 const FIXED_BYTES: usize = 4 + PEER_BYTES + CID_BYTES + 3 * 8;
-/// The longest signed publication: 678 bytes. Under the 4 KiB of an index value and far under a gossip message.
-pub const MAX_SIGNED_BYTES: usize = FIXED_BYTES + 2 * (1 + super::MAX_NAME_BYTES) + SIGNATURE_BYTES;
+/// The most bytes of the extension area: a dozen addresses, and a full catalogue of the longest still takes under
+/// 80 MiB (a guess at what will be wanted).
+pub const MAX_EXTENSION_BYTES: usize = 512;
+/// The longest signed publication: 1,192 bytes.
+pub const MAX_SIGNED_BYTES: usize =
+    FIXED_BYTES + 2 * (1 + super::MAX_NAME_BYTES) + 2 + MAX_EXTENSION_BYTES + SIGNATURE_BYTES;
+/// The longest entry of any format to come, so that what is not known can be skipped: what an index value may have, and
+/// far under a gossip message.
+pub const MAX_ENTRY_BYTES: usize = 4096;
 
 /// Names one signed publication: BLAKE3 of its signed bytes. What peers compare when they catch up.
 pub type PublicationId = [u8; 32];
@@ -46,12 +56,22 @@ pub struct SignedPublication {
 impl SignedPublication {
     /// Signs `publication` for `network`. The key must be the publisher's, an ed25519 one, and the publication valid.
     pub fn sign(keypair: &Keypair, network: &str, publication: Publication) -> Result<Self, InvalidPublication> {
+        Self::sign_extended(keypair, network, publication, &[])
+    }
+
+    /// The same with an extension area, of [`MAX_EXTENSION_BYTES`] at most. Nothing here has anything to say in one yet.
+    pub fn sign_extended(
+        keypair: &Keypair,
+        network: &str,
+        publication: Publication,
+        extension: &[u8],
+    ) -> Result<Self, InvalidPublication> {
         check(&publication)?;
         check_network(network)?;
         if keypair.public().to_peer_id() != publication.publisher {
             return Err(InvalidPublication::Publisher);
         }
-        let mut bytes = encode_body(&publication)?;
+        let mut bytes = encode_body(&publication, extension)?;
         let signature = keypair.sign(&signed_message(network, &bytes)).map_err(|_| InvalidPublication::Signature)?;
         if signature.len() != SIGNATURE_BYTES {
             return Err(InvalidPublication::Publisher);
@@ -66,7 +86,7 @@ impl SignedPublication {
     pub fn decode(network: &str, bytes: &[u8]) -> Result<Self, InvalidPublication> {
         check_network(network)?;
         let (body, signature) = split(bytes)?;
-        let publication = decode_body(body)?;
+        let publication = decode_body(body)?.0;
         let key = public_key(&publication.publisher)?;
         if !key.verify(&signed_message(network, body), signature) {
             return Err(InvalidPublication::Signature);
@@ -107,7 +127,12 @@ pub(crate) fn publication_id(signed_bytes: &[u8]) -> PublicationId {
 
 /// What signed bytes say, without a look at the signature: for bytes that were checked when they came.
 pub(crate) fn read_checked(signed_bytes: &[u8]) -> Result<Publication, InvalidPublication> {
-    decode_body(split(signed_bytes)?.0)
+    Ok(decode_body(split(signed_bytes)?.0)?.0)
+}
+
+/// The extension area of a body that can be read.
+pub(crate) fn extension(body: &[u8]) -> Result<&[u8], InvalidPublication> {
+    Ok(decode_body(body)?.1)
 }
 
 /// The 32 bytes of the public key inside an ed25519 peer id.
@@ -158,9 +183,14 @@ fn check(publication: &Publication) -> Result<(), InvalidPublication> {
     Ok(())
 }
 
-fn encode_body(publication: &Publication) -> Result<Vec<u8>, InvalidPublication> {
+fn encode_body(publication: &Publication, extension: &[u8]) -> Result<Vec<u8>, InvalidPublication> {
+    let extension_bytes = u16::try_from(extension.len()).map_err(|_| InvalidPublication::Length)?;
+    if extension.len() > MAX_EXTENSION_BYTES {
+        return Err(InvalidPublication::Length);
+    }
     let name = publication.name.as_deref().unwrap_or("");
-    let mut body = Vec::with_capacity(FIXED_BYTES + 2 + name.len() + publication.label.len() + SIGNATURE_BYTES);
+    let texts = 2 + name.len() + publication.label.len();
+    let mut body = Vec::with_capacity(FIXED_BYTES + texts + 2 + extension.len() + SIGNATURE_BYTES);
     body.extend_from_slice(&[
         FORMAT_VERSION,
         if publication.removed { REMOVED } else { 0 },
@@ -178,10 +208,18 @@ fn encode_body(publication: &Publication) -> Result<Vec<u8>, InvalidPublication>
         body.push(text.len() as u8);
         body.extend_from_slice(text.as_bytes());
     }
+    body.extend_from_slice(&extension_bytes.to_be_bytes());
+    body.extend_from_slice(extension);
     Ok(body)
 }
 
+/// The body and the signature. What is not known here is told from what is wrong first: it may be longer or shorter.
 fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), InvalidPublication> {
+    match bytes {
+        [FORMAT_VERSION, flags, ..] if flags & !REMOVED != 0 => return Err(InvalidPublication::Flags(*flags)),
+        [FORMAT_VERSION, ..] | [] => {}
+        [format, ..] => return Err(InvalidPublication::Format(*format)),
+    }
     if bytes.len() > MAX_SIGNED_BYTES {
         return Err(InvalidPublication::Length);
     }
@@ -189,15 +227,10 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), InvalidPublication> {
     Ok(bytes.split_at(body))
 }
 
-fn decode_body(body: &[u8]) -> Result<Publication, InvalidPublication> {
+/// What a body that [`split`] gave says, and its extension area.
+fn decode_body(body: &[u8]) -> Result<(Publication, &[u8]), InvalidPublication> {
     let rest = &mut &*body;
-    let [version, flags, kind, replicas] = take(rest)?;
-    if version != FORMAT_VERSION {
-        return Err(InvalidPublication::Format(version));
-    }
-    if flags & !REMOVED != 0 {
-        return Err(InvalidPublication::Flags(flags));
-    }
+    let [_version, flags, kind, replicas] = take(rest)?;
     let kind = Kind::from_code(kind).ok_or(InvalidPublication::Kind(kind))?;
     let publisher: [u8; PEER_BYTES] = take(rest)?;
     if !publisher.starts_with(&PEER_PREFIX) {
@@ -214,7 +247,9 @@ fn decode_body(body: &[u8]) -> Result<Publication, InvalidPublication> {
     let time_milliseconds = u64::from_be_bytes(take(rest)?);
     let name = take_text(rest)?;
     let label = take_text(rest)?;
-    if !rest.is_empty() {
+    let extension_bytes = usize::from(u16::from_be_bytes(take(rest)?));
+    let extension = *rest;
+    if extension.len() != extension_bytes || extension_bytes > MAX_EXTENSION_BYTES {
         return Err(InvalidPublication::Length);
     }
     let publication = Publication {
@@ -230,7 +265,7 @@ fn decode_body(body: &[u8]) -> Result<Publication, InvalidPublication> {
         removed: flags & REMOVED != 0,
     };
     check(&publication)?;
-    Ok(publication)
+    Ok((publication, extension))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], InvalidPublication> {
@@ -244,6 +279,13 @@ fn take_text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, InvalidPublication> {
     let (text, tail) = rest.split_at_checked(usize::from(length)).ok_or(InvalidPublication::Length)?;
     *rest = tail;
     std::str::from_utf8(text).map_err(|_| InvalidPublication::Text)
+}
+
+impl InvalidPublication {
+    /// Whether it may well be valid, and only a later version can tell: who sent it is not at fault.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Format(_) | Self::Flags(_))
+    }
 }
 
 /// Why a publication was refused.

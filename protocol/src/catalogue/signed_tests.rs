@@ -43,6 +43,7 @@ fn the_bytes_are_the_specification() {
         "0000018bcfe5687b",
         "067265706f7274",
         "0a7265706f72742e747874",
+        "0000",
     );
     let signed = signed();
     let (body, signature) = signed.bytes().split_at(signed.bytes().len() - SIGNATURE_BYTES);
@@ -60,10 +61,10 @@ fn the_bytes_are_the_specification() {
 }
 
 const GOLDEN_SIGNATURE: &str = concat!(
-    "c0f6196b054ef362a20199576c94bb0219eeb87838eaa00c204e9f40800718af",
-    "639ea60266a42601ddf401c0805569006e157bfaa176fc57099e0b06e806d007",
+    "0bc2e21cec64d7b8c382642247c18286f2b28117d91559f948732c01323c7ef2",
+    "dc17665dcae151b41b66ac956aa4be37893f1727166307110b0f938d5bc9c200",
 );
-const GOLDEN_ID: &str = "69a34afe301ff51e933ca87b751f5169be96eab812c46e9b147438b26fff0852";
+const GOLDEN_ID: &str = "6548fc2fb253ac5468ce3099159b31dd25a9559c8646198cf9fa53195b89bc2c";
 const GOLDEN_KEY: &str = "d39fd687a865d04fb7c617e0ebbf6700c4164066a87f2f04c133ed0ec78ad2ed";
 
 #[test]
@@ -96,7 +97,7 @@ fn only_the_publisher_can_sign() {
     let refused = SignedPublication::sign(&keypair(1), "main", other.clone());
     assert_eq!(refused, Err(InvalidPublication::Publisher));
     // And nobody can put another's name on what he signed.
-    let mut bytes = encode_body(&other).expect("it is valid");
+    let mut bytes = encode_body(&other, &[]).expect("it is valid");
     let signature = keypair(1).sign(&signed_message("main", &bytes)).expect("ed25519 signs");
     bytes.extend(signature);
     assert_eq!(SignedPublication::decode("main", &bytes), Err(InvalidPublication::Signature));
@@ -131,7 +132,7 @@ fn fields_out_of_range_are_refused_by_both_sides() {
     ];
     for (publication, error) in cases {
         assert_eq!(SignedPublication::sign(&keypair(1), "main", publication.clone()), Err(error.clone()));
-        let mut bytes = encode_body(&publication).expect("the publisher is an ed25519 peer");
+        let mut bytes = encode_body(&publication, &[]).expect("the publisher is an ed25519 peer");
         let signature = keypair(1).sign(&signed_message("main", &bytes)).expect("ed25519 signs");
         bytes.extend(signature);
         assert_eq!(SignedPublication::decode("main", &bytes), Err(error));
@@ -144,10 +145,63 @@ fn fields_out_of_range_are_refused_by_both_sides() {
 #[test]
 fn the_longest_is_as_long_as_it_says() {
     let longest = Publication { name: Some("n".repeat(255)), label: "l".repeat(255), ..publication(1) };
-    let signed = SignedPublication::sign(&keypair(1), "main", longest).expect("it is valid");
+    let sign = |bytes: usize| SignedPublication::sign_extended(&keypair(1), "main", longest.clone(), &vec![7; bytes]);
+    let signed = sign(MAX_EXTENSION_BYTES).expect("it is valid");
     assert_eq!(signed.bytes().len(), MAX_SIGNED_BYTES);
-    const { assert!(MAX_SIGNED_BYTES <= 4096) };
+    const { assert!(MAX_SIGNED_BYTES <= MAX_ENTRY_BYTES) };
+    for bytes in [MAX_EXTENSION_BYTES + 1, 1 << 16] {
+        assert_eq!(sign(bytes), Err(InvalidPublication::Length));
+    }
     assert_eq!(SignedPublication::decode("main", signed.bytes()), Ok(signed));
+}
+
+#[test]
+fn an_extension_is_skipped_and_still_signed() {
+    let extended =
+        SignedPublication::sign_extended(&keypair(1), "main", publication(1), b"from the future").expect("it is valid");
+    let read = SignedPublication::decode("main", extended.bytes()).expect("older readers take it");
+    assert_eq!((read.publication(), read.bytes()), (&publication(1), extended.bytes()));
+    assert_eq!(read_checked(extended.bytes()), Ok(publication(1)));
+    let body = extended.bytes().len() - SIGNATURE_BYTES;
+    assert_eq!(hex(&extended.bytes()[body - 17..body]), format!("000f{}", hex(b"from the future")));
+    // It is not the same as the one without it, and nobody can take it off or change it.
+    assert_ne!(read.id(), signed().id());
+    let mut bytes = extended.bytes().to_vec();
+    bytes[body - 1] ^= 1;
+    assert_eq!(SignedPublication::decode("main", &bytes), Err(InvalidPublication::Signature));
+    bytes.remove(body - 1);
+    assert_eq!(SignedPublication::decode("main", &bytes), Err(InvalidPublication::Length));
+    // One byte longer than may be, well signed all the same.
+    let mut long = encode_body(&publication(1), &[0; MAX_EXTENSION_BYTES]).expect("it is valid");
+    let length = long.len() - MAX_EXTENSION_BYTES - 2;
+    long.push(0);
+    long[length..length + 2].copy_from_slice(&(MAX_EXTENSION_BYTES as u16 + 1).to_be_bytes());
+    long.extend(keypair(1).sign(&signed_message("main", &long)).expect("ed25519 signs"));
+    assert_eq!(SignedPublication::decode("main", &long), Err(InvalidPublication::Length));
+}
+
+#[test]
+fn only_a_format_or_a_flag_that_is_not_known_is_nobodys_fault() {
+    let changed = |at: usize, byte: u8| {
+        let mut bytes = signed().bytes().to_vec();
+        bytes[at] = byte;
+        SignedPublication::decode("main", &bytes).expect_err("it is not as it was signed")
+    };
+    for unknown in [changed(0, 0), changed(0, 2), changed(0, 255), changed(1, 2), changed(1, 0x81)] {
+        assert!(unknown.is_unknown(), "{unknown}");
+    }
+    // Whatever follows, and however long it is.
+    for length in [2, 64, MAX_SIGNED_BYTES + 1, MAX_ENTRY_BYTES] {
+        let later = [&[2][..], &vec![0; length - 1]].concat();
+        assert_eq!(SignedPublication::decode("main", &later), Err(InvalidPublication::Format(2)));
+        assert_eq!(announce::decode("main", &[&[1][..], &later].concat()), Err(InvalidPublication::Format(2)));
+    }
+    for wrong in [changed(2, 3), changed(3, 0), changed(4, 1), changed(50, 9), changed(180, 1)] {
+        assert!(!wrong.is_unknown(), "{wrong}");
+    }
+    for short in [&[][..], &[1], &[1, 0], &[1; 64]] {
+        assert_eq!(SignedPublication::decode("main", short), Err(InvalidPublication::Length), "{short:?}");
+    }
 }
 
 fn any_publication() -> impl Strategy<Value = Publication> {
@@ -184,8 +238,12 @@ fn any_publication() -> impl Strategy<Value = Publication> {
 
 proptest! {
     #[test]
-    fn what_is_signed_is_read_back(publication in any_publication()) {
-        let signed = SignedPublication::sign(&keypair(9), "main", publication.clone()).expect("it is valid");
+    fn what_is_signed_is_read_back(
+        publication in any_publication(),
+        extension in prop::collection::vec(any::<u8>(), 0..=MAX_EXTENSION_BYTES),
+    ) {
+        let signed = SignedPublication::sign_extended(&keypair(9), "main", publication.clone(), &extension);
+        let signed = signed.expect("it is valid");
         let read = SignedPublication::decode("main", signed.bytes());
         prop_assert_eq!(read.as_ref(), Ok(&signed));
         prop_assert_eq!(signed.publication(), &publication);
@@ -200,11 +258,13 @@ proptest! {
 
     #[test]
     fn a_body_has_one_form(at in 0usize..150, byte in any::<u8>()) {
-        let mut body = encode_body(&publication(1)).expect("it is valid");
+        let mut body = encode_body(&publication(1), b"ext").expect("it is valid");
         let at = at % body.len();
         body[at] = byte;
-        if let Ok(publication) = decode_body(&body) {
-            prop_assert_eq!(encode_body(&publication), Ok(body));
+        if let Ok((publication, extension)) = decode_body(&body)
+            && body[..2] == [FORMAT_VERSION, 0]
+        {
+            prop_assert_eq!(encode_body(&publication, extension), Ok(body.clone()));
         }
     }
 }

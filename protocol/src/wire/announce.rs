@@ -1,11 +1,9 @@
 //! The gossip payload: one signed publication (`SPEC.md`, "Gossip").
 
-use crate::catalogue::{InvalidPublication, MAX_SIGNED_BYTES, SignedPublication};
+use crate::catalogue::{InvalidPublication, SignedPublication};
 
 /// The first byte: this format.
 const FORMAT: u8 = 1;
-/// The longest payload.
-pub const MAX_ANNOUNCEMENT_BYTES: usize = 1 + MAX_SIGNED_BYTES;
 
 /// The payload that announces `publication`.
 pub fn encode(publication: &SignedPublication) -> Vec<u8> {
@@ -18,8 +16,8 @@ pub fn encode(publication: &SignedPublication) -> Vec<u8> {
 /// The signed bytes in a payload, unchecked: for a look whether they are known already.
 pub fn signed_bytes(payload: &[u8]) -> Result<&[u8], InvalidPublication> {
     match payload {
-        [FORMAT, signed @ ..] if signed.len() <= MAX_SIGNED_BYTES => Ok(signed),
-        [FORMAT, ..] | [] => Err(InvalidPublication::Length),
+        [FORMAT, signed @ ..] => Ok(signed),
+        [] => Err(InvalidPublication::Length),
         [format, ..] => Err(InvalidPublication::Format(*format)),
     }
 }

@@ -1,9 +1,18 @@
 //! The frame that every binary protocol here uses: `[kind u8][request u32][length u32][bytes]`, big-endian.
 //!
-//! A header is judged before anything is allocated for what it announces: a frame that claims 4 GiB costs nine bytes.
+//! A header is judged before anything is allocated for what it announces: nine bytes are enough to refuse 4 GiB. A
+//! kind that is not known here is no broken rule: its frame is skipped, and answered by [`UNSUPPORTED`].
 
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 9;
+/// The first frame of both sides in every protocol; its body begins with a [`Hello`](super::version::Hello).
+pub const GREETING: u8 = 0x01;
+/// The answer of every protocol to a frame that is not understood, named by its (first) request.
+pub const UNSUPPORTED: u8 = 0x7f;
+/// The most bytes of a greeting or an UNSUPPORTED: what a later version appends is ignored.
+pub const GROWING_LIMIT: u32 = 256;
+/// The most bytes of a frame whose kind is not known here: as long as a frame of catch-up, and quickly skipped.
+pub const UNKNOWN_LIMIT: u32 = 64 * 1024;
 
 /// What stands before a frame's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,12 +35,13 @@ impl Header {
         out
     }
 
-    /// Reads nine bytes; `limit` gives the most bytes that a kind may have, `None` where there is no such kind.
+    /// Reads nine bytes; `limit` gives the most bytes that a kind may have, `None` where it is not known here: then they
+    /// are [`UNKNOWN_LIMIT`].
     pub fn decode(bytes: &[u8; HEADER_BYTES], limit: impl Fn(u8) -> Option<u32>) -> Result<Self, FrameError> {
         let [kind, a, b, c, d, e, f, g, h] = *bytes;
         let request = u32::from_be_bytes([a, b, c, d]);
         let length = u32::from_be_bytes([e, f, g, h]);
-        let limit = limit(kind).ok_or(FrameError::Kind { kind })?;
+        let limit = limit(kind).unwrap_or(UNKNOWN_LIMIT);
         if length > limit {
             return Err(FrameError::TooLong { kind, length, limit });
         }
@@ -42,12 +52,6 @@ impl Header {
 /// Why a header was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FrameError {
-    /// No such kind in this protocol.
-    #[error("there is no frame of kind 0x{kind:02x}")]
-    Kind {
-        /// The kind.
-        kind: u8,
-    },
     /// More bytes than its kind may have.
     #[error("a frame of kind 0x{kind:02x} claims {length} bytes, and may have {limit}")]
     TooLong {
@@ -71,7 +75,8 @@ mod tests {
         let bytes = Header { kind: 7, request: 1, length: u32::MAX }.encode();
         let refused = FrameError::TooLong { kind: 7, length: u32::MAX, limit: 100 };
         assert_eq!(Header::decode(&bytes, |_| Some(100)), Err(refused));
-        assert_eq!(Header::decode(&bytes, |_| None), Err(FrameError::Kind { kind: 7 }));
+        let refused = FrameError::TooLong { kind: 7, length: u32::MAX, limit: UNKNOWN_LIMIT };
+        assert_eq!(Header::decode(&bytes, |_| None), Err(refused));
     }
 
     #[test]
@@ -83,13 +88,13 @@ mod tests {
     proptest! {
         #[test]
         fn any_nine_bytes_are_a_header_or_refused(bytes: [u8; HEADER_BYTES], limit: u32) {
+            let most = |kind| if kind < 128 { limit } else { UNKNOWN_LIMIT };
             match Header::decode(&bytes, |kind| (kind < 128).then_some(limit)) {
                 Ok(header) => {
-                    prop_assert!(header.length <= limit && header.kind < 128);
+                    prop_assert!(header.length <= most(header.kind));
                     prop_assert_eq!(header.encode(), bytes);
                 }
-                Err(FrameError::Kind { kind }) => prop_assert!(kind >= 128),
-                Err(FrameError::TooLong { length, .. }) => prop_assert!(length > limit),
+                Err(FrameError::TooLong { kind, length, .. }) => prop_assert!(length > most(kind)),
             }
         }
     }

@@ -4,3 +4,4 @@ pub mod announce;
 pub mod frame;
 pub mod sync;
 pub mod transfer;
+pub mod version;

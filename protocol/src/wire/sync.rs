@@ -1,30 +1,35 @@
-//! Frames of the catch-up protocol `/p2p-node/<network>/catalogue/1` (`SPEC.md`, "Catch-up").
+//! Frames of the catch-up protocol `/p2p-node/<network>/catalogue/<version>` (`SPEC.md`, "Catch-up").
 //!
-//! The opener of the stream asks, the acceptor answers, one frame at a time: RECONCILE is answered by DIFFERENCE, WANT
-//! by ENTRIES, PUSH by TAKEN. So neither side ever has to hold more than one frame.
+//! Both sides begin with a greeting. Then the opener of the stream asks and the acceptor answers, one frame at a time:
+//! RECONCILE is answered by DIFFERENCE, WANT by ENTRIES, PUSH by TAKEN. So neither side ever has to hold more than one
+//! frame.
 
 use bytes::Bytes;
 
-use crate::{catalogue::MAX_SIGNED_BYTES, reconcile::Id};
+use super::{
+    frame::{FrameError, GREETING, GROWING_LIMIT, HEADER_BYTES, Header, UNKNOWN_LIMIT, UNSUPPORTED},
+    version::Hello,
+};
+use crate::{catalogue::MAX_ENTRY_BYTES, reconcile::Id};
 
-/// Bytes before each payload: kind, length (big-endian).
-pub const HEADER_BYTES: usize = 5;
 /// The longest payload: large enough that 65,536 entries cost some hundred round trips, small enough to hold for each
-/// of the sessions that are served at once.
-pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
+/// of the sessions that are served at once. A frame of an unknown kind has no more, so that one buffer holds any.
+pub const MAX_PAYLOAD_BYTES: usize = UNKNOWN_LIMIT as usize;
 /// The most ids of a WANT: what one ENTRIES holds on average, and again as many.
 pub const MAX_WANTED: usize = 512;
 
-const RECONCILE: u8 = 1;
-const DIFFERENCE: u8 = 2;
-const WANT: u8 = 3;
-const ENTRIES: u8 = 4;
-const PUSH: u8 = 5;
-const TAKEN: u8 = 6;
+const RECONCILE: u8 = 0x10;
+const DIFFERENCE: u8 = 0x11;
+const WANT: u8 = 0x20;
+const ENTRIES: u8 = 0x21;
+const PUSH: u8 = 0x30;
+const TAKEN: u8 = 0x31;
 
 /// One frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Frame {
+    /// The first of both sides (request 0).
+    Greeting(Hello),
     /// A message of set reconciliation, asking.
     Reconcile(Bytes),
     /// The response to it.
@@ -42,42 +47,30 @@ pub enum Frame {
     Push(Vec<Bytes>),
     /// How many of a PUSH were new.
     Taken(u16),
+    /// The request is not understood.
+    Unsupported,
 }
 
-/// The kind and payload length that a header announces, checked before anything is allocated.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Header {
-    kind: u8,
-    length: usize,
-}
-
-impl Header {
-    /// Reads a header.
-    pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Self, FrameError> {
-        let [kind, length @ ..] = bytes;
-        let limit = match kind {
-            RECONCILE | DIFFERENCE | ENTRIES | PUSH => MAX_PAYLOAD_BYTES,
-            WANT => MAX_WANTED * size_of::<Id>(),
-            TAKEN => 2,
-            _ => return Err(FrameError::Kind(kind)),
-        };
-        match usize::try_from(u32::from_be_bytes(length)) {
-            Ok(length) if length <= limit => Ok(Self { kind, length }),
-            _ => Err(FrameError::TooLong { kind, limit }),
-        }
-    }
-
-    /// How many bytes follow.
-    pub fn length(&self) -> usize {
-        self.length
-    }
+/// The most bytes that a frame of `kind` may have; `None`: it is not known here.
+pub const fn limit(kind: u8) -> Option<u32> {
+    Some(match kind {
+        GREETING | UNSUPPORTED => GROWING_LIMIT,
+        RECONCILE | DIFFERENCE | ENTRIES | PUSH => MAX_PAYLOAD_BYTES as u32,
+        WANT => (MAX_WANTED * size_of::<Id>()) as u32,
+        TAKEN => 2,
+        _ => return None,
+    })
 }
 
 impl Frame {
     /// Header and payload. Whoever makes a frame keeps it within the bounds; see [`pack`].
-    pub fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self, request: u32) -> Vec<u8> {
         let mut out = vec![0; HEADER_BYTES];
-        out[0] = match self {
+        let kind = match self {
+            Self::Greeting(hello) => {
+                hello.encode(&mut out);
+                GREETING
+            }
             Self::Reconcile(message) => {
                 out.extend_from_slice(message);
                 RECONCILE
@@ -103,40 +96,43 @@ impl Frame {
                 out.extend_from_slice(&count.to_be_bytes());
                 TAKEN
             }
+            Self::Unsupported => UNSUPPORTED,
         };
         // A frame over 4 GiB is never made; the other side refuses far shorter ones.
         let length = u32::try_from(out.len() - HEADER_BYTES).unwrap_or(u32::MAX);
-        out[1..HEADER_BYTES].copy_from_slice(&length.to_be_bytes());
+        out[..HEADER_BYTES].copy_from_slice(&Header { kind, request, length }.encode());
         out
     }
 
-    /// Reads the payload that came after `header`. Total; the entries share `payload`.
-    pub fn decode(header: Header, payload: Bytes) -> Result<Self, FrameError> {
-        if payload.len() != header.length {
-            return Err(FrameError::Malformed("a payload of another length"));
-        }
-        Ok(match header.kind {
+    /// Reads the payload of a frame of `kind`, within its [`limit`]. Total; the entries share `payload`.
+    pub fn decode(kind: u8, payload: Bytes) -> Result<Self, SyncError> {
+        Ok(match kind {
+            GREETING => match payload.split_first_chunk().and_then(|(hello, _)| Hello::decode(*hello)) {
+                Some(hello) => Self::Greeting(hello),
+                None => return Err(SyncError::Malformed("no greeting")),
+            },
             RECONCILE => Self::Reconcile(payload),
             DIFFERENCE => Self::Difference(payload),
             WANT => {
                 let (ids, rest) = payload.as_chunks();
                 if !rest.is_empty() {
-                    return Err(FrameError::Malformed("ids that are cut off"));
+                    return Err(SyncError::Malformed("ids that are cut off"));
                 }
                 Self::Want(ids.to_vec())
             }
             ENTRIES => {
                 let Some((&answered, _)) = payload.split_first_chunk() else {
-                    return Err(FrameError::Malformed("no number of answered ids"));
+                    return Err(SyncError::Malformed("no number of answered ids"));
                 };
                 Self::Entries { answered: u16::from_be_bytes(answered), entries: take_entries(payload.slice(2..))? }
             }
             PUSH => Self::Push(take_entries(payload)?),
             TAKEN => match payload[..].try_into() {
                 Ok(count) => Self::Taken(u16::from_be_bytes(count)),
-                Err(_) => return Err(FrameError::Malformed("no number of taken entries")),
+                Err(_) => return Err(SyncError::Malformed("no number of taken entries")),
             },
-            kind => return Err(FrameError::Kind(kind)),
+            UNSUPPORTED => Self::Unsupported,
+            kind => return Err(SyncError::Unsupported(kind)),
         })
     }
 }
@@ -145,7 +141,7 @@ impl Frame {
 /// counts it if so.
 pub fn pack(packed: &mut usize, length: usize) -> bool {
     // The number of answered ids stands before the entries.
-    let fits = length <= MAX_SIGNED_BYTES && *packed + 2 + length <= MAX_PAYLOAD_BYTES - 2;
+    let fits = length <= MAX_ENTRY_BYTES && *packed + 2 + length <= MAX_PAYLOAD_BYTES - 2;
     if fits {
         *packed += 2 + length;
     }
@@ -154,22 +150,22 @@ pub fn pack(packed: &mut usize, length: usize) -> bool {
 
 fn put_entries(out: &mut Vec<u8>, entries: &[Bytes]) {
     for entry in entries {
-        // A signed publication has 678 bytes at most.
+        // `pack` lets nothing through that is longer than two bytes can say.
         out.extend_from_slice(&(entry.len() as u16).to_be_bytes());
         out.extend_from_slice(entry);
     }
 }
 
-fn take_entries(mut payload: Bytes) -> Result<Vec<Bytes>, FrameError> {
+fn take_entries(mut payload: Bytes) -> Result<Vec<Bytes>, SyncError> {
     let mut entries = Vec::new();
     while !payload.is_empty() {
         let Some((&length, _)) = payload.split_first_chunk() else {
-            return Err(FrameError::Malformed("an entry's length that is cut off"));
+            return Err(SyncError::Malformed("an entry's length that is cut off"));
         };
         let length = usize::from(u16::from_be_bytes(length));
         // Empty entries would let a frame claim tens of thousands of them.
-        if length == 0 || length > MAX_SIGNED_BYTES || payload.len() < 2 + length {
-            return Err(FrameError::Malformed("an entry of an impossible length"));
+        if length == 0 || length > MAX_ENTRY_BYTES || payload.len() < 2 + length {
+            return Err(SyncError::Malformed("an entry of an impossible length"));
         }
         entries.push(payload.slice(2..2 + length));
         payload = payload.slice(2 + length..);
@@ -177,20 +173,15 @@ fn take_entries(mut payload: Bytes) -> Result<Vec<Bytes>, FrameError> {
     Ok(entries)
 }
 
-/// Why bytes are no frame: the sender's fault.
+/// Why bytes are no frame; all but [`Unsupported`](Self::Unsupported) is the sender's fault.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum FrameError {
+pub enum SyncError {
+    /// The header.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
     /// A kind that is not known here.
-    #[error("frame kind {0} is not known here")]
-    Kind(u8),
-    /// A claim over the bound of its kind.
-    #[error("a frame of kind {kind} claims more than the {limit} bytes that it may have")]
-    TooLong {
-        /// Its kind.
-        kind: u8,
-        /// The bound.
-        limit: usize,
-    },
+    #[error("frame kind 0x{0:02x} is not known here")]
+    Unsupported(u8),
     /// A payload that does not parse.
     #[error("the frame is malformed: {0}")]
     Malformed(&'static str),

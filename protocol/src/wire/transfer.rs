@@ -5,15 +5,16 @@
 
 use bytes::{BufMut as _, Bytes};
 
-use super::frame::{FrameError, HEADER_BYTES, Header};
+use super::{
+    frame::{FrameError, GREETING, GROWING_LIMIT, HEADER_BYTES, Header, UNSUPPORTED},
+    version::Hello,
+};
 use crate::{
     Cid, CidError, Codec, MAX_CHUNK_BYTES, Multihash,
     cid::{CID_BYTES, MULTIHASH_BYTES},
     placement::MAX_REPLICAS,
 };
 
-/// The protocol's version, the last part of its name and the first byte of a greeting.
-pub const VERSION: u8 = 1;
 /// The most chunks that one [`Message::Want`] asks for: enough that small chunks share a frame, few enough that a
 /// server's queue stays short.
 pub const MAX_WANTS: usize = 256;
@@ -24,7 +25,6 @@ pub const MAX_OFFERS: usize = 256;
 /// The most bytes of a reason in [`Message::Refused`].
 pub const MAX_REASON_BYTES: usize = 256;
 
-const GREETING: u8 = 0x01;
 const GREET: u8 = 0x02;
 const WANT: u8 = 0x10;
 const CHUNK: u8 = 0x11;
@@ -38,9 +38,6 @@ const SEND: u8 = 0x33;
 const NO_SPACE: u8 = 0x34;
 const REFUSED: u8 = 0x35;
 
-const GREETING_BYTES: usize = 18;
-/// What a later version may append to its greeting, and this one ignores.
-const GREETING_LIMIT: usize = 256;
 const HELD_BYTES: usize = 6;
 const ASK_BYTES: usize = 2;
 const OFFER_LIMIT: usize = CID_BYTES + 4 + ASK_BYTES + CID_BYTES;
@@ -53,6 +50,8 @@ const FLAG_ROOT: u8 = 2;
 /// What a peer says of itself when a session begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Greeting {
+    /// What it speaks.
+    pub hello: Hello,
     /// Whether it takes chunks.
     pub storing: bool,
     /// The most that it keeps.
@@ -123,12 +122,14 @@ pub enum Message {
     NoSpace,
     /// It is not taken, for this reason.
     Refused(String),
+    /// The frame that began with this request is not understood, and all of it not done.
+    Unsupported,
 }
 
-/// The most bytes that a frame of `kind` may have; `None`: there is no such kind.
+/// The most bytes that a frame of `kind` may have; `None`: it is not known here.
 pub const fn limit(kind: u8) -> Option<u32> {
     let bytes = match kind {
-        GREETING => GREETING_LIMIT,
+        GREETING | UNSUPPORTED => GROWING_LIMIT as usize,
         GREET | MISSING | KEPT | SEND | NO_SPACE => 0,
         WANT => MAX_WANTS * MULTIHASH_BYTES,
         CHUNK => MAX_CHUNK_BYTES,
@@ -155,7 +156,7 @@ pub const fn is_request(kind: u8) -> bool {
 
 /// Whether the acceptor of a stream may send a frame of `kind`.
 pub const fn is_answer(kind: u8) -> bool {
-    matches!(kind, GREETING | CHUNK | MISSING | HOLDINGS | KEPT | SEND | NO_SPACE | REFUSED)
+    matches!(kind, GREETING | CHUNK | MISSING | HOLDINGS | KEPT | SEND | NO_SPACE | REFUSED | UNSUPPORTED)
 }
 
 impl Message {
@@ -175,6 +176,7 @@ impl Message {
             Self::Send => SEND,
             Self::NoSpace => NO_SPACE,
             Self::Refused(_) => REFUSED,
+            Self::Unsupported => UNSUPPORTED,
         }
     }
 
@@ -185,12 +187,12 @@ impl Message {
         let mut payload = Bytes::new();
         match self {
             Self::Greeting(greeting) => {
-                out.put_u8(VERSION);
+                greeting.hello.encode(out);
                 out.put_u8(if greeting.storing { FLAG_STORING } else { 0 });
                 out.put_u64(greeting.capacity_bytes);
                 out.put_u64(greeting.free_bytes);
             }
-            Self::Greet | Self::Missing | Self::Kept | Self::Send | Self::NoSpace => {}
+            Self::Greet | Self::Missing | Self::Kept | Self::Send | Self::NoSpace | Self::Unsupported => {}
             Self::Want(hashes) | Self::Have(hashes) => {
                 hashes.iter().for_each(|hash| out.extend_from_slice(&hash.to_bytes()));
             }
@@ -219,7 +221,7 @@ impl Message {
 
     /// Reads the bytes of a frame of `kind`. A chunk's bytes are a slice of `body`, not a copy, and not yet verified.
     pub fn decode(kind: u8, body: Bytes) -> Result<Self, WireError> {
-        let most = limit(kind).ok_or(FrameError::Kind { kind })?;
+        let most = limit(kind).ok_or(WireError::Unsupported { what: "frame kind", value: kind })?;
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
         if length > most {
             return Err(FrameError::TooLong { kind, length, limit: most }.into());
@@ -238,7 +240,8 @@ impl Message {
             SEND => Self::Send,
             NO_SPACE => Self::NoSpace,
             REFUSED => Self::Refused(decode_reason(&body)),
-            kind => return Err(FrameError::Kind { kind }.into()),
+            UNSUPPORTED => Self::Unsupported,
+            kind => return Err(WireError::Unsupported { what: "frame kind", value: kind }),
         })
     }
 }
@@ -263,15 +266,11 @@ fn encode_held(held: Option<Held>, out: &mut Vec<u8>) {
 }
 
 fn decode_greeting(mut rest: &[u8]) -> Result<Greeting, WireError> {
-    let head: [u8; GREETING_BYTES] = take(&mut rest)?;
-    let [version, flags, numbers @ ..] = head;
-    if version != VERSION {
-        return Err(WireError::Version(version));
-    }
-    let mut numbers = &numbers[..];
-    let capacity_bytes = u64::from_be_bytes(take(&mut numbers)?);
-    let free_bytes = u64::from_be_bytes(take(&mut numbers)?);
-    Ok(Greeting { storing: flags & FLAG_STORING != 0, capacity_bytes, free_bytes })
+    let hello = Hello::decode(take(&mut rest)?).ok_or(WireError::Value { field: "version", value: 0 })?;
+    let [flags] = take(&mut rest)?;
+    let capacity_bytes = u64::from_be_bytes(take(&mut rest)?);
+    let free_bytes = u64::from_be_bytes(take(&mut rest)?);
+    Ok(Greeting { hello, storing: flags & FLAG_STORING != 0, capacity_bytes, free_bytes })
 }
 
 fn decode_hashes(body: &[u8]) -> Result<Vec<Multihash>, WireError> {
@@ -365,7 +364,8 @@ fn take_cid(rest: &mut &[u8]) -> Result<Cid, WireError> {
 fn take_ask(rest: &mut &[u8]) -> Result<Ask, WireError> {
     let [wanted, flags] = take::<ASK_BYTES>(rest)?;
     if flags & !(FLAG_OWED | FLAG_ROOT) != 0 {
-        return Err(WireError::Value { field: "flags", value: u32::from(flags) });
+        // What such a flag adds to the terms is not known either, so that nothing behind it can be read.
+        return Err(WireError::Unsupported { what: "flags of terms", value: flags });
     }
     let root = if flags & FLAG_ROOT == 0 { None } else { Some(take_cid(rest)?) };
     Ok(Ask { wanted: check_wanted(wanted)?, owed: flags & FLAG_OWED != 0, root })
@@ -395,7 +395,7 @@ fn shortened(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
-/// Why bytes are no message.
+/// Why bytes are no message; all but [`Unsupported`](Self::Unsupported) is the sender's fault.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum WireError {
     /// The header.
@@ -424,9 +424,14 @@ pub enum WireError {
     /// An address that is not stored here.
     #[error("an address is wrong: {0}")]
     Address(CidError),
-    /// A version that is not spoken here.
-    #[error("version {0} of the protocol is not spoken here")]
-    Version(u8),
+    /// A kind or flag that is not known here: nobody's fault, and answered by [`Message::Unsupported`].
+    #[error("{what} 0x{value:02x} is not known here")]
+    Unsupported {
+        /// Of what.
+        what: &'static str,
+        /// Which.
+        value: u8,
+    },
 }
 
 #[cfg(test)]

@@ -32,11 +32,15 @@ fn golden_vectors() {
     let empty = "1e20af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
     let ask = Ask { wanted: 3, owed: false, root: None };
     let rooted = Ask { wanted: 16, owed: true, root: Some(root) };
-    let greeting = Greeting { storing: true, capacity_bytes: 0x0102_0304_0506_0708, free_bytes: 1 };
+    let hello = Hello { version: 1, features: 0xf0 };
+    let greeting = Greeting { hello, storing: true, capacity_bytes: 0x0102_0304_0506_0708, free_bytes: 1 };
     let held = Some(Held { replica: true, wanted: 3, length: 12 });
     let cached = Some(Held { replica: false, wanted: 1, length: 2 << 20 });
     let vectors: Vec<(Message, String)> = vec![
-        (Message::Greeting(greeting), "01000000070000001201010102030405060708000000000000000 1".replace(' ', "")),
+        (
+            Message::Greeting(greeting),
+            "01000000070000001a 01 00000000000000f0 01 0102030405060708 0000000000000001".replace(' ', ""),
+        ),
         (Message::Greet, "020000000700000000".into()),
         (Message::Want(vec![cid.hash, root.hash]), format!("100000000700000044{hash}{empty}")),
         (Message::Chunk(Bytes::from_static(b"hello world\n")), "11000000070000000c68656c6c6f20776f726c640a".into()),
@@ -55,6 +59,7 @@ fn golden_vectors() {
         (Message::Send, "330000000700000000".into()),
         (Message::NoSpace, "340000000700000000".into()),
         (Message::Refused("no".into()), "3500000007000000026e6f".into()),
+        (Message::Unsupported, "7f0000000700000000".into()),
     ];
     for (message, expected) in vectors {
         let bytes = bytes_of(&message, 7);
@@ -67,7 +72,8 @@ fn golden_vectors() {
 fn every_kind_has_a_limit_that_its_longest_message_meets() {
     for kind in 0..=255_u8 {
         let Some(most) = limit(kind) else {
-            assert!(matches!(Message::decode(kind, Bytes::new()), Err(WireError::Frame(FrameError::Kind { .. }))));
+            let unknown = Err(WireError::Unsupported { what: "frame kind", value: kind });
+            assert_eq!(Message::decode(kind, Bytes::new()), unknown);
             continue;
         };
         assert!(most as usize <= MAX_CHUNK_BYTES + PUT_HEAD_LIMIT);
@@ -110,11 +116,39 @@ fn what_breaks_the_rules_is_refused() {
     assert_eq!(Message::decode(WANT, Bytes::from_static(&[0x1e])), Err(WireError::Truncated));
     let offers = vec![Offer { cid, length: 0, ask }; MAX_OFFERS + 1];
     assert_eq!(read(&bytes_of(&Message::Offer(offers), 1)), Err(WireError::TooMany { limit: MAX_OFFERS }));
-    let mut greeting = bytes_of(&Message::Greeting(Greeting { storing: true, capacity_bytes: 1, free_bytes: 1 }), 0);
-    greeting[HEADER_BYTES] = 2;
-    assert_eq!(read(&greeting), Err(WireError::Version(2)));
     let long = "é".repeat(200);
     assert!(matches!(read(&bytes_of(&Message::Refused(long), 1)), Ok((1, Message::Refused(_)))));
+}
+
+#[test]
+fn a_newer_greeting_is_read_as_far_as_it_is_known() {
+    let hello = Hello { version: 9, features: u64::MAX };
+    let newer = Message::Greeting(Greeting { hello, storing: true, capacity_bytes: 2, free_bytes: 1 });
+    let mut out = Vec::new();
+    let _ = newer.encode(0, &mut out);
+    let mut body = out.split_off(HEADER_BYTES);
+    body.resize(256, 0xff);
+    assert_eq!(Message::decode(GREETING, body.clone().into()), Ok(newer));
+    assert_eq!(Message::decode(UNSUPPORTED, body.clone().into()), Ok(Message::Unsupported));
+    // Within bounds, and no version 0.
+    body.push(0xff);
+    assert!(matches!(Message::decode(GREETING, body.clone().into()), Err(WireError::Frame(_))));
+    body.truncate(26);
+    body[0] = 0;
+    assert_eq!(Message::decode(GREETING, body.into()), Err(WireError::Value { field: "version", value: 0 }));
+}
+
+#[test]
+fn flags_of_terms_that_are_not_known_are_unsupported_and_not_a_broken_rule() {
+    let cid = Cid::of(Codec::Raw, b"");
+    let ask = Ask { wanted: 3, owed: false, root: None };
+    let unknown = WireError::Unsupported { what: "flags of terms", value: 4 };
+    let mut put = bytes_of(&Message::Put(cid, ask, Bytes::from_static(b"x")), 1);
+    put[HEADER_BYTES + 37] = 4;
+    assert_eq!(read(&put), Err(unknown.clone()));
+    let mut offer = bytes_of(&Message::Offer(vec![Offer { cid, length: 1, ask }; 2]), 1);
+    offer[HEADER_BYTES + 41] = 4;
+    assert_eq!(read(&offer), Err(unknown));
 }
 
 fn a_cid() -> impl Strategy<Value = Cid> {
@@ -138,9 +172,12 @@ fn a_message() -> impl Strategy<Value = Message> {
     let held = held.prop_map(|(replica, wanted, length)| Held { replica, wanted, length });
     let offer = (a_cid(), a_length(), an_ask()).prop_map(|(cid, length, ask)| Offer { cid, length, ask });
     prop_oneof![
-        (any::<bool>(), any::<u64>(), any::<u64>()).prop_map(|(storing, capacity_bytes, free_bytes)| {
-            Message::Greeting(Greeting { storing, capacity_bytes, free_bytes })
+        (1..=u8::MAX, any::<[u64; 3]>(), any::<bool>()).prop_map(|(version, numbers, storing)| {
+            let [features, capacity_bytes, free_bytes] = numbers;
+            let hello = Hello { version, features };
+            Message::Greeting(Greeting { hello, storing, capacity_bytes, free_bytes })
         }),
+        Just(Message::Unsupported),
         Just(Message::Greet),
         vec(a_cid().prop_map(|cid| cid.hash), 1..20).prop_map(Message::Want),
         payload().prop_map(Message::Chunk),
@@ -163,10 +200,12 @@ proptest! {
     }
 
     #[test]
-    fn reading_never_panics_and_reads_only_what_would_be_written(kind in 0..0x40_u8, body in vec(any::<u8>(), 0..400)) {
+    fn reading_never_panics_and_reads_only_what_would_be_written(kind in 0..0x80_u8, body in vec(any::<u8>(), 0..400)) {
         let Ok(message) = Message::decode(kind, Bytes::from(body.clone())) else { return Ok(()) };
-        // A greeting may carry more than this version reads, a reason's bytes are made fit to show, and what is not held has no fields.
-        if !matches!(message, Message::Greeting(_) | Message::Refused(_) | Message::Holdings(_)) {
+        // A greeting and UNSUPPORTED may carry more than this version reads, a reason's bytes are made fit to show, and
+        // what is not held has no fields.
+        use Message::{Greeting, Holdings, Refused, Unsupported};
+        if !matches!(message, Greeting(_) | Unsupported | Refused(_) | Holdings(_)) {
             prop_assert_eq!(&bytes_of(&message, 0)[HEADER_BYTES..], &body[..]);
         }
     }

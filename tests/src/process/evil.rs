@@ -185,9 +185,9 @@ impl Evil {
         let mut control = self.control.clone();
         let name = name(&self.network, protocol);
         let target: PeerId = daemon.peer_id().parse().expect("a peer id");
-        let thrown = async move {
-            let mut read = Vec::new();
-            let Ok(mut stream) = control.open_stream(target, name).await else { return read };
+        let mut read = Vec::new();
+        let thrown = async {
+            let Ok(mut stream) = control.open_stream(target, name).await else { return };
             let _ = stream.write_all(&bytes).await;
             let _ = stream.flush().await;
             let mut buffer = vec![0; 1 << 16];
@@ -197,9 +197,10 @@ impl Evil {
                     break;
                 }
             }
-            read
         };
-        self.handle().block_on(async move { tokio::time::timeout(patience, thrown).await.unwrap_or_default() })
+        // What was read by then is what there is.
+        let _ = self.handle().block_on(async { tokio::time::timeout(patience, thrown).await });
+        read
     }
 
     /// Opens `count` streams of `protocol` to `daemon` that write `bytes` and then neither read nor close. They live as
@@ -304,7 +305,7 @@ async fn run(
     }
 }
 
-/// A frame of the transfer protocol: `[kind u8][request u32][length u32][bytes]`.
+/// A frame: `[kind u8][request u32][length u32][bytes]`.
 pub fn frame(kind: u8, request: u32, bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![kind];
     out.extend_from_slice(&request.to_be_bytes());
@@ -323,10 +324,15 @@ pub fn claim(kind: u8, request: u32) -> Vec<u8> {
 
 /// The greeting of a storing peer with a TiB of room.
 pub fn greeting() -> Vec<u8> {
-    let mut bytes = vec![1, 1];
+    let mut bytes = vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     bytes.extend_from_slice(&(1_u64 << 40).to_be_bytes());
     bytes.extend_from_slice(&(1_u64 << 40).to_be_bytes());
     frame(GREETING, 0, &bytes)
+}
+
+/// The greeting of catch-up: version and features.
+pub fn hello() -> Vec<u8> {
+    frame(GREETING, 0, &[1, 0, 0, 0, 0, 0, 0, 0, 0])
 }
 
 /// What the acceptor of a stream of any protocol sends first.
@@ -340,6 +346,8 @@ const HAVE: u8 = 0x20;
 const HOLDINGS: u8 = 0x21;
 const OFFER: u8 = 0x30;
 const REFUSED: u8 = 0x35;
+/// Of catch-up.
+const DIFFERENCE: u8 = 0x11;
 
 /// Serves one transfer stream.
 async fn answer(mut stream: Stream, tactic: Tactic, chunks: &Chunks) -> io::Result<()> {
@@ -422,24 +430,23 @@ async fn lie(stream: &mut Stream, tactic: Tactic, request: u32) -> io::Result<()
     }
 }
 
-/// Serves one stream of the catalogue's catch-up: `[kind u8][length u32][bytes]`, and never a right answer.
+/// Serves one stream of the catalogue's catch-up, and never gives a right answer.
 async fn disturb(mut stream: Stream, tactic: Tactic) -> io::Result<()> {
-    let mut header = [0; 5];
-    stream.read_exact(&mut header).await?;
+    // Its greeting, and the header of its first question.
+    let mut asked = [0; 9 + 9 + 9];
+    stream.read_exact(&mut asked).await?;
+    stream.write_all(&hello()).await?;
     match tactic {
         Tactic::CatalogueSilence => std::future::pending::<()>().await,
         Tactic::CatalogueHuge => {
-            stream.write_all(&[2, 0xff, 0xff, 0xff, 0xff]).await?;
+            stream.write_all(&claim(DIFFERENCE, 1)).await?;
             let piece = vec![0; 1 << 16];
             for _ in 0..POUR_BYTES / piece.len() {
                 stream.write_all(&piece).await?;
             }
         }
-        Tactic::CatalogueTruncate => stream.write_all(&[2, 0, 0, 1, 0, 1, 2, 3]).await?,
-        _ => {
-            stream.write_all(&[2, 0, 0, 4, 0]).await?;
-            stream.write_all(&noise(9, 1024)).await?;
-        }
+        Tactic::CatalogueTruncate => stream.write_all(&frame(DIFFERENCE, 1, &[1; 256])[..12]).await?,
+        _ => stream.write_all(&frame(DIFFERENCE, 1, &noise(9, 1024))).await?,
     }
     stream.close().await
 }

@@ -107,11 +107,6 @@ impl Ledger {
         &self.network_name
     }
 
-    /// The topic of gossip, and the name of the catch-up protocol.
-    pub(in crate::service) fn protocol(&self) -> &str {
-        &self.topic
-    }
-
     /// Whether the peers that are here were compared with, as it is and as it changes.
     pub(super) fn caught_up(&self) -> watch::Receiver<bool> {
         self.caught_up.subscribe()

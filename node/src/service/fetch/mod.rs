@@ -33,8 +33,6 @@ const ORDERS: usize = 64;
 const PROVIDERS_AGE: Duration = Duration::from_secs(10);
 /// How long the DHT is waited for.
 const PROVIDERS_TIMEOUT: Duration = Duration::from_secs(15);
-/// For how long whoever sends wrong bytes is refused: a broken disk is not mended sooner.
-const BAN: Duration = Duration::from_secs(3600);
 
 /// Why a chunk could not be had.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -196,24 +194,13 @@ impl Peers for Rooms {
 
     async fn ask(&self, peer: PeerId, cid: Cid) -> Result<Option<Chunk>, Refusal> {
         match self.fetch.transfer.fetch(peer, cid).await {
-            Ok(None) => Ok(None),
-            Ok(Some(chunk)) => match under(cid, chunk) {
-                Some(chunk) => Ok(Some(chunk)),
-                None => Err(self.ban(peer, "it sent wrong bytes").await),
-            },
-            Err(TransferError::Violation { reason, .. }) => Err(self.ban(peer, &reason).await),
+            Ok(chunk) => Ok(chunk),
+            // Whoever broke the rules was dropped by its session.
+            Err(TransferError::Violation { .. }) => Err(Refusal::Wrong),
             Err(why) => {
                 tracing::debug!("{peer} did not give {cid}: {why}");
                 Err(Refusal::Failed)
             }
         }
-    }
-}
-
-impl Rooms {
-    async fn ban(&self, peer: PeerId, why: &str) -> Refusal {
-        tracing::warn!("{peer} is dropped: {why}");
-        self.fetch.network.ban(peer, BAN, why).await;
-        Refusal::Wrong
     }
 }

@@ -115,7 +115,7 @@ impl Shared {
     fn shun(&self, peer: PeerId, error: &TransferError) {
         let time = match error {
             TransferError::NoSpace { .. } => FULL_FOR,
-            TransferError::Refused { .. } => return,
+            TransferError::Refused { .. } | TransferError::Unsupported { .. } => return,
             TransferError::Net(_) | TransferError::Timeout { .. } | TransferError::Violation { .. } => SILENT_FOR,
         };
         let mut shunned = self.shunned.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,21 +1,27 @@
 //! One catch-up session, from either side (`protocol/SPEC.md`, "Catch-up").
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use p2p_protocol::{
+    bucket::Bucket,
     catalogue::{Outcome, SignedPublication},
     reconcile::{Id, Initiator, ReconcileError, ReconcileLimits, Step, respond},
-    wire::sync::{Frame, FrameError, HEADER_BYTES, Header, MAX_PAYLOAD_BYTES, MAX_WANTED, pack},
+    wire::{
+        frame::{HEADER_BYTES, Header},
+        sync::{Frame, MAX_PAYLOAD_BYTES, MAX_WANTED, SyncError, limit, pack},
+        version::Hello,
+    },
 };
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::{
     net::{NetError, Stream},
+    runner::now,
     service::catalogue::ledger::Ledger,
 };
 
@@ -57,14 +63,20 @@ pub(super) enum SessionError {
     /// Too much to do in one session.
     #[error("the session took more {0} than allowed")]
     TooMuch(&'static str),
+    /// One side does not understand the other: one of both is older.
+    #[error("the peer speaks another version")]
+    Unsupported,
     /// The peer sent what no honest peer sends.
     #[error("{0}")]
     Hostile(String),
 }
 
-impl From<FrameError> for SessionError {
-    fn from(error: FrameError) -> Self {
-        Self::Hostile(error.to_string())
+impl From<SyncError> for SessionError {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Unsupported(_) => Self::Unsupported,
+            other => Self::Hostile(other.to_string()),
+        }
     }
 }
 
@@ -77,30 +89,57 @@ impl From<ReconcileError> for SessionError {
     }
 }
 
-/// The opener's side: finds the difference, pulls, then pushes. What was pulled before a failure stays.
-pub(super) async fn catch_up(ledger: &Arc<Ledger>, mut stream: Stream) -> Result<Summary, SessionError> {
+/// The opener's side: finds the difference, pulls, then pushes. What was pulled before a failure stays, and a peer that
+/// does not understand one of the two is asked for the other all the same.
+pub(super) async fn catch_up(ledger: &Ledger, own: Hello, stream: Stream) -> Result<Summary, SessionError> {
     let mut summary = Summary::default();
+    let mut dialogue = Dialogue { stream, request: 0 };
+    write(&mut dialogue.stream, 0, &Frame::Greeting(own)).await?;
     let mut initiator = Initiator::new(ReconcileLimits::default());
     let mut message = initiator.initiate(ledger.map().ids());
+    dialogue.say(&Frame::Reconcile(message.into())).await?;
+    greeted(timeout(FRAME, read(&mut dialogue.stream)).await.map_err(|_| SessionError::Timeout)??)?;
     loop {
-        let Frame::Difference(response) = ask(&mut stream, &Frame::Reconcile(message.into())).await? else {
+        let Frame::Difference(response) = dialogue.hear().await? else {
             return Err(out_of_turn());
         };
-        let step = initiator.handle(ledger.map().ids(), &response)?;
-        match step {
+        match initiator.handle(ledger.map().ids(), &response)? {
             Step::Send(next) => message = next,
             Step::Done => break,
         }
+        dialogue.say(&Frame::Reconcile(message.into())).await?;
     }
+    taking_part(pull(ledger, &mut dialogue, initiator.need(), &mut summary).await)?;
+    taking_part(push(ledger, &mut dialogue, initiator.have(), &mut summary).await)?;
+    // The end is said by closing; what was to be said was answered.
+    let _ = timeout(FRAME, dialogue.stream.close()).await;
+    Ok(summary)
+}
 
-    let mut need = initiator.need().iter();
+/// A peer that does not understand one half of a session may understand the other.
+fn taking_part(outcome: Result<(), SessionError>) -> Result<(), SessionError> {
+    match outcome {
+        Err(SessionError::Unsupported) => Ok(()),
+        other => other,
+    }
+}
+
+/// Asks once for each of `need` that has not come by another way.
+async fn pull(
+    ledger: &Ledger,
+    dialogue: &mut Dialogue,
+    need: &[Id],
+    summary: &mut Summary,
+) -> Result<(), SessionError> {
+    let mut need = need.iter();
     loop {
         let mut wanted = wanted(ledger, &mut need);
         if wanted.is_empty() {
-            break;
+            return Ok(());
         }
         while !wanted.is_empty() {
-            let Frame::Entries { answered, entries } = ask(&mut stream, &Frame::Want(wanted.clone())).await? else {
+            dialogue.say(&Frame::Want(wanted.clone())).await?;
+            let Frame::Entries { answered, entries } = dialogue.hear().await? else {
                 return Err(out_of_turn());
             };
             let answered = usize::from(answered);
@@ -111,51 +150,71 @@ pub(super) async fn catch_up(ledger: &Arc<Ledger>, mut stream: Stream) -> Result
             wanted.drain(..answered);
         }
     }
+}
 
-    let mut have = initiator.have().iter().peekable();
+/// Sends those of `have` that still stand.
+async fn push(
+    ledger: &Ledger,
+    dialogue: &mut Dialogue,
+    have: &[Id],
+    summary: &mut Summary,
+) -> Result<(), SessionError> {
+    let mut have = have.iter().peekable();
     while have.peek().is_some() {
         let entries = standing(ledger, &mut have);
         if entries.is_empty() {
             break;
         }
-        let Frame::Taken(count) = ask(&mut stream, &Frame::Push(entries)).await? else {
+        dialogue.say(&Frame::Push(entries)).await?;
+        let Frame::Taken(count) = dialogue.hear().await? else {
             return Err(out_of_turn());
         };
         summary.pushed += usize::from(count);
     }
-    // The end is said by closing; what was to be said was answered.
-    let _ = timeout(FRAME, stream.close()).await;
-    Ok(summary)
+    Ok(())
 }
 
 /// The acceptor's side: answers until the opener closes. Its summary counts what was pushed to it as pulled.
-pub(super) async fn serve(ledger: &Arc<Ledger>, mut stream: Stream, budget: &Budget) -> Result<Summary, SessionError> {
+pub(super) async fn serve(
+    ledger: &Ledger,
+    own: Hello,
+    mut stream: Stream,
+    budget: &Budget,
+) -> Result<Summary, SessionError> {
     let mut summary = Summary::default();
+    write(&mut stream, 0, &Frame::Greeting(own)).await?;
+    match timeout(FRAME, read(&mut stream)).await.map_err(|_| SessionError::Timeout)?? {
+        None => return Ok(summary),
+        begun => greeted(begun)?,
+    }
     for _ in 0..FRAMES {
-        let Some(frame) = timeout(FRAME, read(&mut stream)).await.map_err(|_| SessionError::Timeout)?? else {
+        let Some((request, frame)) = timeout(FRAME, read(&mut stream)).await.map_err(|_| SessionError::Timeout)??
+        else {
             return Ok(summary);
         };
         budget.frame().await;
         let answer = match frame {
-            Frame::Reconcile(message) => {
+            Ok(Frame::Reconcile(message)) => {
                 let response = respond(ledger.map().ids(), &message, MAX_PAYLOAD_BYTES)?;
                 Frame::Difference(response.into())
             }
-            Frame::Want(ids) => {
+            Ok(Frame::Want(ids)) => {
                 let mut ids = ids.iter().peekable();
                 let asked = ids.len();
                 let entries = standing(ledger, &mut ids);
                 // At most MAX_WANTED.
                 Frame::Entries { answered: (asked - ids.len()) as u16, entries }
             }
-            Frame::Push(entries) => {
+            Ok(Frame::Push(entries)) => {
                 let taken = take(ledger, entries, None).await?;
                 summary.pulled += taken;
                 Frame::Taken(u16::try_from(taken).unwrap_or(u16::MAX))
             }
-            Frame::Difference(_) | Frame::Entries { .. } | Frame::Taken(_) => return Err(out_of_turn()),
+            Err(SyncError::Unsupported(_)) => Frame::Unsupported,
+            Ok(_) => return Err(out_of_turn()),
+            Err(error) => return Err(error.into()),
         };
-        write(&mut stream, &answer).await?;
+        write(&mut stream, request, &answer).await?;
     }
     Err(SessionError::TooMuch("frames"))
 }
@@ -183,7 +242,8 @@ fn standing<'a>(ledger: &Ledger, ids: &mut std::iter::Peekable<impl Iterator<Ite
     entries
 }
 
-/// Checks publications and takes them in; gives how many were new. `wanted`: they must be of these, in their order.
+/// Checks publications and takes them in; gives how many were new. What only a later version can read is left out: it is
+/// nobody's fault. `wanted`: all must be of these, in their order.
 async fn take(ledger: &Ledger, entries: Vec<Bytes>, wanted: Option<&[Id]>) -> Result<usize, SessionError> {
     let mut taken = 0;
     let mut wanted = wanted.map(<[Id]>::iter);
@@ -194,14 +254,20 @@ async fn take(ledger: &Ledger, entries: Vec<Bytes>, wanted: Option<&[Id]>) -> Re
         if ledger.knows(entry) {
             continue;
         }
-        let signed = SignedPublication::decode(ledger.network_name(), entry)
-            .map_err(|error| SessionError::Hostile(error.to_string()))?;
         if let Some(wanted) = &mut wanted {
-            let id = signed.id();
-            if !wanted.any(|other| *other == id) {
+            let id = blake3::hash(entry);
+            if !wanted.any(|other| id == *other) {
                 return Err(SessionError::Hostile("it sent a publication that was not wanted".to_owned()));
             }
         }
+        let signed = match SignedPublication::decode(ledger.network_name(), entry) {
+            Ok(signed) => signed,
+            Err(error) if error.is_unknown() => {
+                tracing::debug!(%error, "left out what only a later version can read");
+                continue;
+            }
+            Err(error) => return Err(SessionError::Hostile(error.to_string())),
+        };
         if matches!(ledger.take(signed).await, Outcome::Taken { .. }) {
             taken += 1;
         }
@@ -213,15 +279,42 @@ fn out_of_turn() -> SessionError {
     SessionError::Hostile("it sent a frame that was not its turn to send".to_owned())
 }
 
-/// Sends a frame and reads the answer.
-async fn ask(stream: &mut Stream, frame: &Frame) -> Result<Frame, SessionError> {
-    write(stream, frame).await?;
-    let answer = timeout(FRAME, read(stream)).await.map_err(|_| SessionError::Timeout)??;
-    answer.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into())
+/// What the opener says and hears, by turns.
+struct Dialogue {
+    stream: Stream,
+    /// The id of the last request.
+    request: u32,
 }
 
-async fn write(stream: &mut Stream, frame: &Frame) -> Result<(), SessionError> {
-    let bytes = frame.encode();
+impl Dialogue {
+    async fn say(&mut self, frame: &Frame) -> Result<(), SessionError> {
+        self.request = self.request.wrapping_add(1);
+        write(&mut self.stream, self.request, frame).await
+    }
+
+    /// The answer to what was said last.
+    async fn hear(&mut self) -> Result<Frame, SessionError> {
+        match timeout(FRAME, read(&mut self.stream)).await.map_err(|_| SessionError::Timeout)?? {
+            None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+            Some((request, _)) if request != self.request => Err(out_of_turn()),
+            Some((_, Ok(Frame::Unsupported))) => Err(SessionError::Unsupported),
+            Some((_, frame)) => Ok(frame?),
+        }
+    }
+}
+
+/// Whether the other side began with a greeting. What it offers beyond this version is not used yet.
+fn greeted(begun: Option<(u32, Result<Frame, SyncError>)>) -> Result<(), SessionError> {
+    match begun {
+        None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+        Some((0, Ok(Frame::Greeting(_)))) => Ok(()),
+        Some((_, Err(error @ (SyncError::Frame(_) | SyncError::Malformed(_))))) => Err(error.into()),
+        Some(_) => Err(SessionError::Hostile("it did not begin with a greeting".to_owned())),
+    }
+}
+
+async fn write(stream: &mut Stream, request: u32, frame: &Frame) -> Result<(), SessionError> {
+    let bytes = frame.encode(request);
     let sending = async {
         stream.write_all(&bytes).await?;
         stream.flush().await
@@ -229,64 +322,49 @@ async fn write(stream: &mut Stream, frame: &Frame) -> Result<(), SessionError> {
     Ok(timeout(FRAME, sending).await.map_err(|_| SessionError::Timeout)??)
 }
 
-/// Reads a frame; `None` where the stream ends between two.
-async fn read(stream: &mut Stream) -> Result<Option<Frame>, SessionError> {
+/// Reads a frame and its request; `None` where the stream ends between two. The inner error is that of its bytes; the
+/// stream goes on behind them.
+async fn read(stream: &mut Stream) -> Result<Option<(u32, Result<Frame, SyncError>)>, SessionError> {
     let mut header = [0; HEADER_BYTES];
     if stream.read(&mut header[..1]).await? == 0 {
         return Ok(None);
     }
     stream.read_exact(&mut header[1..]).await?;
-    let header = Header::decode(header)?;
-    let mut payload = vec![0; header.length()];
+    let header = Header::decode(&header, limit).map_err(SyncError::from)?;
+    // No kind has more than MAX_PAYLOAD_BYTES, known or not.
+    let mut payload = vec![0; header.length as usize];
     stream.read_exact(&mut payload).await?;
-    Ok(Some(Frame::decode(header, payload.into())?))
+    Ok(Some((header.request, Frame::decode(header.kind, payload.into()))))
 }
 
-/// What one peer may ask of this node: a bucket that fills up with time.
+/// What one peer may ask of this node.
 #[derive(Debug)]
-pub(super) struct Budget(Mutex<(f64, Instant)>);
+pub(super) struct Budget(Mutex<Bucket>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(Mutex::new(Bucket::new(now(), BUDGET, BUDGET_PER_SECOND)))
+    }
+}
 
 impl Budget {
-    pub(super) fn new(now: Instant) -> Self {
-        Self(Mutex::new((f64::from(BUDGET), now)))
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pays for a session; false where there is not enough.
-    pub(super) fn open(&self, now: Instant) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        refill(&mut state, now);
-        let enough = state.0 >= f64::from(OPENING_COST);
-        if enough {
-            state.0 -= f64::from(OPENING_COST);
-        }
-        enough
+    pub(super) fn open(&self) -> bool {
+        self.bucket().try_take(now(), OPENING_COST)
     }
 
     /// Pays for a frame, waiting until there is enough. At most as many wait as the peer has sessions.
     async fn frame(&self) {
-        let ready = {
-            let now = Instant::now();
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            refill(&mut state, now);
-            // The debt of who waits is in the bucket already, so that two do not wait for one and the same.
-            state.0 -= 1.0;
-            if state.0 >= 0.0 {
-                return;
-            }
-            now + Duration::from_secs_f64(-state.0 / f64::from(BUDGET_PER_SECOND))
-        };
-        sleep_until(ready).await;
+        let wait = self.bucket().take(now(), 1);
+        sleep(wait).await;
     }
 
     /// Whether it is as good as new.
-    pub(super) fn is_full(&self, now: Instant) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        refill(&mut state, now);
-        state.0 >= f64::from(BUDGET)
+    pub(super) fn is_full(&self) -> bool {
+        self.bucket().is_full(now())
     }
-}
-
-fn refill(state: &mut (f64, Instant), now: Instant) {
-    let passed = now.saturating_duration_since(state.1).as_secs_f64();
-    *state = ((state.0 + passed * f64::from(BUDGET_PER_SECOND)).min(f64::from(BUDGET)), now.max(state.1));
 }

@@ -22,10 +22,13 @@ use std::{
 pub use p2p_protocol::wire::transfer::{Ask, Greeting};
 use p2p_protocol::{
     Chunk, Cid, Multihash, PeerId,
-    wire::transfer::{MAX_HAVES, Offer},
+    wire::{
+        transfer::{MAX_HAVES, Offer},
+        version::{Hello, Spoken},
+    },
 };
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, Semaphore},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -34,7 +37,7 @@ pub use self::session::Offered;
 use self::session::Session;
 use super::worker::{Layer, Work};
 use crate::{
-    net::{Inbound, NetError, Network, protocol_name},
+    net::{Acceptor, BAN, NetError, Network},
     store::{Role, Store},
 };
 
@@ -50,8 +53,6 @@ const SLOTS: usize = 1024;
 const PUT_AT_ONCE_BYTES: usize = 16 * 1024;
 /// A session that could not be opened is not tried again for so long, unless the peer connected anew.
 const REOPEN_AFTER: Duration = Duration::from_millis(500);
-/// How long a peer that broke the rules or sent wrong bytes is refused.
-const BAN: Duration = Duration::from_secs(3600);
 
 /// What a peer holds of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,6 +93,12 @@ pub enum TransferError {
         /// How.
         reason: String,
     },
+    /// It does not understand what it was asked, or answered by what is not understood here: one of both is older.
+    #[error("{peer} speaks another version")]
+    Unsupported {
+        /// The peer.
+        peer: PeerId,
+    },
     /// It did not answer in time.
     #[error("{peer} did not answer in time")]
     Timeout {
@@ -115,7 +122,7 @@ pub struct Transfer {
 struct Shared {
     network: Network,
     store: Store,
-    protocol: String,
+    protocol: Spoken,
     storing: bool,
     slots: Mutex<HashMap<PeerId, Arc<Slot>>>,
     inbound: Mutex<HashMap<PeerId, Vec<(u64, CancellationToken)>>>,
@@ -174,9 +181,12 @@ impl Shared {
     fn own_greeting(&self) -> Greeting {
         let usage = self.store.usage();
         let storing = self.storing && usage.capacity_bytes > 0;
-        Greeting { storing, capacity_bytes: usage.capacity_bytes, free_bytes: usage.free_bytes }
+        let dialect = self.network.dialect();
+        let hello = Hello { version: dialect.transfer.newest(), features: dialect.features };
+        Greeting { hello, storing, capacity_bytes: usage.capacity_bytes, free_bytes: usage.free_bytes }
     }
 
+    /// Drops a peer that broke the rules: the one place where anything of this protocol does.
     async fn ban(&self, peer: PeerId, reason: impl Into<String>) -> TransferError {
         let reason = reason.into();
         tracing::warn!(%peer, %reason, "a peer broke the rules of the transfer protocol and is refused for an hour");
@@ -256,13 +266,14 @@ impl Shared {
 }
 
 /// Serves inbound streams until the network stops.
-async fn accept(shared: Arc<Shared>, mut inbound: mpsc::Receiver<Inbound>, _listed: Work) {
+async fn accept(shared: Arc<Shared>, mut inbound: Acceptor, _listed: Work) {
     for id in 0.. {
-        let Some((peer, stream)) = inbound.recv().await else { return };
+        let Some((version, peer, stream)) = inbound.recv().await else { return };
         let Some(cancelled) = shared.admit(peer, id) else {
             tracing::debug!(%peer, "too many inbound transfer sessions");
             continue;
         };
+        tracing::debug!(%peer, version, "an inbound transfer session");
         let serving = shared.clone();
         drop(shared.workers.task(async move {
             serve::serve(serving.clone(), peer, stream, cancelled).await;
@@ -280,8 +291,8 @@ impl Transfer {
         storing: bool,
         workers: &Layer,
     ) -> Result<Self, NetError> {
-        let protocol = protocol_name(network_name, "transfer", 1);
-        let inbound = network.accept_streams(protocol.as_str(), ACCEPTING).await?;
+        let protocol = Spoken::new(network_name, "transfer", network.dialect().transfer);
+        let inbound = network.accept_spoken(&protocol, ACCEPTING).await?;
         let shared = Arc::new(Shared {
             network,
             store,
@@ -301,8 +312,8 @@ impl Transfer {
         Ok(Self { shared })
     }
 
-    /// The protocol's name, as identify lists it.
-    pub fn protocol(&self) -> &str {
+    /// The protocol, in every version that this node accepts.
+    pub fn protocol(&self) -> &Spoken {
         &self.shared.protocol
     }
 

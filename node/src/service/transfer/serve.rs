@@ -1,32 +1,31 @@
 //! The answering side of a session: chunks read ahead and written as they come, chunks taken, checked and acknowledged.
 //!
-//! Whatever a peer asks for costs it first: bytes read ahead, bytes taken and requests are bounded a session and over
-//! all of them, and a peer that asks for more is read more slowly. What breaks the rules is dropped and remembered.
+//! Bytes read ahead, bytes taken and requests are bounded a session and over all of them, and a peer that asks for more
+//! is read more slowly. What breaks the rules is dropped and remembered; what is not understood is answered so.
 
-use std::{
-    sync::{Arc, OnceLock, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock, atomic::Ordering};
 
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, StreamExt as _, stream::FuturesUnordered};
 use p2p_protocol::{
     Chunk, ChunkError, Cid, Multihash, PeerId,
-    wire::transfer::{Ask, Held, Message, Offer, carries_chunk, is_request},
+    bucket::Bucket,
+    wire::transfer::{Ask, Held, Message, Offer, WireError, carries_chunk, is_request, limit},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
     session::{INLINE_HASH_BYTES, OPENING},
-    stream::{FrameReader, FrameWriter, Progress, STALL, StreamError},
+    stream::{FrameReader, FrameWriter, Progress, STALL, StreamError, greet},
 };
 use crate::{
     net::Stream,
+    runner::now,
     store::{Amendment, Role, StoreError, Terms},
 };
 
@@ -46,10 +45,10 @@ const ANSWERS: usize = 256;
 /// Puts and offers of one session whose answers are not written yet.
 const OPEN: usize = 1024;
 /// Requests a second that a peer may make, and how many of them at once: far over what a link and the store can do with
-/// small chunks, and little enough that asking costs the asked one no core.
+/// small chunks, and little enough that answering takes no whole core.
 const REQUESTS_PER_SECOND: u32 = 50_000;
 const REQUESTS_BURST: u32 = 10_000;
-/// Index lookups between two breaths of the task.
+/// Index lookups after which other tasks get a turn.
 const LOOKUPS: usize = 64;
 
 /// Why serving ended other than by the peer closing.
@@ -106,19 +105,10 @@ async fn run(shared: &Arc<Shared>, stream: Stream) -> Result<(), Ended> {
     let progress = Progress::new();
     let mut reader = FrameReader::new(read, progress.clone());
     let mut writer = FrameWriter::new(write, progress);
-    let greeting = async {
-        writer.push(0, &Message::Greeting(shared.own_greeting())).await?;
-        writer.flush().await?;
-        let header = reader.header().await?;
-        if carries_chunk(header.kind) {
-            return Err(Ended::Violation("it did not begin with a greeting".into()));
-        }
-        match Message::decode(header.kind, reader.body(header.length).await?).map_err(StreamError::Wire)? {
-            Message::Greeting(greeting) => Ok(greeting),
-            _ => Err(Ended::Violation("it did not begin with a greeting".into())),
-        }
-    };
-    timeout(OPENING, greeting).await.unwrap_or(Err(Ended::Stream(StreamError::Stalled)))?;
+    let greeting = timeout(OPENING, greet(shared.own_greeting(), &mut reader, &mut writer)).await;
+    if greeting.unwrap_or(Err(StreamError::Stalled))?.is_none() {
+        return Err(Ended::Violation("it did not begin with a greeting".into()));
+    }
 
     let (replies, replying) = mpsc::channel(ANSWERS);
     let (wants, wanted) = mpsc::channel(WANTS);
@@ -142,9 +132,16 @@ async fn listen<R: AsyncRead + Unpin>(
 ) -> Result<(), Ended> {
     let taking = Arc::new(Semaphore::new(SESSION_UNITS));
     let open = Arc::new(Semaphore::new(OPEN));
-    let mut rate = Rate::new();
+    let mut requests = Bucket::new(now(), REQUESTS_BURST, REQUESTS_PER_SECOND);
     while reader.ready().await? {
         let header = reader.header().await?;
+        let request = header.request;
+        if limit(header.kind).is_none() {
+            reader.skip(header.length).await?;
+            sleep(requests.take(now(), 1)).await;
+            send(&replies, Reply::new(request, Message::Unsupported)).await;
+            continue;
+        }
         if !is_request(header.kind) {
             return Err(Ended::Violation(format!("frame kind 0x{:02x} is no request", header.kind)));
         }
@@ -154,10 +151,14 @@ async fn listen<R: AsyncRead + Unpin>(
             None
         };
         let body = reader.body(header.length).await?;
-        let message = Message::decode(header.kind, body).map_err(StreamError::Wire)?;
-        rate.spend(cost(&message)).await;
-        let request = header.request;
+        let message = match Message::decode(header.kind, body) {
+            Ok(message) => message,
+            Err(WireError::Unsupported { .. }) => Message::Unsupported,
+            Err(error) => return Err(StreamError::Wire(error).into()),
+        };
+        sleep(requests.take(now(), cost(&message))).await;
         match message {
+            Message::Unsupported => send(&replies, Reply::new(request, Message::Unsupported)).await,
             Message::Greet => {
                 send(&replies, Reply::new(request, Message::Greeting(shared.own_greeting()))).await;
             }
@@ -208,34 +209,6 @@ fn cost(message: &Message) -> u32 {
         _ => 1,
     };
     u32::try_from(count).unwrap_or(REQUESTS_BURST)
-}
-
-/// A bucket that fills at [`REQUESTS_PER_SECOND`].
-struct Rate {
-    left: u32,
-    filled: Instant,
-}
-
-impl Rate {
-    fn new() -> Self {
-        Self { left: REQUESTS_BURST, filled: Instant::now() }
-    }
-
-    async fn spend(&mut self, count: u32) {
-        if self.left < count {
-            let gained = self.filled.elapsed().as_secs_f64() * f64::from(REQUESTS_PER_SECOND);
-            // A float-to-integer cast saturates.
-            self.left = self.left.saturating_add(gained as u32).min(REQUESTS_BURST);
-            self.filled = Instant::now();
-            if self.left < count {
-                let short = f64::from(count - self.left) / f64::from(REQUESTS_PER_SECOND);
-                sleep(Duration::from_secs_f64(short)).await;
-                self.left = count;
-                self.filled = Instant::now();
-            }
-        }
-        self.left -= count;
-    }
 }
 
 async fn send(replies: &mpsc::Sender<Reply>, reply: Reply) {

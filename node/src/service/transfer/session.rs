@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::{AsyncReadExt as _, AsyncWrite};
 use p2p_protocol::{
     Chunk, Cid, Multihash, PeerId,
-    wire::transfer::{Ask, Greeting, Held, MAX_OFFERS, MAX_WANTS, Message, Offer, carries_chunk, is_answer},
+    wire::transfer::{Ask, Greeting, Held, MAX_OFFERS, MAX_WANTS, Message, Offer, carries_chunk, is_answer, limit},
 };
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -25,9 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared, TransferError, broken,
-    stream::{FrameReader, FrameWriter, Progress, STALL, StreamError},
+    stream::{FrameReader, FrameWriter, Progress, STALL, StreamError, greet},
 };
-use crate::net::Stream;
 
 /// Opening and greeting take at most so long: a dial, a handshake and a round trip on a bad link.
 pub(super) const OPENING: Duration = Duration::from_secs(10);
@@ -98,7 +97,8 @@ impl Waiting {
 
 #[derive(Default)]
 struct Table {
-    waiting: HashMap<u32, Waiting>,
+    /// By their ids, each with the first id of its frame.
+    waiting: HashMap<u32, (u32, Waiting)>,
     failed: Option<TransferError>,
 }
 
@@ -131,7 +131,7 @@ impl State {
             let error = table.failed.get_or_insert(error).clone();
             (std::mem::take(&mut table.waiting), error)
         };
-        for (_, waiting) in waiting {
+        for (_, waiting) in waiting.into_values() {
             waiting.fail(error.clone());
         }
         self.gets.close();
@@ -147,7 +147,8 @@ impl State {
         TransferError::Violation { peer: self.peer, reason: reason.into() }
     }
 
-    fn register(&self, request: u32, waiting: Waiting) {
+    /// `first`: the first id of the frame that asks for it.
+    fn register(&self, first: u32, request: u32, waiting: Waiting) {
         let mut table = self.table();
         if let Some(error) = table.failed.clone() {
             drop(table);
@@ -157,7 +158,24 @@ impl State {
             self.progress.touch();
             self.armed.notify_one();
         }
-        table.waiting.insert(request, waiting);
+        table.waiting.insert(request, (first, waiting));
+    }
+
+    /// Fails what is still open of the frame whose first request is `first`.
+    fn unsupported(&self, first: u32) {
+        let mut failed = Vec::new();
+        let mut table = self.table();
+        // No frame asks for more.
+        for at in 0..GATHER as u32 {
+            let request = first.wrapping_add(at);
+            if table.waiting.get(&request).is_some_and(|(of, _)| *of == first) {
+                failed.extend(table.waiting.remove(&request));
+            }
+        }
+        drop(table);
+        for (_, waiting) in failed {
+            waiting.fail(TransferError::Unsupported { peer: self.peer });
+        }
     }
 
     fn learn_size(&self, bytes: usize) {
@@ -195,27 +213,19 @@ impl Session {
     }
 
     async fn begin(shared: &Arc<Shared>, peer: PeerId) -> Result<Arc<Self>, TransferError> {
-        let stream: Stream = shared.network.open_stream(peer, shared.protocol.as_str()).await?;
+        let (version, stream) = shared.network.open_spoken(peer, &shared.protocol).await?;
         let (read, write) = stream.split();
         let progress = Progress::new();
         let mut reader = FrameReader::new(read, progress.clone());
         let mut writer = FrameWriter::new(write, progress.clone());
-        let greeting = async {
-            writer.push(0, &Message::Greeting(shared.own_greeting())).await?;
-            writer.flush().await?;
-            let header = reader.header().await?;
-            if carries_chunk(header.kind) {
-                return Ok(None);
-            }
-            Ok(Some(Message::decode(header.kind, reader.body(header.length).await?)?))
-        };
-        let greeting = match greeting.await {
-            Ok(Some(Message::Greeting(greeting))) => greeting,
-            Ok(_) => return Err(shared.ban(peer, "it did not begin with a greeting").await),
+        let greeting = match greet(shared.own_greeting(), &mut reader, &mut writer).await {
+            Ok(Some(greeting)) => greeting,
+            Ok(None) => return Err(shared.ban(peer, "it did not begin with a greeting").await),
             Err(StreamError::Wire(error)) => return Err(shared.ban(peer, error.to_string()).await),
             Err(StreamError::Stalled) => return Err(TransferError::Timeout { peer }),
             Err(StreamError::Io(error)) => return Err(broken(peer, error)),
         };
+        tracing::debug!(%peer, version, hello = ?greeting.hello, "a transfer session is open");
         let state = Arc::new(State {
             peer,
             table: Mutex::default(),
@@ -355,19 +365,19 @@ async fn write<W: AsyncWrite + Unpin>(
                 Call::Want { cid, answer, permit } if !answer.is_closed() => wants.push((cid, answer, permit)),
                 Call::Offer { offer, answer, permit } if !answer.is_closed() => offers.push((offer, answer, permit)),
                 Call::Put { cid, ask, bytes, answer, permit } if !answer.is_closed() => {
-                    state.register(next, Waiting::Kept { answer, _permit: permit });
+                    state.register(next, next, Waiting::Kept { answer, _permit: permit });
                     let length = bytes.len() as u64;
                     writer.push(next, &Message::Put(cid, ask, bytes)).await?;
                     shared.sent_bytes.fetch_add(length, Ordering::Relaxed);
                     next = next.wrapping_add(1);
                 }
                 Call::Have { hashes, answer } if !answer.is_closed() => {
-                    state.register(next, Waiting::Holdings(hashes.len(), answer));
+                    state.register(next, next, Waiting::Holdings(hashes.len(), answer));
                     writer.push(next, &Message::Have(hashes)).await?;
                     next = next.wrapping_add(1);
                 }
                 Call::Greet { answer } if !answer.is_closed() => {
-                    state.register(next, Waiting::Greeting(answer));
+                    state.register(next, next, Waiting::Greeting(answer));
                     writer.push(next, &Message::Greet).await?;
                     next = next.wrapping_add(1);
                 }
@@ -380,7 +390,7 @@ async fn write<W: AsyncWrite + Unpin>(
             let hashes = wants.iter().map(|(cid, ..)| cid.hash).collect();
             let first = next;
             for (cid, answer, permit) in wants {
-                state.register(next, Waiting::Chunk(cid, answer, permit));
+                state.register(first, next, Waiting::Chunk(cid, answer, permit));
                 next = next.wrapping_add(1);
             }
             writer.push(first, &Message::Want(hashes)).await?;
@@ -389,7 +399,7 @@ async fn write<W: AsyncWrite + Unpin>(
             let offered = offers.iter().map(|(offer, ..)| *offer).collect();
             let first = next;
             for (_, answer, permit) in offers {
-                state.register(next, Waiting::Offered { answer, _permit: permit });
+                state.register(first, next, Waiting::Offered { answer, _permit: permit });
                 next = next.wrapping_add(1);
             }
             writer.push(first, &Message::Offer(offered)).await?;
@@ -453,13 +463,19 @@ async fn answer<R: futures::AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
 ) -> Result<Result<(), TransferError>, StreamError> {
     let header = reader.header().await?;
-    if !is_answer(header.kind) {
+    let known = limit(header.kind).is_some();
+    if known && !is_answer(header.kind) {
         return Ok(Err(state.violation(format!("frame kind 0x{:02x} is no answer", header.kind))));
     }
     // Taken before its bytes are read: what was not asked for is not allocated for.
-    let Some(waiting) = state.table().waiting.remove(&header.request) else {
+    let Some((first, waiting)) = state.table().waiting.remove(&header.request) else {
         return Ok(Err(state.violation(format!("request {} was never made", header.request))));
     };
+    if !known {
+        waiting.fail(TransferError::Unsupported { peer: state.peer });
+        reader.skip(header.length).await?;
+        return Ok(Ok(()));
+    }
     if carries_chunk(header.kind) && !matches!(waiting, Waiting::Chunk(..)) {
         let error = state.violation("a chunk came that was not asked for");
         waiting.fail(error.clone());
@@ -483,6 +499,11 @@ async fn answer<R: futures::AsyncRead + Unpin>(
             return Err(error);
         }
     };
+    if message == Message::Unsupported {
+        waiting.fail(TransferError::Unsupported { peer: state.peer });
+        state.unsupported(first);
+        return Ok(Ok(()));
+    }
     Ok(settle(shared, state, waiting, message))
 }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use p2p_protocol::wire::{
     frame::{HEADER_BYTES, Header},
-    transfer::{Message, WireError, limit},
+    transfer::{Greeting, Message, WireError, carries_chunk, limit},
 };
 use tokio::time::{Instant, timeout};
 
@@ -151,6 +151,20 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(body.into())
     }
 
+    /// Passes over the bytes of a frame, however many, without keeping them. Not cancel-safe.
+    pub(super) async fn skip(&mut self, length: u32) -> Result<(), StreamError> {
+        let mut rest = length as usize;
+        loop {
+            let passed = rest.min(self.end - self.start);
+            self.start += passed;
+            rest -= passed;
+            if rest == 0 {
+                return Ok(());
+            }
+            self.fill_or_fail().await?;
+        }
+    }
+
     fn take(&mut self, out: &mut [u8]) -> usize {
         let count = out.len().min(self.end - self.start);
         out[..count].copy_from_slice(&self.buffer[self.start..self.start + count]);
@@ -249,4 +263,23 @@ async fn write_all<W: AsyncWrite + Unpin>(
         bytes = &bytes[written..];
     }
     Ok(())
+}
+
+/// Says `own` and reads the other side's greeting; both speak at once. `None`: it began with something else.
+pub(super) async fn greet<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    own: Greeting,
+    reader: &mut FrameReader<R>,
+    writer: &mut FrameWriter<W>,
+) -> Result<Option<Greeting>, StreamError> {
+    writer.push(0, &Message::Greeting(own)).await?;
+    writer.flush().await?;
+    let header = reader.header().await?;
+    if carries_chunk(header.kind) {
+        return Ok(None);
+    }
+    match Message::decode(header.kind, reader.body(header.length).await?) {
+        Ok(Message::Greeting(greeting)) => Ok(Some(greeting)),
+        Ok(_) | Err(WireError::Unsupported { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }

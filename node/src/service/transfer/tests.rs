@@ -9,6 +9,7 @@ use p2p_protocol::{
     wire::{
         frame::{HEADER_BYTES, Header},
         transfer::{Ask, Greeting, Message, limit},
+        version::{Dialect, Hello, Versions},
     },
 };
 use tokio::time::timeout;
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::{
     net::Stream,
-    service::fabric::{Fabric, ROOMY, eventually, peer, transfer_protocol},
+    service::fabric::{Fabric, NETWORK, ROOMY, eventually, peer, transfer_protocol},
     store::Terms,
 };
 
@@ -47,7 +48,8 @@ async fn read(stream: &mut Stream) -> Option<(u32, Message)> {
 }
 
 fn greeting() -> Message {
-    Message::Greeting(Greeting { storing: true, capacity_bytes: 1, free_bytes: 1 })
+    let hello = Hello { version: 1, features: 0 };
+    Message::Greeting(Greeting { hello, storing: true, capacity_bytes: 1, free_bytes: 1 })
 }
 
 /// A stream to a node's transfer service from a peer that the test plays, greetings over.
@@ -374,4 +376,123 @@ async fn a_peer_has_two_inbound_sessions_and_the_newest_count() {
     assert!(matches!(read(&mut newest).await, Some((5, Message::Greeting(_)))));
     assert_eq!(lock(&a.shared.inbound)[&peer(2)].len(), 2);
     let _: Cid = *chunk(1, 1).cid();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_kind_and_unknown_terms_are_answered_unsupported_and_nobody_is_banned() {
+    let fabric = Fabric::default();
+    let (_, store, _a) = fabric.serve(1, ROOMY).await;
+    let network = fabric.join(2);
+    let mut stream = network.open_stream(peer(1), transfer_protocol()).await.expect("it accepts");
+    // A greeting of a later version: every feature, and more than is known.
+    let mut newer = Header { kind: 1, request: 0, length: 200 }.encode().to_vec();
+    newer.resize(HEADER_BYTES + 200, 0xff);
+    stream.write_all(&newer).await.expect("it is read");
+    assert!(matches!(read(&mut stream).await, Some((0, Message::Greeting(_)))));
+
+    let (small, other) = (chunk(1, 10), chunk(2, 10));
+    let put = Message::Put(*small.cid(), ASK, small.clone().into_bytes()).encoded();
+    let offer = Offer { cid: *small.cid(), length: 10, ask: ASK };
+    let offer = Message::Offer(vec![offer; 3]).encoded();
+    // The flags of the terms: behind the header, the address, in an offer the length, and the copies.
+    for (mut bytes, flags) in [(put.clone(), HEADER_BYTES + 37), (offer, HEADER_BYTES + 41)] {
+        bytes[flags] = 4;
+        stream.write_all(&bytes).await.expect("it is read");
+        assert_eq!(read(&mut stream).await, Some((1, Message::Unsupported)));
+    }
+    for length in [0, 1, 65_536] {
+        let mut unknown = Header { kind: 0x40, request: 7, length }.encode().to_vec();
+        unknown.resize(HEADER_BYTES + length as usize, 0x31);
+        stream.write_all(&unknown).await.expect("it is read");
+        assert_eq!(read(&mut stream).await, Some((7, Message::Unsupported)));
+    }
+    // The session goes on.
+    write(&mut stream, 8, &Message::Put(*other.cid(), ASK, other.clone().into_bytes())).await;
+    assert_eq!(read(&mut stream).await, Some((8, Message::Kept)));
+    assert_eq!((store.usage().chunks, fabric.bans()), (1, Vec::new()));
+    // One byte more than an unknown kind may have is a broken rule.
+    stream.write_all(&Header { kind: 0x40, request: 9, length: 65_537 }.encode()).await.expect("it is read");
+    is_over(stream).await;
+    eventually("it is banned", || fabric.bans().len() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_kinds_are_paid_for_from_the_budget_of_requests() {
+    let fabric = Fabric::default();
+    let (_, _, _a) = fabric.serve(1, ROOMY).await;
+    let mut stream = raw(&fabric, 2, peer(1)).await;
+    let began = tokio::time::Instant::now();
+    for _ in 0..300 {
+        let frames: Vec<u8> = (0..100).flat_map(|request| Header { kind: 0x40, request, length: 0 }.encode()).collect();
+        stream.write_all(&frames).await.expect("it is read");
+        for request in 0..100 {
+            assert_eq!(read(&mut stream).await, Some((request, Message::Unsupported)));
+        }
+    }
+    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_understood_fails_its_request_and_not_the_session() {
+    let fabric = Fabric::default();
+    let (_, _, a) = fabric.serve(1, ROOMY).await;
+    let later = played(&fabric, 2).await;
+    let kept = chunk(3, 100);
+    let given = kept.clone();
+    tokio::spawn(async move {
+        let mut stream = later.await.expect("it is played");
+        while let Some((request, message)) = read(&mut stream).await {
+            match message {
+                // One answer for the whole frame.
+                Message::Offer(_) => write(&mut stream, request, &Message::Unsupported).await,
+                Message::Want(hashes) if hashes.contains(&given.cid().hash) => {
+                    write(&mut stream, request, &Message::Chunk(given.clone().into_bytes())).await;
+                }
+                _ => {
+                    let mut unknown = Header { kind: 0x60, request, length: 60_000 }.encode().to_vec();
+                    unknown.resize(HEADER_BYTES + 60_000, 9);
+                    stream.write_all(&unknown).await.expect("it is read");
+                }
+            }
+        }
+    });
+    let unsupported = TransferError::Unsupported { peer: peer(2) };
+    let began = tokio::time::Instant::now();
+    let offers = join_all((0..50).map(|seed| a.offer(peer(2), *chunk(seed, 10).cid(), 10, ASK))).await;
+    assert!(offers.iter().all(|offer| *offer == Err(unsupported.clone())), "{offers:?}");
+    assert!(began.elapsed() < Duration::from_secs(1), "some waited until they were given up");
+    assert_eq!(a.fetch(peer(2), *chunk(1, 10).cid()).await, Err(unsupported.clone()));
+    assert_eq!(a.put(peer(2), chunk(2, 10), ASK).await, Err(unsupported.clone()));
+    assert_eq!(a.holdings(peer(2), vec![kept.cid().hash]).await, Err(unsupported));
+    let session = a.shared.session(peer(2)).await.expect("it is open");
+    assert_eq!(a.fetch(peer(2), *kept.cid()).await, Ok(Some(kept)));
+    assert!(Arc::ptr_eq(&session, &a.shared.session(peer(2)).await.expect("it is open")));
+    assert!(fabric.bans().is_empty());
+}
+
+/// A node whose newest version is `newest`, over the fabric.
+async fn speaking(fabric: &Fabric, seed: u8, newest: u8) -> Transfer {
+    let dialect = Dialect { transfer: Versions::up_to(newest), features: u64::MAX, ..Dialect::default() };
+    let (network, store) = (fabric.join(seed).speaking(dialect), Store::in_memory(ROOMY));
+    Transfer::start(network, store, NETWORK, true, &Layer::alone()).await.expect("the fabric accepts")
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_one_version_apart_exchange_chunks_and_nodes_two_apart_say_that_they_cannot() {
+    let fabric = Fabric::default();
+    let [one, two, three] = [1, 2, 3].map(|newest| speaking(&fabric, newest, newest));
+    let nodes = [one.await, two.await, three.await];
+    for (from, to) in [(1, 2), (2, 1), (2, 3), (3, 2)] {
+        let chunk = chunk(from * 16 + to, 50_000);
+        let node = &nodes[from as usize - 1];
+        node.store(peer(to as u8), chunk.clone(), ASK).await.expect("it is kept");
+        assert_eq!(node.fetch(peer(to as u8), *chunk.cid()).await, Ok(Some(chunk)));
+        let hello = node.greeting(peer(to as u8)).await.expect("it greets").hello;
+        assert_eq!(hello, Hello { version: to as u8, features: u64::MAX });
+    }
+    for (from, to) in [(1, 3), (3, 1)] {
+        let refused = nodes[from - 1].greeting(peer(to)).await;
+        assert!(matches!(refused, Err(TransferError::Net(NetError::Unsupported { .. }))), "{refused:?}");
+    }
+    assert!(fabric.bans().is_empty());
 }

@@ -3,7 +3,7 @@
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use p2p_protocol::{
     reconcile::{IdSet, Initiator, ReconcileLimits, respond},
-    wire::sync::Frame,
+    wire::{frame::HEADER_BYTES, sync::Frame, version::Hello},
 };
 
 use super::*;
@@ -22,6 +22,37 @@ async fn stranger(hub: &Hub, seed: u8) -> Stranger {
     Stranger { peer, network, inbound }
 }
 
+fn hello() -> Vec<u8> {
+    Frame::Greeting(Hello { version: 1, features: 0 }).encode(0)
+}
+
+/// Opens a session and says `frames`, with the ids 1, 2, …
+async fn say(stranger: &Stranger, to: &Node, frames: &[Frame]) -> Stream {
+    let mut stream = stranger.network.open_stream(to.peer, TOPIC).await.expect("it opens");
+    let said: Vec<u8> = (1..).zip(frames).flat_map(|(request, frame)| frame.encode(request)).collect();
+    // Perhaps there is no room for it.
+    let _ = stream.write_all(&[hello(), said].concat()).await;
+    stream
+}
+
+/// The next frame that is said: its kind, request and payload.
+async fn hear(stream: &mut Stream) -> (u8, u32, Vec<u8>) {
+    let mut header = [0; HEADER_BYTES];
+    timeout(LONG, stream.read_exact(&mut header)).await.expect("it answers").expect("all of it");
+    let [kind, a, b, c, d, e, f, g, h] = header;
+    let mut payload = vec![0; u32::from_be_bytes([e, f, g, h]) as usize];
+    stream.read_exact(&mut payload).await.expect("all of it");
+    (kind, u32::from_be_bytes([a, b, c, d]), payload)
+}
+
+/// The greeting, then the answer to request 1.
+async fn answer(stream: &mut Stream) -> (u8, Vec<u8>) {
+    assert_eq!(hear(stream).await, (1, 0, vec![1, 0, 0, 0, 0, 0, 0, 0, 0]));
+    let (kind, request, payload) = hear(stream).await;
+    assert_eq!(request, 1);
+    (kind, payload)
+}
+
 async fn is_banned(hub: &Hub, by: &Node, peer: PeerId) {
     eventually("a ban", || hub.with(by.peer, |end| end.banned.contains(&peer))).await;
 }
@@ -34,25 +65,27 @@ async fn whoever_asks_with_hostile_bytes_is_banned() {
     // Another's name on what one signed oneself.
     let mut mismatch = signed(3, NETWORK, publication(3, "x", 1)).bytes().to_vec();
     mismatch[4..42].copy_from_slice(&keypair(4).public().to_peer_id().to_bytes());
-    let push = |bytes: &[u8]| Frame::Push(vec![Bytes::copy_from_slice(bytes)]).encode();
+    let push = |bytes: &[u8]| Frame::Push(vec![Bytes::copy_from_slice(bytes)]).encode(1);
     let cases = [
-        vec![9, 0, 0, 0, 0],
-        vec![1, 0xff, 0xff, 0xff, 0xff],
-        vec![3, 0, 0, 0, 1, 0],
-        Frame::Reconcile(Bytes::from_static(&[0xff, 7])).encode(),
-        Frame::Taken(1).encode(),
-        Frame::Difference(Bytes::new()).encode(),
+        vec![9, 0, 0, 0, 1, 0, 1, 0, 1],
+        vec![0x10, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff],
+        vec![0x20, 0, 0, 0, 1, 0, 0, 0, 1, 0],
+        hello(),
+        Frame::Reconcile(Bytes::from_static(&[0xff, 7])).encode(1),
+        Frame::Taken(1).encode(1),
+        Frame::Difference(Bytes::new()).encode(1),
         push(invalid.bytes()),
         push(&tampered),
         push(&mismatch),
-        push(b"noise"),
+        push(&[1, 0, 9]),
     ];
     for bytes in cases {
         let hub = Hub::default();
         let (a, stranger) = (node(&hub, 1).await, stranger(&hub, 9).await);
         hub.connect(a.peer, stranger.peer);
         let mut stream = stranger.network.open_stream(a.peer, TOPIC).await.expect("it opens");
-        stream.write_all(&bytes).await.expect("it is sent");
+        // Perhaps it is refused before it is sent to its end.
+        let _ = stream.write_all(&[hello(), bytes].concat()).await;
         is_banned(&hub, &a, stranger.peer).await;
         assert_eq!(a.catalogue.ledger.map().len(), 0);
     }
@@ -67,25 +100,28 @@ async fn whoever_answers_with_hostile_bytes_is_banned() {
         let asked = Initiator::new(ReconcileLimits::default()).initiate(&empty);
         respond(&set, &asked, 4096).expect("an honest message")
     };
-    let listing = Frame::Difference(listing.into()).encode();
+    let listing = Frame::Difference(listing.into()).encode(1);
     let unwanted = signed(3, NETWORK, publication(3, "x", 1));
     let entries = vec![Bytes::copy_from_slice(unwanted.bytes())];
     let cases = [
-        vec![vec![2, 0, 0, 0, 0]],
-        vec![vec![2, 0, 1, 0, 1]],
-        vec![Frame::Taken(0).encode()],
-        vec![listing.clone(), Frame::Entries { answered: 0, entries: vec![] }.encode()],
-        vec![listing.clone(), Frame::Entries { answered: 2, entries: vec![] }.encode()],
-        vec![listing, Frame::Entries { answered: 1, entries }.encode()],
+        vec![vec![0x11, 0, 0, 0, 1, 0, 0, 0, 0]],
+        vec![vec![0x11, 0, 0, 0, 1, 0, 1, 0, 1]],
+        // The answer to what was not asked.
+        vec![Frame::Difference(Bytes::new()).encode(7)],
+        vec![Frame::Taken(0).encode(1)],
+        vec![listing.clone(), Frame::Entries { answered: 0, entries: vec![] }.encode(2)],
+        vec![listing.clone(), Frame::Entries { answered: 2, entries: vec![] }.encode(2)],
+        vec![listing, Frame::Entries { answered: 1, entries }.encode(2)],
     ];
     for answers in cases {
         let hub = Hub::default();
         let (a, mut stranger) = (node(&hub, 1).await, stranger(&hub, 9).await);
         hub.connect(a.peer, stranger.peer);
         let (_, mut stream) = timeout(LONG, stranger.inbound.recv()).await.expect("it asks").expect("it is there");
-        let mut buffer = [0; 4096];
+        stream.write_all(&hello()).await.expect("it is sent");
+        assert_eq!(hear(&mut stream).await.0, 1);
         for answer in answers {
-            assert!(stream.read(&mut buffer).await.expect("it asks") > 0);
+            hear(&mut stream).await;
             stream.write_all(&answer).await.expect("it is sent");
         }
         is_banned(&hub, &a, stranger.peer).await;
@@ -100,7 +136,7 @@ async fn a_broken_stream_is_nobodys_fault_and_tried_again() {
     hub.connect(a.peer, stranger.peer);
     for _ in 0..2 {
         let (_, mut stream) = timeout(LONG, stranger.inbound.recv()).await.expect("it asks").expect("it is there");
-        stream.write_all(&[2, 0, 0]).await.expect("it is sent");
+        stream.write_all(&[0x11, 0, 0]).await.expect("it is sent");
         drop(stream);
     }
     assert!(hub.with(a.peer, |end| end.banned.is_empty()));
@@ -112,12 +148,9 @@ async fn a_replayed_older_version_is_ignored() {
     let (a, stranger) = (node(&hub, 1).await, stranger(&hub, 9).await);
     hub.connect(a.peer, stranger.peer);
     a.catalogue.ledger.take(signed(3, NETWORK, publication(3, "x", 2))).await;
-    let mut stream = stranger.network.open_stream(a.peer, TOPIC).await.expect("it opens");
     let old = signed(3, NETWORK, publication(3, "x", 1));
-    stream.write_all(&Frame::Push(vec![Bytes::copy_from_slice(old.bytes())]).encode()).await.expect("it is sent");
-    let mut answer = [0; 7];
-    timeout(LONG, stream.read_exact(&mut answer)).await.expect("it answers").expect("all of it");
-    assert_eq!(answer[..], Frame::Taken(0).encode());
+    let mut stream = say(&stranger, &a, &[Frame::Push(vec![Bytes::copy_from_slice(old.bytes())])]).await;
+    assert_eq!(answer(&mut stream).await, (0x31, vec![0, 0]));
     assert_eq!(a.catalogue.entries(), [publication(3, "x", 2)]);
     assert!(hub.with(a.peer, |end| end.banned.is_empty()));
 }
@@ -129,13 +162,112 @@ async fn one_peer_has_few_sessions_at_once() {
     hub.connect(a.peer, stranger.peer);
     let mut streams = Vec::new();
     for _ in 0..3 {
-        streams.push(stranger.network.open_stream(a.peer, TOPIC).await.expect("it opens"));
+        streams.push(say(&stranger, &a, &[Frame::Push(vec![])]).await);
     }
     // The third is closed without an answer; the first two are served.
     let mut byte = [0];
     assert_eq!(timeout(LONG, streams[2].read(&mut byte)).await.expect("it closes").ok().unwrap_or(0), 0);
-    streams[0].write_all(&Frame::Push(vec![]).encode()).await.expect("it is sent");
-    let mut answer = [0; 7];
-    timeout(LONG, streams[0].read_exact(&mut answer)).await.expect("it answers").expect("all of it");
-    assert_eq!(answer[..], Frame::Taken(0).encode());
+    assert_eq!(answer(&mut streams[0]).await, (0x31, vec![0, 0]));
+}
+
+/// What a later version might write: another format, a flag, an extension.
+fn later(seed: u8, name: &str) -> [Vec<u8>; 3] {
+    let signed = signed(seed, NETWORK, publication(seed, name, 1));
+    let [mut format, mut flag] = [signed.bytes().to_vec(), signed.bytes().to_vec()];
+    format[0] = 2;
+    format.resize(3000, 7);
+    flag[1] = 0x80;
+    let extended = publication(seed, &format!("{name}, extended"), 1);
+    let extended = SignedPublication::sign_extended(&keypair(seed), NETWORK, extended, b"from the future");
+    [format, flag, extended.expect("it is valid").bytes().to_vec()]
+}
+
+#[tokio::test]
+async fn a_frame_of_an_unknown_kind_is_answered_and_the_session_goes_on() {
+    let hub = Hub::default();
+    let (a, stranger) = (node(&hub, 1).await, stranger(&hub, 9).await);
+    hub.connect(a.peer, stranger.peer);
+    let mut stream = stranger.network.open_stream(a.peer, TOPIC).await.expect("it opens");
+    // A newer greeting, then what is not known here, as long as it may be.
+    let mut unknown = vec![0x42, 0, 0, 0, 1, 0, 1, 0, 0];
+    unknown.resize(HEADER_BYTES + 65_536, 9);
+    let greeting = [&[1, 0, 0, 0, 0, 0, 0, 0, 12, 2][..], &[0xff; 11]].concat();
+    stream.write_all(&[greeting, unknown, Frame::Push(vec![]).encode(2)].concat()).await.expect("it is sent");
+    assert_eq!(answer(&mut stream).await, (0x7f, vec![]));
+    assert_eq!(hear(&mut stream).await, (0x31, 2, vec![0, 0]));
+    assert!(hub.with(a.peer, |end| end.banned.is_empty()));
+}
+
+#[tokio::test]
+async fn what_a_later_version_pushes_is_skipped_and_the_rest_is_taken() {
+    let hub = Hub::default();
+    let (a, stranger) = (node(&hub, 1).await, stranger(&hub, 9).await);
+    hub.connect(a.peer, stranger.peer);
+    let [format, flag, extended] = later(3, "x");
+    let plain = signed(3, NETWORK, publication(3, "y", 1)).bytes().to_vec();
+    let entries = [format, flag, extended.clone(), plain].map(Bytes::from).to_vec();
+    let mut stream = say(&stranger, &a, &[Frame::Push(entries)]).await;
+    assert_eq!(answer(&mut stream).await, (0x31, vec![0, 2]));
+    // The extension is passed on byte for byte.
+    let id = *blake3::hash(&extended).as_bytes();
+    let mut stream = say(&stranger, &a, &[Frame::Want(vec![id])]).await;
+    let length = (extended.len() as u16).to_be_bytes();
+    assert_eq!(answer(&mut stream).await, (0x21, [&[0, 1][..], &length, &extended].concat()));
+    assert!(hub.with(a.peer, |end| end.banned.is_empty()));
+}
+
+#[tokio::test]
+async fn what_a_later_version_has_is_asked_for_once_in_a_session_and_the_rest_is_taken() {
+    let hub = Hub::default();
+    let (a, mut stranger) = (node(&hub, 1).await, stranger(&hub, 9).await);
+    hub.connect(a.peer, stranger.peer);
+    let [format, flag, extended] = later(3, "x");
+    let mut entries = [format, flag, extended].map(Bytes::from);
+    entries.sort_by_key(|entry| *blake3::hash(entry).as_bytes());
+    let set = entries.iter().map(|entry| *blake3::hash(entry).as_bytes()).collect::<IdSet>();
+    let (_, mut stream) = timeout(LONG, stranger.inbound.recv()).await.expect("it asks").expect("it is there");
+    stream.write_all(&hello()).await.expect("it is sent");
+    let mut wants = 0;
+    hear(&mut stream).await;
+    loop {
+        let mut first = [0];
+        if timeout(LONG, stream.read(&mut first)).await.expect("it goes on").unwrap_or(0) == 0 {
+            break;
+        }
+        let mut rest = [0; HEADER_BYTES - 1];
+        stream.read_exact(&mut rest).await.expect("all of it");
+        let request = u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]);
+        let mut payload = vec![0; u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]) as usize];
+        stream.read_exact(&mut payload).await.expect("all of it");
+        let answer = match first[0] {
+            0x10 => Frame::Difference(respond(&set, &payload, 65_536).expect("an honest message").into()),
+            0x20 => {
+                wants += 1;
+                assert_eq!(payload.len(), 3 * 32);
+                Frame::Entries { answered: 3, entries: entries.to_vec() }
+            }
+            kind => panic!("it says {kind:#x}"),
+        };
+        stream.write_all(&answer.encode(request)).await.expect("it is sent");
+    }
+    assert_eq!((wants, a.catalogue.ledger.map().len()), (1, 1));
+    assert!(hub.with(a.peer, |end| end.banned.is_empty()));
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_understand_a_question_is_not_at_fault() {
+    // It answers everything by UNSUPPORTED, or by a kind that is not known here.
+    for kind in [0x7f, 0x42] {
+        let hub = Hub::default();
+        let (a, mut stranger) = (node(&hub, 1).await, stranger(&hub, 9).await);
+        hub.connect(a.peer, stranger.peer);
+        let (_, mut stream) = timeout(LONG, stranger.inbound.recv()).await.expect("it asks").expect("it is there");
+        stream.write_all(&hello()).await.expect("it is sent");
+        hear(&mut stream).await;
+        let (_, request, _) = hear(&mut stream).await;
+        stream.write_all(&[&[kind][..], &request.to_be_bytes(), &[0; 4]].concat()).await.expect("it is sent");
+        // It closes, and nothing worse.
+        assert_eq!(timeout(LONG, stream.read(&mut [0])).await.expect("it closes").unwrap_or(0), 0);
+        assert!(hub.with(a.peer, |end| end.banned.is_empty()));
+    }
 }

@@ -1,16 +1,17 @@
-//! A stream of the simulated fabric: bytes arrive in order, late by the link's delay, no faster than its bandwidth,
+//! A stream of the simulated network: bytes arrive in order, late by the link's delay, no faster than its bandwidth,
 //! and not at all once the link is cut.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use p2p_node::net::Stream;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf, duplex, split},
     sync::mpsc,
     time::{Instant, sleep_until},
 };
 use tokio_util::{compat::TokioAsyncReadCompatExt as _, sync::CancellationToken};
+
+use crate::net::Stream;
 
 /// What a link is like, one way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,9 +1,10 @@
-//! A simulated network: it holds the other end of every node's command channel, so that the real services of dozens of
-//! nodes run in one process, on tokio's paused clock, with latency, bandwidth and cuts, from a seed.
+//! The simulated network: it holds the other end of every node's command channel, so that the real services of dozens
+//! of nodes run in one process, on tokio's paused clock, with latency, bandwidth and cuts, from a seed.
 //!
-//! It must answer as the libp2p driver does: one contract suite ([`crate::contract`]) runs against both.
-//! Simplifications, all of them on the safe side: lookups answer from the truth, gossip floods every link, and
-//! a dialled peer is identified as soon as the link's delay has passed.
+//! It must answer as the libp2p driver does: one contract suite, in the package of the tests, runs against both.
+//! What it does not model: lookups answer from the truth, gossip floods every link, a dialled peer is identified as
+//! soon as the link's delay has passed, and a cut link is cut both ways. It is compiled for tests alone (the feature
+//! `simulated`), and its tables are bounded by what a test puts in.
 
 mod pipe;
 
@@ -15,9 +16,6 @@ use std::{
 
 use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol};
-use p2p_node::net::{
-    COMMANDS, Command, GossipMessage, Inbound, NetError, Network, Peer, PeerTable, Source, Stream, Verdict,
-};
 use p2p_protocol::{Key, Multihash};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use sha2::{Digest as _, Sha256};
@@ -28,6 +26,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use pipe::Link;
+
+use super::{COMMANDS, Command, GossipMessage, Inbound, NetError, Network, Peer, PeerTable, Source, Stream, Verdict};
 
 /// How far the nodes know each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
