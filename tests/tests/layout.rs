@@ -211,7 +211,10 @@ fn command_line_word(code: &str) -> Option<&str> {
             return Some(option);
         }
     }
-    code.find("p2p-node ").map(|at| &code[at..])
+    let verbs = ["daemon", "add", "get", "cat", "ls", "stat", "status", "watch", "peers", "connect", "completions"];
+    let program = "p2p-node ";
+    let verb = |at: usize| verbs.contains(&word(at + program.len()).unwrap_or_default());
+    code.match_indices(program).find(|(at, _)| verb(*at)).map(|(at, _)| &code[at..])
 }
 
 #[test]
