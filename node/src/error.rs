@@ -96,11 +96,3 @@ impl std::error::Error for Error {}
 
 /// What the node's verbs give.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// What the system says of a failure, without its number: "permission denied".
-pub fn reason(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or(&text);
-    let mut letters = text.chars();
-    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
-}

@@ -6,12 +6,41 @@ use std::{
     fs,
     io::{ErrorKind, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use libp2p::identity::Keypair;
 
-use crate::error::{Error, Result};
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Others may read the file.
+    #[error("{} can be read by others (mode {mode:o})", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It holds no key.
+    #[error("the identity key {} is damaged", .0.display())]
+    Damaged(PathBuf),
+    /// A new key has no encoding.
+    #[error("the new identity key cannot be encoded: {0}")]
+    Encoding(String),
+    /// The file cannot be read or made.
+    #[error("cannot {doing} the identity key {}: {why}", path.display())]
+    Io {
+        /// `read` or `make`.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        why: std::io::Error,
+    },
+}
+
+type Result<T, E = IdentityError> = std::result::Result<T, E>;
 
 /// Its name in the data directory.
 pub const FILE: &str = "identity.key";
@@ -23,30 +52,20 @@ pub fn load_or_make(directory: &Path) -> Result<Keypair> {
     let path = directory.join(FILE);
     match fs::read(&path) {
         Ok(bytes) => {
-            let mode = fs::metadata(&path).map_err(|error| failed("read", &path, &error))?.permissions().mode();
+            let mode = fs::metadata(&path).map_err(|error| failed("read", &path, error))?.permissions().mode();
             if mode & 0o077 != 0 {
-                return Err(Error::refused(format!(
-                    "{} can be read by others (mode {:o})",
-                    path.display(),
-                    mode & 0o777
-                ))
-                .hint(format!("run `chmod 600 {}` if nobody else has had it", path.display())));
+                return Err(IdentityError::Open { path, mode: mode & 0o777 });
             }
-            Keypair::from_protobuf_encoding(&bytes).map_err(|_| {
-                Error::failed(format!("the identity key {} is damaged", path.display()))
-                    .hint("restore it from a backup, or move it away to start as a new peer")
-            })
+            Keypair::from_protobuf_encoding(&bytes).map_err(|_| IdentityError::Damaged(path))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => make(directory, &path),
-        Err(error) => Err(failed("read", &path, &error)),
+        Err(error) => Err(failed("read", &path, error)),
     }
 }
 
 fn make(directory: &Path, path: &Path) -> Result<Keypair> {
     let keypair = Keypair::generate_ed25519();
-    let bytes = keypair
-        .to_protobuf_encoding()
-        .map_err(|error| Error::failed(format!("the new identity key cannot be encoded: {error}")))?;
+    let bytes = keypair.to_protobuf_encoding().map_err(|why| IdentityError::Encoding(why.to_string()))?;
     // Written aside and renamed, so that a crash leaves either no key or a whole one.
     let temporary = directory.join(format!("{FILE}.new"));
     let write = || -> std::io::Result<()> {
@@ -60,13 +79,12 @@ fn make(directory: &Path, path: &Path) -> Result<Keypair> {
         fs::rename(&temporary, path)?;
         fs::File::open(directory)?.sync_all()
     };
-    write().map_err(|error| failed("make", path, &error))?;
+    write().map_err(|error| failed("make", path, error))?;
     Ok(keypair)
 }
 
-fn failed(doing: &str, path: &Path, error: &std::io::Error) -> Error {
-    Error::failed(format!("cannot {doing} the identity key {}: {error}", path.display()))
-        .hint("check that the data directory belongs to you and that its disk is well")
+fn failed(doing: &'static str, path: &Path, why: std::io::Error) -> IdentityError {
+    IdentityError::Io { doing, path: path.to_owned(), why }
 }
 
 #[cfg(test)]
@@ -89,10 +107,10 @@ mod tests {
         load_or_make(directory.path()).expect("made");
         let path = directory.path().join(FILE);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("changed");
-        assert_eq!(load_or_make(directory.path()).expect_err("open to others").kind, crate::error::Kind::Refused);
+        assert!(matches!(load_or_make(directory.path()), Err(IdentityError::Open { mode: 0o644, .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("changed");
         fs::write(&path, b"garbage").expect("written");
-        assert!(load_or_make(directory.path()).expect_err("damaged").message.contains("damaged"));
+        assert!(matches!(load_or_make(directory.path()), Err(IdentityError::Damaged(_))));
         assert_eq!(fs::read(&path).expect("there"), b"garbage");
     }
 }

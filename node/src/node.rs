@@ -1,4 +1,4 @@
-//! The node: builds the rooms bottom-up, answers the verbs, stops top-down.
+//! The node: builds the rooms bottom-up, stops them top-down.
 //!
 //! ```text
 //! store ─┐
@@ -10,9 +10,13 @@
 //! [`Rooms`] is everything above the network's handle and the store, so that a simulated fabric and a memory store carry
 //! the very same code as a daemon does. [`Node`] adds what a process has: the data directory, the identity, the swarm.
 
-mod verbs;
-
-use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
@@ -20,11 +24,11 @@ use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    error::{Error, Kind, Result},
-    identity,
+    identity::{self, IdentityError},
     net::{self, Driver, Listen, NetError, Network, TransportKind},
     service::{
-        catalogue::Catalogue,
+        blocking::Blocking,
+        catalogue::{Catalogue, StartError},
         export::Export,
         fetch::Fetch,
         ingest::Ingest,
@@ -59,6 +63,39 @@ pub struct Site<'a> {
     /// Of all chance in the services: the same seed, on the same network, gives the same run.
     pub seed: u64,
 }
+
+/// Why a node does not start, or does not stop cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Its data directory is not there and cannot be made.
+    #[error("cannot make the data directory {}: {why}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        why: std::io::Error,
+    },
+    /// Opening the store panicked: a bug.
+    #[error("opening the store failed")]
+    Opening,
+    /// The store's last writes took too long.
+    #[error("the store did not finish its last writes in time")]
+    NotClosed,
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The network.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The catalogue.
+    #[error(transparent)]
+    Catalogue(#[from] StartError),
+}
+
+type Result<T, E = NodeError> = std::result::Result<T, E>;
 
 /// The services of a node over any network handle and any store. Clone it freely.
 #[derive(Clone, Debug)]
@@ -98,11 +135,12 @@ impl Rooms {
         let Site { network_name, replicas, data_dir, seed } = site;
         let storing = store.usage().capacity_bytes > 0;
         let workers = Arc::new(Workers::default());
+        let blocking = Blocking::default();
         let transfer = Transfer::start(network.clone(), store.clone(), network_name, storing, &workers.layer()).await?;
         let locate = Locate::start(network.clone(), transfer.clone(), storing, &workers.layer());
         let replicate = Replicate::start(store.clone(), locate.clone(), transfer.clone(), &workers.layer());
         let fetch = Fetch::new(network.clone(), store.clone(), locate.clone(), transfer.clone(), workers.layer());
-        let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned));
+        let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned), blocking.clone());
         let catalogue =
             Catalogue::start(network.clone(), store.clone(), keypair, network_name, &workers.layer()).await?;
         sync::start(network.clone(), &catalogue, seed, &workers.layer()).await?;
@@ -116,8 +154,9 @@ impl Rooms {
             catalogue.clone(),
             replicas,
             scratch.clone(),
+            blocking.clone(),
         );
-        let export = Export::new(inspect.clone(), scratch);
+        let export = Export::new(inspect.clone(), scratch, blocking);
         let top = workers.layer();
         Ok(Self {
             network,
@@ -174,9 +213,8 @@ impl Node {
     /// Opens the store (taking the data directory's lock first), joins the network, starts the services.
     pub async fn start(settings: Settings) -> Result<Self> {
         let opened = settings.clone();
-        let (store, keypair, known, port) = tokio::task::spawn_blocking(move || open(&opened))
-            .await
-            .map_err(|_| Error::failed("opening the store failed"))??;
+        let (store, keypair, known, port) =
+            tokio::task::spawn_blocking(move || open(&opened)).await.map_err(|_| NodeError::Opening)??;
         let started = match Self::join(&settings, store.clone(), keypair, known, port).await {
             Ok(node) => node,
             Err(error) => {
@@ -253,18 +291,28 @@ impl Node {
         driver.stop().await;
         match tokio::time::timeout(STORE_GRACE, self.inner.rooms.store.close()).await {
             Ok(closed) => Ok(closed?),
-            Err(_) => Err(Error::failed("the store did not finish its last writes in time")
-                .hint("nothing that was acknowledged is lost: the log is replayed at the next start")),
+            Err(_) => Err(NodeError::NotClosed),
         }
     }
 
-    /// Runs a verb until it is done or the node stops.
-    async fn run<T>(&self, verb: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::select! {
-            biased;
-            () = self.inner.stopping.cancelled() => Err(Error::failed("the daemon is stopping").hint("start it again and repeat the command")),
-            done = verb => done,
-        }
+    /// Its services.
+    pub fn rooms(&self) -> &Rooms {
+        &self.inner.rooms
+    }
+
+    /// The name of its network.
+    pub fn network_name(&self) -> &str {
+        &self.inner.network_name
+    }
+
+    /// How long it has run.
+    pub fn uptime(&self) -> Duration {
+        self.inner.started.elapsed()
+    }
+
+    /// Ends when the node begins to stop: nothing new is to be begun from then on, and what is under way is to end.
+    pub fn stopping(&self) -> CancellationToken {
+        self.inner.stopping.clone()
     }
 
     fn listen_addresses(&self) -> Vec<String> {
@@ -312,10 +360,8 @@ fn open(settings: &Settings) -> Result<Opened> {
 }
 
 fn make_directory(directory: &Path) -> Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
-        Error::failed(format!("cannot make the data directory {}: {error}", directory.display()))
-            .hint("choose another with --data-dir")
-    })
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|why| NodeError::Directory { path: directory.to_owned(), why })
 }
 
 /// A free port that was taken because the default one was not free is the one to try at the next start.
@@ -330,38 +376,4 @@ async fn remember_port(store: &Store, network: &Network, before: Option<u16>) ->
     };
     store.put_record(Bytes::from_static(PORT_RECORD), Bytes::from(port.to_string())).await?;
     Ok(())
-}
-
-impl From<StoreError> for Error {
-    fn from(error: StoreError) -> Self {
-        let message = error.to_string();
-        match error {
-            StoreError::NoSpace { .. } => {
-                Self::refused(message).hint("free some space on this disk, or give the daemon a larger --capacity")
-            }
-            StoreError::Locked(_) => {
-                Self::failed(message).hint("use that one, stop it first, or give this one another --data-dir")
-            }
-            StoreError::TooNew { .. } => Self::failed(message).hint("run the newer version of p2p-node on it"),
-            StoreError::Io { .. } | StoreError::Index(_) => {
-                Self::failed(message).hint("check the disk and its permissions, then try again")
-            }
-            StoreError::Closed => Self::failed("the daemon is stopping"),
-        }
-    }
-}
-
-impl From<NetError> for Error {
-    fn from(error: NetError) -> Self {
-        let message = error.to_string();
-        match error {
-            NetError::Listen { .. } => Self::failed(message)
-                .hint("stop what uses that port, or choose another with --listen (port 0 = any free one)"),
-            NetError::Unreachable { .. } | NetError::Timeout { .. } => {
-                Self::new(Kind::Failed, message).hint("check the address, and that a daemon of this network runs there")
-            }
-            NetError::WrongNetwork { .. } => Self::failed(message).hint("start both with the same --network"),
-            NetError::Unsupported { .. } | NetError::Stopped => Self::failed(message),
-        }
-    }
 }

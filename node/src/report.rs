@@ -3,7 +3,7 @@
 //! The daemon sends these over its socket and the command line prints them. Sizes are bytes, durations seconds,
 //! times RFC 3339 UTC, peers base58, addresses CIDv1 in base32. Fields may be added, never renamed.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -101,17 +101,12 @@ pub struct Progress {
     pub current: Option<String>,
 }
 
-/// What `get` is asked.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct GetOptions {
-    /// CID, CID/path/inside, NAME, or PEER/NAME (a path may follow a name too).
-    pub reference: String,
-    /// `-o` made absolute by the caller; `None`: under the label in `directory`.
-    pub output: Option<PathBuf>,
-    /// The caller's current directory, absolute.
-    pub directory: PathBuf,
-    /// Replace what is there.
-    pub force: bool,
+impl Progress {
+    /// As it is told.
+    pub fn of(now: &crate::service::progress::Progress) -> Self {
+        let crate::service::progress::Progress { bytes, total_bytes, chunks, copies, current } = now.clone();
+        Self { bytes, total_bytes, chunks, copies, current }
+    }
 }
 
 /// `get --json`.
@@ -215,6 +210,23 @@ pub struct Status {
     pub replication: Replication,
     /// What went over the wire as chunks.
     pub transfers: Transfers,
+    /// What works in the background.
+    pub work: Vec<Work>,
+}
+
+/// A piece of background work.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Work {
+    /// What it is called.
+    pub name: String,
+    /// `idle`, `working`, `waiting` or `failed`.
+    pub state: String,
+    /// How much of what it does now is done, in a unit of its own.
+    pub done: u64,
+    /// Of how much, where that is known.
+    pub total: Option<u64>,
+    /// How much is done a second, where something is.
+    pub rate: Option<f64>,
 }
 
 /// How replication is doing.

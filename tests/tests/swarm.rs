@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use libp2p::identity::Keypair;
-use p2p_node::net::{self, Listen, NetError, Source, TransportKind, Tuning, Verdict};
+use p2p_node::net::{self, Listen, NetError, Source, TransportKind, Tuning};
 use p2p_tests::{
     contract,
     swarm::{LIMIT, Options, Swarm, meet, mesh, multiaddr, networks},

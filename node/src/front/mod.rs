@@ -1,4 +1,6 @@
-//! What people and programs talk to: the command line and the local API.
+//! What people and programs talk to: the command line, the local API, and the verbs of both.
 
 pub mod api;
 pub mod cli;
+pub mod verbs;
+mod words;

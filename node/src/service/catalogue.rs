@@ -28,8 +28,7 @@ use tokio::{
 
 use super::worker::{Layer, Work};
 use crate::{
-    error::{Error, Result},
-    net::{GossipMessage, Network, Verdict, protocol_name},
+    net::{GossipMessage, NetError, Network, Verdict, protocol_name},
     store::{Store, StoreError},
 };
 use ledger::Ledger;
@@ -66,6 +65,22 @@ pub struct Change {
     pub previous: Option<Publication>,
 }
 
+/// Why the catalogue cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What the store has of it cannot be read.
+    #[error("cannot read the catalogue from the store: {0}")]
+    Load(#[from] StoreError),
+    /// Its gossip cannot be heard.
+    #[error("cannot join the catalogue's topic {topic}: {why}")]
+    Join {
+        /// The topic.
+        topic: String,
+        /// Why.
+        why: Box<NetError>,
+    },
+}
+
 /// The handle: clone it freely.
 #[derive(Clone, Debug)]
 pub struct Catalogue {
@@ -84,13 +99,10 @@ impl Catalogue {
         keypair: Keypair,
         network_name: &str,
         workers: &Layer,
-    ) -> Result<Self> {
+    ) -> Result<Self, StartError> {
         let name = protocol_name(network_name, "catalogue", 1);
-        let ledger = Ledger::load(network.clone(), store, keypair, network_name, &name)
-            .await
-            .map_err(|error| Error::failed(format!("cannot read the catalogue from the store: {error}")))?;
-        let ledger = Arc::new(ledger);
-        let cannot_join = |error| Error::failed(format!("cannot join the catalogue's topic {name}: {error}"));
+        let ledger = Arc::new(Ledger::load(network.clone(), store, keypair, network_name, &name).await?);
+        let cannot_join = |why| StartError::Join { topic: name.clone(), why: Box::new(why) };
         let heard = network.subscribe(&name, HEARD).await.map_err(cannot_join)?;
         let judged = ledger.clone();
         workers.spawn("gossip", |work| listen(judged, heard, work));

@@ -1,5 +1,6 @@
 //! What the node does: each file owns one subject and its own state.
 
+pub mod blocking;
 pub mod catalogue;
 pub mod distinct;
 pub mod export;
@@ -7,6 +8,8 @@ pub mod fetch;
 pub mod ingest;
 pub mod inspect;
 pub mod locate;
+pub mod progress;
+pub mod reason;
 pub mod remember;
 pub mod replicate;
 #[cfg(test)]

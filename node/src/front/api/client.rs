@@ -20,13 +20,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    answer::Piece,
     frames::{self, Next},
     socket,
     wire::{self, Event},
 };
 use crate::{
     error::{Error, Kind, Result},
-    report::AddOptions,
+    front::verbs::Verb,
 };
 
 /// The longest line of an answer that is read: a result is a few KiB, and one that names every peer of a big network
@@ -54,33 +55,33 @@ impl Client {
         socket::connect(&self.data_dir).await.map(drop)
     }
 
-    /// Asks `route`; the answer's events follow.
-    pub async fn call<T: DeserializeOwned>(&self, route: &str, request: &impl Serialize) -> Result<Events<T>> {
-        self.ask(route, request).await.map(Events::new)
+    /// Asks; the answer's events follow.
+    pub async fn call<V: Verb<Answer: DeserializeOwned>>(&self, verb: &V) -> Result<Events<V::Answer>> {
+        self.ask(verb).await.map(Events::new)
     }
 
-    /// `add -`: sends `content` as it comes. A failure of `content` cancels the verb.
-    pub async fn add_stream<T: DeserializeOwned>(
+    /// Asks, and sends `content` as it comes. A failure of `content` cancels the verb.
+    pub async fn call_with<V: Verb<Answer: DeserializeOwned>>(
         &self,
-        options: &AddOptions,
+        verb: &V,
         content: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
-    ) -> Result<Events<T>> {
-        let options = ascii_json(options)?;
+    ) -> Result<Events<V::Answer>> {
+        let options = ascii_json(verb)?;
         let body = BodyExt::boxed_unsync(StreamBody::new(content.map_ok(Frame::data)));
-        let request = post(wire::ADD_STREAM).header(wire::OPTIONS_HEADER, options).body(body).map_err(malformed)?;
+        let request = post::<V>().header(wire::OPTIONS_HEADER, options).body(body).map_err(malformed)?;
         self.send(request).await.map(Events::new)
     }
 
-    /// `cat`.
-    pub async fn cat(&self, request: &wire::CatRequest) -> Result<Content> {
-        let answer = self.ask(wire::CAT, request).await?;
+    /// Asks for content.
+    pub async fn content<V: Verb<Answer = Piece>>(&self, verb: &V) -> Result<Content> {
+        let answer = self.ask(verb).await?;
         Ok(Content { answer, reader: frames::Reader::default() })
     }
 
-    async fn ask(&self, route: &str, request: &impl Serialize) -> Result<Answer> {
-        let body = serde_json::to_vec(request).map_err(malformed)?;
+    async fn ask<V: Verb>(&self, verb: &V) -> Result<Answer> {
+        let body = serde_json::to_vec(verb).map_err(malformed)?;
         let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
-        let request = post(route).header(header::CONTENT_TYPE, "application/json").body(body).map_err(malformed)?;
+        let request = post::<V>().header(header::CONTENT_TYPE, "application/json").body(body).map_err(malformed)?;
         self.send(request).await
     }
 
@@ -108,8 +109,10 @@ impl Client {
     }
 }
 
-fn post(route: &str) -> hyper::http::request::Builder {
-    Request::post(route).header(header::HOST, "localhost").header(wire::VERSION_HEADER, wire::VERSION)
+fn post<V: Verb>() -> hyper::http::request::Builder {
+    Request::post([wire::PREFIX, V::PATH].concat())
+        .header(header::HOST, "localhost")
+        .header(wire::VERSION_HEADER, wire::VERSION)
 }
 
 /// JSON that a header may hold: ASCII only, what is not being escaped.

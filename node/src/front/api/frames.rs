@@ -39,6 +39,11 @@ pub fn content(mut content: Bytes) -> Vec<Bytes> {
     out
 }
 
+/// A frame without content.
+pub fn nothing() -> Bytes {
+    header(BYTES, 0)
+}
+
 /// The frame that ends what is whole.
 pub fn end() -> Bytes {
     header(END, 0)

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::wire::{AddRequest, Event, GetRequest, StatPart, WirePath};
+use super::wire::{Event, WirePath};
 use crate::{
     error::{Error, Kind},
+    front::verbs::{add::AddRequest, get::GetRequest, stat::StatPart},
     report::{
         AddOptions, Added, CatalogueLine, ChunkerChoice, Copies, DirectoryLine, EntryKind, Got, LocalChunk, PeerLine,
-        Placement, Progress, Replication, Stat, StatCopies, Status, Transfers, Update,
+        Placement, Progress, Replication, Stat, StatCopies, Status, Transfers, Update, Work,
     },
 };
 
@@ -95,8 +96,9 @@ fn status_and_peers() {
             capacity: 5,
             replication: Replication { factor: 3, under_replicated: 6, in_flight: 7 },
             transfers: Transfers { sent_bytes: 8, received_bytes: 9 },
+            work: vec![Work { name: "w".into(), state: "working".into(), done: 1, total: None, rate: Some(0.5) }],
         },
-        r#"{"peer_id":"12D3","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"under_replicated":6,"in_flight":7},"transfers":{"sent_bytes":8,"received_bytes":9}}"#,
+        r#"{"peer_id":"12D3","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"under_replicated":6,"in_flight":7},"transfers":{"sent_bytes":8,"received_bytes":9},"work":[{"name":"w","state":"working","done":1,"total":null,"rate":0.5}]}"#,
     );
     let mut peer = PeerLine {
         peer_id: "12D3".into(),

@@ -1,4 +1,4 @@
-//! The routes: from a request to a verb of the node, and from its outcome to events or frames.
+//! From a request to a verb, and from its outcome to events: one way for all of them.
 
 use std::{
     panic::{AssertUnwindSafe, resume_unwind},
@@ -8,17 +8,12 @@ use std::{
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, FromRequest, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    extract::{DefaultBodyLimit, FromRequest as _, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse as _, Response},
     routing::post,
 };
-use futures::{
-    FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, TryStreamExt as _,
-    future::ready,
-    stream::{self, BoxStream},
-};
-use serde::{Serialize, de::DeserializeOwned};
+use futures::{FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, TryStreamExt as _, future::ready, stream};
 use tokio::{
     sync::{mpsc, watch},
     time::MissedTickBehavior,
@@ -26,190 +21,103 @@ use tokio::{
 use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
 use super::{
-    frames,
+    answer::Answer,
     server::Stop,
-    verbs::Verbs,
-    wire::{self, Event, StatPart},
+    wire::{self, Event},
 };
 use crate::{
     error::{Error, Kind, Result},
-    report::{AddOptions, GetOptions, Progress},
-    settings,
+    front::verbs::{self, Answers, Call, Content, Items, Table, Verb},
+    report,
+    service::progress::Progress,
 };
 
 /// The longest JSON body of a request: paths and references, a few KiB each at the most.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
-/// Lines that go out as one piece, where they are ready at once.
-const LINES: usize = 256;
 /// Pieces that wait for a slow caller; `cat` and lists wait with them.
 const PIECES: usize = 8;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
-/// How many such ticks pass before an empty line is sent where there is nothing to tell: it finds callers that are gone.
+/// How many such ticks pass before something is sent where there is nothing to tell: it finds callers that are gone.
 const TICKS_OF_SILENCE: u32 = 25;
 /// How long the connection of a failed `add -` stays, for its caller to read why, where it still sends.
 const LINGER: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
-struct Api<V> {
-    verbs: V,
+struct Api<N> {
+    node: N,
     stop: Stop,
 }
 
-/// A request's body, read as JSON; one that cannot be read is answered by itself.
-struct Asked<T>(T);
+/// Puts each verb under its path.
+struct Routes<N>(Router<Api<N>>);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Asked<T> {
-    type Rejection = Response;
-
-    async fn from_request(request: Request, state: &S) -> std::result::Result<Self, Response> {
-        match Json::from_request(request, state).await {
-            Ok(Json(request)) => Ok(Self(request)),
-            Err(rejection) => Err(refused(rejection.status(), &rejection.body_text())),
-        }
+impl<N: Answers> Table for Routes<N> {
+    fn verb<V: Verb>(&mut self) {
+        let path = [wire::PREFIX, V::PATH].concat();
+        self.0 = std::mem::take(&mut self.0).route(&path, post(serve::<V, N>));
     }
 }
 
-/// The router of `/v1`.
-pub(super) fn router<V: Verbs>(verbs: V, stop: Stop) -> Router {
-    Router::new()
-        .route(wire::ADD, post(add::<V>))
-        .route(wire::ADD_STREAM, post(add_stream::<V>))
-        .route(wire::GET, post(get::<V>))
-        .route(wire::CAT, post(cat::<V>))
-        .route(wire::LS, post(ls::<V>))
-        .route(wire::LS_INSIDE, post(ls_inside::<V>))
-        .route(wire::STAT, post(stat::<V>))
-        .route(wire::STAT_LOCAL, post(stat_local::<V>))
-        .route(wire::WATCH, post(watch_updates::<V>))
-        .route(wire::PEERS, post(peers::<V>))
-        .route(wire::CONNECT, post(connect::<V>))
-        .route(wire::STATUS, post(status::<V>))
+/// The router of every verb, answered by `node`.
+pub(super) fn router<N: Answers>(node: N, stop: Stop) -> Router {
+    let mut routes = Routes(Router::new());
+    verbs::table(&mut routes);
+    routes
+        .0
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .layer(axum::middleware::map_response(|mut response: Response| async move {
             let version = HeaderValue::from_static(wire::VERSION);
             response.headers_mut().insert(HeaderName::from_static(wire::VERSION_HEADER), version);
             response
         }))
-        .with_state(Api { verbs, stop })
+        .with_state(Api { node, stop })
 }
 
-async fn add<V: Verbs>(State(api): State<Api<V>>, Asked(request): Asked<wire::AddRequest>) -> Response {
-    let (sender, progress) = watch::channel(Progress::default());
-    let verbs = api.verbs.clone();
-    let work = async move { verbs.add_path(request.path.0, request.shown, request.options, sender).await };
-    api.one(work, Some(progress))
-}
-
-async fn add_stream<V: Verbs>(State(api): State<Api<V>>, headers: HeaderMap, body: Body) -> Response {
-    let options = headers.get(wire::OPTIONS_HEADER).map(|value| serde_json::from_slice::<AddOptions>(value.as_bytes()));
-    let Some(Ok(options)) = options else {
-        return refused(StatusCode::BAD_REQUEST, "its options are missing or malformed");
+/// Reads a request and what comes with it; one that cannot be read is answered by itself.
+async fn read<V: Verb>(request: Request) -> std::result::Result<(V, Option<Content>), Response> {
+    if !V::SENDS_CONTENT {
+        return match Json::from_request(request, &()).await {
+            Ok(Json(verb)) => Ok((verb, None)),
+            Err(rejection) => Err(refused(rejection.status(), &rejection.body_text())),
+        };
+    }
+    let options = request.headers().get(wire::OPTIONS_HEADER);
+    let Some(Ok(verb)) = options.map(|value| serde_json::from_slice(value.as_bytes())) else {
+        return Err(refused(StatusCode::BAD_REQUEST, "its options are missing or malformed"));
     };
-    let (sender, progress) = watch::channel(Progress::default());
-    let verbs = api.verbs.clone();
     // The body's end is only reached by a caller that sent all of it: one that dies in the middle gives an error here.
-    let content = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
-    let work = async move { verbs.add_stream(Box::new(content), options, sender).await };
-    api.many(work.map_ok(|added| stream::once(ready(Ok(added)))), Some(progress), LINGER)
+    let content = StreamReader::new(request.into_body().into_data_stream().map_err(std::io::Error::other));
+    Ok((verb, Some(Box::new(content))))
 }
 
-async fn get<V: Verbs>(State(api): State<Api<V>>, Asked(request): Asked<wire::GetRequest>) -> Response {
-    let options = GetOptions {
-        reference: request.reference,
-        output: request.output.map(|path| path.0),
-        directory: request.directory.0,
-        force: request.force,
+async fn serve<V: Verb, N: Answers>(State(api): State<Api<N>>, request: Request) -> Response {
+    let (verb, content) = match read::<V>(request).await {
+        Ok(read) => read,
+        Err(refusal) => return refusal,
     };
     let (sender, progress) = watch::channel(Progress::default());
-    let verbs = api.verbs.clone();
-    api.one(async move { verbs.get(options, sender).await }, Some(progress))
-}
-
-async fn cat<V: Verbs>(State(api): State<Api<V>>, Asked(request): Asked<wire::CatRequest>) -> Response {
-    let verbs = api.verbs.clone();
-    let content = async move { verbs.cat(request.reference, request.offset, request.length).await };
-    let content = caught(content.try_flatten_stream());
-    let (pieces, receiver) = mpsc::channel(PIECES);
-    let cancelled = api.stop.cancelled.clone();
-    tokio::spawn(async move {
-        let mut content = std::pin::pin!(content);
-        loop {
-            let next = tokio::select! {
-                next = content.next() => next,
-                () = cancelled.cancelled() => Some(Err(stopped())),
-                () = pieces.closed() => return,
-            };
-            let (out, last) = match next {
-                Some(Ok(bytes)) => (frames::content(bytes), false),
-                Some(Err(error)) => (frames::error(&error), true),
-                None => (vec![frames::end()], true),
-            };
-            for piece in out {
-                if pieces.send(piece).await.is_err() {
-                    return;
-                }
-            }
-            if last {
-                return;
-            }
-        }
-    });
-    answer("application/octet-stream", receiver)
-}
-
-async fn ls<V: Verbs>(State(api): State<Api<V>>, _: Asked<wire::Nothing>) -> Response {
-    let verbs = api.verbs.clone();
-    let lines = async move { Ok(stream::iter(verbs.ls().await.into_iter().map(Ok))) };
-    api.many(lines, None, Duration::ZERO)
-}
-
-async fn ls_inside<V: Verbs>(State(api): State<Api<V>>, Asked(request): Asked<wire::ReferenceRequest>) -> Response {
-    let verbs = api.verbs.clone();
-    let lines = async move { Ok(stream::iter(verbs.ls_inside(request.reference).await?.into_iter().map(Ok))) };
-    api.many(lines, None, Duration::ZERO)
-}
-
-async fn stat<V: Verbs>(State(api): State<Api<V>>, Asked(request): Asked<wire::StatRequest>) -> Response {
-    let verbs = api.verbs.clone();
-    let parts = async move {
-        let mut stat = verbs.stat(request.reference, request.placement).await?;
-        let placement = stat.placement.as_mut().map(std::mem::take).unwrap_or_default();
-        let rows = placement.into_iter().map(StatPart::Placement);
-        Ok(stream::iter(std::iter::once(StatPart::Stat(stat)).chain(rows).map(Ok)))
-    };
-    api.many(parts, None, Duration::ZERO)
-}
-
-async fn stat_local<V: Verbs>(State(api): State<Api<V>>, _: Asked<wire::Nothing>) -> Response {
-    let verbs = api.verbs.clone();
-    api.many(async move { Ok(verbs.stat_local()) }, None, Duration::ZERO)
-}
-
-async fn watch_updates<V: Verbs>(State(api): State<Api<V>>, _: Asked<wire::Nothing>) -> Response {
-    // Subscribed before the answer begins: whoever has read its head misses nothing from then on.
-    let updates = api.verbs.watch().map(Ok).take_until(api.stop.stopping.clone().cancelled_owned());
-    let end = stream::once(ready(Err(Error::new(Kind::NoDaemon, "The daemon was stopped"))));
-    api.many(ready(Ok(updates.chain(end))), None, Duration::ZERO)
-}
-
-async fn peers<V: Verbs>(State(api): State<Api<V>>, _: Asked<wire::Nothing>) -> Response {
-    let lines = api.verbs.peers();
-    api.many(ready(Ok(stream::iter(lines.into_iter().map(Ok)))), None, Duration::ZERO)
-}
-
-async fn connect<V: Verbs>(State(api): State<Api<V>>, Asked(request): Asked<wire::ConnectRequest>) -> Response {
-    let verbs = api.verbs.clone();
+    let Api { node, stop } = api;
+    let work = node.answer(verb, Call { progress: sender, content });
+    // In a task of its own: a caller that stops reading (Ctrl-Z) holds up the events, and a verb that is no longer polled
+    // would keep its places in the queues that it shares with all others.
+    let work = AbortOnDropHandle::new(tokio::spawn(work));
     let work = async move {
-        let address = settings::multiaddr(&request.address).map_err(Error::usage)?;
-        verbs.connect(address).await
+        match work.await {
+            Ok(done) => done,
+            Err(why) if why.is_panic() => resume_unwind(why.into_panic()),
+            Err(_) => Err(stopped()),
+        }
     };
-    api.one(work, None)
-}
-
-async fn status<V: Verbs>(State(api): State<Api<V>>, _: Asked<wire::Nothing>) -> Response {
-    let verbs = api.verbs.clone();
-    api.one(async move { Ok(verbs.status().await) }, None)
+    let mut items: Items<V::Answer> = caught(work.try_flatten_stream()).boxed();
+    if V::UNTIL_STOPPED {
+        let end = stream::once(ready(Err(Error::new(Kind::NoDaemon, "The daemon was stopped"))));
+        items = items.take_until(stop.stopping.clone().cancelled_owned()).chain(end).boxed();
+    }
+    let linger = if V::SENDS_CONTENT { LINGER } else { Duration::ZERO };
+    let (pieces, receiver) = mpsc::channel(PIECES);
+    tokio::spawn(pump(items, progress, pieces, stop, linger));
+    answer(V::Answer::CONTENT_TYPE, receiver)
 }
 
 fn refused(status: StatusCode, why: &str) -> Response {
@@ -234,44 +142,6 @@ fn caught<T>(stream: impl Stream<Item = Result<T>>) -> impl Stream<Item = Result
     })
 }
 
-impl<V: Verbs> Api<V> {
-    /// An answer of one result.
-    fn one<T: Serialize + Send + 'static>(
-        self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-        progress: Option<watch::Receiver<Progress>>,
-    ) -> Response {
-        self.many(work.map_ok(|result| stream::once(ready(Ok(result)))), progress, Duration::ZERO)
-    }
-
-    /// An answer of many results. `linger`: how long the connection is kept after a failure.
-    fn many<T, S>(
-        self,
-        work: impl Future<Output = Result<S>> + Send + 'static,
-        progress: Option<watch::Receiver<Progress>>,
-        linger: Duration,
-    ) -> Response
-    where
-        T: Serialize + Send + 'static,
-        S: Stream<Item = Result<T>> + Send + 'static,
-    {
-        // In a task of its own: a caller that stops reading (Ctrl-Z) holds up the events, and a verb that is no longer polled
-        // would keep its places in the queues that it shares with all others.
-        let work = AbortOnDropHandle::new(tokio::spawn(work));
-        let work = async move {
-            match work.await {
-                Ok(done) => done,
-                Err(why) if why.is_panic() => resume_unwind(why.into_panic()),
-                Err(_) => Err(stopped()),
-            }
-        };
-        let results: BoxStream<'static, _> = caught(work.try_flatten_stream()).boxed();
-        let (pieces, receiver) = mpsc::channel(PIECES);
-        tokio::spawn(pump(results, progress, pieces, self.stop, linger));
-        answer("application/x-ndjson", receiver)
-    }
-}
-
 fn answer(content_type: &'static str, pieces: mpsc::Receiver<Bytes>) -> Response {
     let body = stream::unfold(pieces, |mut pieces| async move {
         let piece = pieces.recv().await?;
@@ -280,43 +150,32 @@ fn answer(content_type: &'static str, pieces: mpsc::Receiver<Bytes>) -> Response
     ([(axum::http::header::CONTENT_TYPE, content_type)], Body::from_stream(body)).into_response()
 }
 
-/// Sends results and progress until the last result, a failure, the stop of the daemon, or the caller's going away,
-/// which drops `results` and so aborts the verb.
-async fn pump<T: Serialize + Send>(
-    results: BoxStream<'static, Result<T>>,
-    mut progress: Option<watch::Receiver<Progress>>,
+/// Sends items and progress until the last item, a failure, the stop of the daemon, or the caller's going away, which
+/// drops `items` and so ends the verb. `linger`: how long the connection is kept after a failure.
+async fn pump<T: Answer>(
+    items: Items<T>,
+    mut progress: watch::Receiver<Progress>,
     pieces: mpsc::Sender<Bytes>,
     stop: Stop,
     linger: Duration,
 ) {
-    let mut results = results.ready_chunks(LINES);
+    let mut items = items.ready_chunks(T::AT_ONCE);
     let mut ticks = tokio::time::interval(PROGRESS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent = 0;
     loop {
-        let mut out = Vec::new();
-        let mut failed = false;
-        let mut last = false;
+        let mut events = Vec::new();
         tokio::select! {
             biased;
             () = pieces.closed() => return,
-            () = stop.cancelled.cancelled() => {
-                failed = true;
-                let _encoded = wire::encode(&Event::<T>::Error(stopped()), &mut out);
-            }
-            next = results.next() => match next {
-                None => {
-                    last = true;
-                    let _encoded = wire::encode(&Event::<T>::End {}, &mut out);
-                }
+            () = stop.cancelled.cancelled() => events.push(Event::Error(stopped())),
+            next = items.next() => match next {
+                None => events.push(Event::End {}),
                 Some(items) => {
                     for item in items {
                         let event = item.map_or_else(Event::Error, Event::Result);
-                        failed = matches!(event, Event::Error(_));
-                        if let Err(error) = wire::encode(&event, &mut out) {
-                            tracing::error!(%error, "an answer could not be written as JSON");
-                            return;
-                        }
+                        let failed = matches!(event, Event::Error(_));
+                        events.push(event);
                         if failed {
                             break;
                         }
@@ -325,19 +184,25 @@ async fn pump<T: Serialize + Send>(
             },
             _ = ticks.tick() => {
                 silent += 1;
-                match progress.as_mut().filter(|p| p.has_changed().unwrap_or(false)) {
-                    Some(progress) => {
-                        let now = progress.borrow_and_update().clone();
-                        let _encoded = wire::encode(&Event::<T>::Progress(now), &mut out);
-                    }
-                    None if silent >= TICKS_OF_SILENCE => out.push(b'\n'),
-                    None => {}
+                if progress.has_changed().unwrap_or(false) {
+                    events.push(Event::Progress(report::Progress::of(&progress.borrow_and_update())));
+                } else if silent < TICKS_OF_SILENCE {
+                    continue;
                 }
             }
         }
-        if !out.is_empty() {
-            silent = 0;
-            if pieces.send(Bytes::from(out)).await.is_err() {
+        silent = 0;
+        let failed = matches!(events.last(), Some(Event::Error(_)));
+        let last = failed || matches!(events.last(), Some(Event::End {}));
+        let out = match T::encode(events) {
+            Ok(out) => out,
+            Err(error) => {
+                tracing::error!(%error, "an answer could not be written as JSON");
+                return;
+            }
+        };
+        for piece in out {
+            if pieces.send(piece).await.is_err() {
                 return;
             }
         }
@@ -345,7 +210,7 @@ async fn pump<T: Serialize + Send>(
             // While the caller still sends, closing now could lose it the reason. It hangs up once it has read it.
             let _gone = tokio::time::timeout(linger, pieces.closed().map(|()| ())).await;
         }
-        if failed || last {
+        if last {
             return;
         }
     }

@@ -15,7 +15,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{routes, socket::Socket, verbs::Verbs};
+use super::{routes, socket::Socket};
+use crate::front::verbs::Answers;
 
 /// Connections at once: a script that starts a command for each of its files, many at a time, still fits (a guess).
 const MAX_CONNECTIONS: usize = 256;
@@ -37,10 +38,10 @@ pub struct Stop {
     pub cancelled: CancellationToken,
 }
 
-/// Serves `verbs` on `socket` until `stop.stopping`; verbs that are under way then get `grace` to end, and those that do
+/// Serves what `node` answers on `socket` until `stop.stopping`; verbs that are under way then get `grace` to end, and those that do
 /// not are cancelled, and say so to their callers. The socket is gone when this returns.
-pub async fn serve<V: Verbs>(socket: Socket, verbs: V, stop: Stop, grace: Duration) {
-    let router = routes::router(verbs, stop.clone());
+pub async fn serve<N: Answers>(socket: Socket, node: N, stop: Stop, grace: Duration) {
+    let router = routes::router(node, stop.clone());
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {

@@ -1,7 +1,9 @@
 //! Round trips over a real socket, against a node that answers as each test wants.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
+    future::ready,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -11,38 +13,42 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{
-    FutureExt as _, StreamExt as _,
-    stream::{self, BoxStream},
-};
-use libp2p::Multiaddr;
+use futures::{FutureExt as _, StreamExt as _, stream};
+use p2p_protocol::{Cid, Codec};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
-    sync::{Notify, watch},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::Notify,
     task::JoinHandle,
 };
 
 use super::{
+    answer::Piece,
     client::Client,
     server::{Stop, serve},
     socket::Socket,
-    verbs::Verbs,
-    wire::{self, AddRequest, CatRequest, GetRequest, Nothing, StatPart, StatRequest, WirePath},
+    wire::{self, WirePath},
 };
 use crate::{
     error::{Error, Kind, Result},
-    report::{
-        AddOptions, Added, CatalogueLine, Copies, DirectoryLine, EntryKind, GetOptions, Got, LocalChunk, PeerLine,
-        Placement, Progress, Replication, Stat, StatCopies, Status, Transfers, Update,
+    front::verbs::{
+        Answering, Answers, Call, Items, Verb,
+        add::{AddRequest, AddStreamRequest},
+        cat::CatRequest,
+        connect::ConnectRequest,
+        get::GetRequest,
+        ls::LsRequest,
+        stat::{StatLocalRequest, StatPart, StatRequest},
+        watch::WatchRequest,
     },
+    report::{AddOptions, Added, CatalogueLine, Copies, EntryKind, Got, LocalChunk, Update},
+    service::inspect::{self, Survey},
 };
 
 /// What the fake remembers of what was asked.
 #[derive(Default)]
 struct Seen {
-    path: Option<PathBuf>,
     options: Option<AddOptions>,
-    get: Option<GetOptions>,
+    get: Option<GetRequest>,
 }
 
 /// A node without a store or a network.
@@ -90,85 +96,61 @@ fn added(path: String, size: u64) -> Added {
     }
 }
 
-impl Verbs for Fake {
-    async fn add_path(
-        &self,
-        path: PathBuf,
-        shown: String,
-        options: AddOptions,
-        progress: watch::Sender<Progress>,
-    ) -> Result<Added> {
-        {
-            let mut seen = self.seen();
-            seen.path = Some(path);
-            seen.options = Some(options);
+impl Answers for Fake {
+    /// By the request's type; the answer's follows from that.
+    fn answer<V: Verb>(&self, verb: V, call: Call) -> Answering<V::Answer> {
+        let answering = self.any(&verb, call);
+        async move {
+            let items = answering.await?;
+            let typed = |item: Box<dyn Any + Send>| *item.downcast().expect("an answer of this verb");
+            Ok(items.map(move |item| item.map(typed)).boxed())
         }
-        match shown.as_str() {
-            "panic" => panic!("a bug"),
-            "slow" => {
-                let _running = self.run();
-                progress.send_modify(|p| p.bytes = 7);
-                std::future::pending().await
-            }
-            "chatty" => {
-                let _running = self.run();
-                for round in 0..20 {
-                    progress.send_modify(|p| p.current = Some(format!("{round}{}", "x".repeat(1 << 20))));
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-                Ok(added(shown, 5))
-            }
-            "missing" => Err(Error::failed("there is no such file").hint("look again")),
-            _ => Ok(added(shown, 5)),
-        }
+        .boxed()
     }
+}
 
-    async fn add_stream(
-        &self,
-        mut reader: Box<dyn AsyncRead + Send + Unpin>,
-        options: AddOptions,
-        progress: watch::Sender<Progress>,
-    ) -> Result<Added> {
-        if self.failing.load(Ordering::SeqCst) {
-            return Err(Error::refused("there is no room"));
+type Anything = Box<dyn Any + Send>;
+
+fn any<T: Send + 'static>(item: T) -> Anything {
+    Box::new(item)
+}
+
+fn items<T: Send + 'static>(items: Vec<T>) -> Items<Anything> {
+    stream::iter(items.into_iter().map(|item| Ok(any(item)))).boxed()
+}
+
+fn at_once<T: Send + 'static>(answer: Vec<T>) -> Answering<Anything> {
+    ready(Ok(items(answer))).boxed()
+}
+
+impl Fake {
+    fn any(&self, verb: &dyn Any, call: Call) -> Answering<Anything> {
+        let fake = self.clone();
+        if let Some(add) = verb.downcast_ref::<AddRequest>() {
+            let add = add.clone();
+            return async move { fake.add(add, call).await.map(|added| items(vec![added])) }.boxed();
         }
-        self.seen().options = Some(options);
-        let _running = self.run();
-        let mut size = 0;
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            let read = reader.read(&mut buffer).await.map_err(|error| Error::failed(error.to_string()))?;
-            if read == 0 {
-                return Ok(added("-".to_owned(), size));
-            }
-            size += read as u64;
-            progress.send_modify(|p| p.bytes = size);
+        if let Some(add) = verb.downcast_ref::<AddStreamRequest>() {
+            let options = add.options.clone();
+            return async move { fake.add_stream(options, call).await.map(|added| items(vec![added])) }.boxed();
         }
-    }
-
-    async fn get(&self, options: GetOptions, _progress: watch::Sender<Progress>) -> Result<Got> {
-        self.seen().get = Some(options);
-        Ok(Got { cid: "c".into(), path: "/p".into(), size: 1, seconds: 0.1, chunks: 1, from: BTreeMap::new() })
-    }
-
-    async fn cat(
-        &self,
-        reference: String,
-        offset: u64,
-        length: Option<u64>,
-    ) -> Result<BoxStream<'static, Result<Bytes>>> {
-        let piece = Bytes::from(vec![b'x'; 3 << 20]);
-        match reference.as_str() {
-            "absent" => Err(Error::not_found("nobody has it")),
-            "breaks" => Ok(stream::iter([Ok(piece), Err(Error::not_found("nobody has the rest"))]).boxed()),
-            "panics" => Ok(stream::iter([0]).map(|_| panic!("a bug")).boxed()),
-            _ => Ok(stream::iter([Ok(Bytes::from(format!("{offset} {length:?}"))), Ok(piece)]).boxed()),
+        if let Some(get) = verb.downcast_ref::<GetRequest>() {
+            self.seen().get = Some(get.clone());
+            let from = BTreeMap::new();
+            return at_once(vec![Got { cid: "c".into(), path: "/p".into(), size: 1, seconds: 0.1, chunks: 1, from }]);
         }
-    }
-
-    async fn ls(&self) -> Vec<CatalogueLine> {
-        (0..1000)
-            .map(|n| CatalogueLine {
+        if let Some(CatRequest { reference, offset, length }) = verb.downcast_ref() {
+            let piece = || any(Piece(vec![b'x'; 3 << 20].into()));
+            let content: Result<Items<Anything>> = match reference.as_str() {
+                "absent" => Err(Error::not_found("nobody has it")),
+                "breaks" => Ok(stream::iter([Ok(piece()), Err(Error::not_found("nobody has the rest"))]).boxed()),
+                "panics" => Ok(stream::iter([0]).map(|_| panic!("a bug")).boxed()),
+                _ => Ok(stream::iter([Ok(any(Piece(format!("{offset} {length:?}").into()))), Ok(piece())]).boxed()),
+            };
+            return ready(content).boxed();
+        }
+        if verb.is::<LsRequest>() {
+            let line = |n| CatalogueLine {
                 name: format!("n{n}"),
                 cid: "c".into(),
                 kind: EntryKind::File,
@@ -176,68 +158,85 @@ impl Verbs for Fake {
                 publisher: "p".into(),
                 version: 1,
                 updated: "t".into(),
-            })
-            .collect()
+            };
+            return at_once((0..1000).map(line).collect());
+        }
+        if let Some(StatRequest { reference, placement }) = verb.downcast_ref() {
+            let root = Cid::of(Codec::Raw, reference.as_bytes());
+            let row = |bytes| inspect::Copies { cid: root, bytes, holders: Vec::new(), cached: Vec::new() };
+            let survey = Survey {
+                root,
+                kind: p2p_protocol::catalogue::Kind::Directory,
+                size: 9,
+                chunks: 5000,
+                wanted: 3,
+                min: 1,
+                max: 3,
+                holders: BTreeMap::new(),
+                placement: placement.then(|| (0..5000).map(row).collect()),
+            };
+            return at_once(StatPart::of(survey).collect());
+        }
+        if verb.is::<StatLocalRequest>() {
+            let row = |n: u64| LocalChunk { cid: "c".into(), size: n, role: "replica".into(), wanted: 3 };
+            let failure = stream::once(ready(Err(Error::failed("the disk failed"))));
+            return ready(Ok(items((0..1000).map(row).collect()).chain(failure).boxed())).boxed();
+        }
+        if verb.is::<WatchRequest>() {
+            let running = self.run();
+            let update = Update {
+                event: "added".into(),
+                cid: "c".into(),
+                name: "n".into(),
+                size: 1,
+                publisher: "p".into(),
+                version: 1,
+                time: "t".into(),
+            };
+            let endless = items(vec![update]).chain(stream::pending()).map(move |u| (u, &running).0);
+            return ready(Ok(endless.boxed())).boxed();
+        }
+        ready(Err(Error::failed("no test asks this"))).boxed()
     }
 
-    async fn ls_inside(&self, reference: String) -> Result<Vec<DirectoryLine>> {
-        Ok(vec![DirectoryLine { name: reference, cid: "c".into(), kind: EntryKind::Symlink, size: 3 }])
+    async fn add(&self, add: AddRequest, call: Call) -> Result<Added> {
+        self.seen().options = Some(add.options);
+        match add.shown.as_str() {
+            "panic" => panic!("a bug"),
+            "slow" => {
+                let _running = self.run();
+                call.progress.send_modify(|p| p.bytes = 7);
+                std::future::pending().await
+            }
+            "chatty" => {
+                let _running = self.run();
+                for round in 0..20 {
+                    call.progress.send_modify(|p| p.current = Some(format!("{round}{}", "x".repeat(1 << 20))));
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Ok(added(add.shown, 5))
+            }
+            "missing" => Err(Error::failed("there is no such file").hint("look again")),
+            _ => Ok(added(add.shown, 5)),
+        }
     }
 
-    async fn stat(&self, reference: String, placement: bool) -> Result<Stat> {
-        let row = |n: u64| Placement { cid: n.to_string(), size: n, holders: vec!["a".into()], cached: Vec::new() };
-        Ok(Stat {
-            cid: reference,
-            kind: EntryKind::Directory,
-            size: 9,
-            chunks: 5000,
-            replicas: StatCopies { wanted: 3, min: 1, max: 3 },
-            holders: BTreeMap::from([("a".to_owned(), 5000)]),
-            placement: placement.then(|| (0..5000).map(row).collect()),
-        })
-    }
-
-    fn stat_local(&self) -> BoxStream<'static, Result<LocalChunk>> {
-        let row = |n: u64| Ok(LocalChunk { cid: "c".into(), size: n, role: "replica".into(), wanted: 3 });
-        stream::iter((0..1000).map(row).chain([Err(Error::failed("the disk failed"))])).boxed()
-    }
-
-    fn watch(&self) -> BoxStream<'static, Update> {
-        let running = self.run();
-        let update = Update {
-            event: "added".into(),
-            cid: "c".into(),
-            name: "n".into(),
-            size: 1,
-            publisher: "p".into(),
-            version: 1,
-            time: "t".into(),
-        };
-        stream::once(async { update }).chain(stream::pending()).map(move |u| (u, &running).0).boxed()
-    }
-
-    fn peers(&self) -> Vec<PeerLine> {
-        Vec::new()
-    }
-
-    async fn connect(&self, address: Multiaddr) -> Result<String> {
-        Ok(address.to_string())
-    }
-
-    async fn status(&self) -> Status {
-        Status {
-            peer_id: "p".into(),
-            listen: Vec::new(),
-            network: "main".into(),
-            version: wire::VERSION.into(),
-            uptime: 1.5,
-            peers: 1,
-            known_peers: 1,
-            chunks: 1,
-            bytes: 1,
-            capacity: 1,
-            replication: Replication { factor: 3, under_replicated: 0, in_flight: 0 },
-            transfers: Transfers::default(),
+    async fn add_stream(&self, options: AddOptions, call: Call) -> Result<Added> {
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(Error::refused("there is no room"));
+        }
+        self.seen().options = Some(options);
+        let _running = self.run();
+        let mut content = call.content.expect("it was sent");
+        let mut size = 0;
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let read = content.read(&mut buffer).await.map_err(|error| Error::failed(error.to_string()))?;
+            if read == 0 {
+                return Ok(added("-".to_owned(), size));
+            }
+            size += read as u64;
+            call.progress.send_modify(|p| p.bytes = size);
         }
     }
 }
@@ -266,7 +265,7 @@ impl Served {
             shown: shown.to_owned(),
             options: AddOptions { name: Some("grün\u{7f}".to_owned()), ..AddOptions::default() },
         };
-        let mut events = self.client.call(wire::ADD, &request).await?;
+        let mut events = self.client.call(&request).await?;
         events.next(|_| {}).await?.ok_or_else(|| Error::failed("no result"))
     }
 
@@ -309,17 +308,17 @@ async fn paths_that_are_not_utf8_arrive() {
         directory: WirePath("/plain".into()),
         force: true,
     };
-    let mut events = served.client.call::<Got>(wire::GET, &request).await.expect("it answers");
+    let mut events = served.client.call(&request).await.expect("it answers");
     assert!(events.next(|_| {}).await.is_ok_and(|got| got.is_some()));
     let seen = served.fake.seen().get.clone().expect("it was asked");
-    assert_eq!((seen.output, seen.directory, seen.force), (Some(odd), PathBuf::from("/plain"), true));
+    assert_eq!((seen.output, seen.directory, seen.force), (Some(WirePath(odd)), WirePath("/plain".into()), true));
 }
 
 #[tokio::test]
 async fn progress_is_told_and_hanging_up_cancels() {
     let served = Served::start().await;
     let request = AddRequest { path: WirePath("/a".into()), shown: "slow".into(), options: AddOptions::default() };
-    let mut events = served.client.call::<Added>(wire::ADD, &request).await.expect("it answers");
+    let mut events = served.client.call(&request).await.expect("it answers");
     let (told, mut heard) = tokio::sync::mpsc::channel(1);
     {
         let mut next = Box::pin(events.next(|now| {
@@ -339,7 +338,7 @@ async fn progress_is_told_and_hanging_up_cancels() {
 async fn a_caller_that_stops_reading_does_not_hold_up_its_verb() {
     let served = Served::start().await;
     let request = AddRequest { path: WirePath("/a".into()), shown: "chatty".into(), options: AddOptions::default() };
-    let mut events = served.client.call::<Added>(wire::ADD, &request).await.expect("it answers");
+    let mut events = served.client.call(&request).await.expect("it answers");
     served.fake.started.notified().await;
     // Many megabytes of progress later, of which nobody read any.
     served.idle().await;
@@ -352,7 +351,11 @@ async fn a_streamed_body_arrives_whole_or_fails() {
     let served = Served::start().await;
     let options = AddOptions { name: Some("日本\u{1b}".into()), replicas: Some(2), ..AddOptions::default() };
     let pieces = (0..64).map(|_| Ok(Bytes::from(vec![1; 100_000])));
-    let mut events = served.client.add_stream::<Added>(&options, stream::iter(pieces)).await.expect("it answers");
+    let mut events = served
+        .client
+        .call_with(&AddStreamRequest { options: options.clone() }, stream::iter(pieces))
+        .await
+        .expect("it answers");
     let added = events.next(|_| {}).await.expect("it is added").expect("there is a result");
     assert_eq!(added.size, 6_400_000);
     assert_eq!(events.next(|_| {}).await, Ok(None));
@@ -363,7 +366,7 @@ async fn a_streamed_body_arrives_whole_or_fails() {
 async fn a_sender_that_fails_in_the_middle_cancels_its_add() {
     let served = Served::start().await;
     let pieces = stream::iter([Ok(Bytes::from_static(b"half")), Err(std::io::Error::other("the pipe broke"))]);
-    let outcome = match served.client.add_stream::<Added>(&AddOptions::default(), pieces).await {
+    let outcome = match served.client.call_with(&AddStreamRequest { options: AddOptions::default() }, pieces).await {
         Ok(mut events) => events.next(|_| {}).await.map(|_| ()),
         Err(error) => Err(error),
     };
@@ -376,8 +379,11 @@ async fn a_refusal_reaches_a_sender_that_has_not_finished() {
     let served = Served::start().await;
     served.fake.failing.store(true, Ordering::SeqCst);
     let endless = stream::repeat_with(|| Ok(Bytes::from(vec![1; 100_000])));
-    let mut events =
-        served.client.add_stream::<Added>(&AddOptions::default(), endless).await.expect("the answer begins");
+    let mut events = served
+        .client
+        .call_with(&AddStreamRequest { options: AddOptions::default() }, endless)
+        .await
+        .expect("the answer begins");
     assert_eq!(events.next(|_| {}).await, Err(Error::refused("there is no room")));
 }
 
@@ -386,7 +392,7 @@ async fn cat_gives_the_bytes_and_says_how_it_ended() {
     let served = Served::start().await;
     let read = async |reference: &str| {
         let request = CatRequest { reference: reference.to_owned(), offset: 5, length: Some(6) };
-        let mut content = served.client.cat(&request).await?;
+        let mut content = served.client.content(&request).await?;
         let mut out = Vec::new();
         loop {
             match content.next().await {
@@ -409,14 +415,14 @@ async fn cat_gives_the_bytes_and_says_how_it_ended() {
 #[tokio::test]
 async fn lists_come_whole_and_failures_after_them() {
     let served = Served::start().await;
-    let mut lines = served.client.call::<CatalogueLine>(wire::LS, &Nothing {}).await.expect("it answers");
+    let mut lines = served.client.call(&LsRequest {}).await.expect("it answers");
     let mut sizes = 0;
     while let Some(line) = lines.next(|_| {}).await.expect("it does not fail") {
         assert_eq!(line.size, sizes);
         sizes += 1;
     }
     assert_eq!(sizes, 1000);
-    let mut chunks = served.client.call::<LocalChunk>(wire::STAT_LOCAL, &Nothing {}).await.expect("it answers");
+    let mut chunks = served.client.call(&StatLocalRequest {}).await.expect("it answers");
     let mut seen = 0;
     let failed = loop {
         match chunks.next(|_| {}).await {
@@ -432,7 +438,7 @@ async fn stat_comes_in_parts() {
     let served = Served::start().await;
     for placement in [true, false] {
         let request = StatRequest { reference: "r".into(), placement };
-        let mut parts = served.client.call::<StatPart>(wire::STAT, &request).await.expect("it answers");
+        let mut parts = served.client.call(&request).await.expect("it answers");
         let Ok(Some(StatPart::Stat(stat))) = parts.next(|_| {}).await else { panic!("the summary is first") };
         assert_eq!(stat.placement, placement.then(Vec::new));
         let mut rows = 0;
@@ -447,10 +453,10 @@ async fn stat_comes_in_parts() {
 #[tokio::test]
 async fn stopping_ends_watches_and_cancels_what_takes_too_long() {
     let served = Served::start().await;
-    let mut watching = served.client.call::<Update>(wire::WATCH, &Nothing {}).await.expect("it answers");
+    let mut watching = served.client.call(&WatchRequest {}).await.expect("it answers");
     assert!(watching.next(|_| {}).await.is_ok_and(|update| update.is_some()));
     let request = AddRequest { path: WirePath("/a".into()), shown: "slow".into(), options: AddOptions::default() };
-    let mut adding = served.client.call::<Added>(wire::ADD, &request).await.expect("it answers");
+    let mut adding = served.client.call(&request).await.expect("it answers");
     while served.fake.running.load(Ordering::SeqCst) < 2 {
         served.fake.started.notified().await;
     }
@@ -514,12 +520,12 @@ async fn a_daemon_of_another_version_is_named() {
     });
     let client = Client::new(dir.path());
     let says = |error: Error| error.to_string().contains("the daemon is version 0.0.9");
-    let unknown = client.call::<String>(wire::STATUS, &Nothing {}).await.map(|_| ());
+    let unknown = client.call(&ConnectRequest { address: String::new() }).await.map(|_| ());
     assert!(unknown.is_err_and(says));
-    let mut unread = client.call::<String>(wire::STATUS, &Nothing {}).await.expect("it answers");
+    let mut unread = client.call(&ConnectRequest { address: String::new() }).await.expect("it answers");
     assert!(unread.version_difference().is_some());
     assert!(unread.next(|_| {}).await.is_err());
-    let mut fine = client.call::<String>(wire::STATUS, &Nothing {}).await.expect("it answers");
+    let mut fine = client.call(&ConnectRequest { address: String::new() }).await.expect("it answers");
     assert_eq!(fine.next(|_| {}).now_or_never(), Some(Ok(Some("id".to_owned()))));
     server.await.expect("it served all");
 }

@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    front::api::{
-        client::Client,
-        wire::{self, AddRequest, WirePath},
+    front::{
+        api::{client::Client, wire::WirePath},
+        verbs::add::{AddRequest, AddStreamRequest, read_options},
     },
     report::{AddOptions, Added, ChunkerChoice},
     service::ingest::{self, ReadOptions},
@@ -115,7 +115,7 @@ pub(super) async fn run(
                     Err(error) => Some(error),
                 }
             }
-            None => match hash(path, &shown, ReadOptions::new(verb.chunker, verb.preserve)) {
+            None => match hash(path, &shown, read_options(verb.chunker, verb.preserve)) {
                 Ok(cid) if output.is_json() => output.json(&Hashed { cid, path: &shown }).map(|()| None)?,
                 Ok(cid) => output.line(&cid).map(|()| None)?,
                 Err(error) => Some(error),
@@ -136,10 +136,10 @@ fn is_stream(path: &Path) -> bool {
 async fn ask(client: &Client, path: &Path, shown: &str, options: &AddOptions, meter: &Meter) -> Result<Added> {
     let answer = if is_stream(path) {
         let content = ReaderStream::with_capacity(tokio::io::stdin(), PIECE_BYTES);
-        client.add_stream(options, content).await?
+        client.call_with(&AddStreamRequest { options: options.clone() }, content).await?
     } else {
         let request = AddRequest { path: WirePath(absolute(path)?), shown: shown.to_owned(), options: options.clone() };
-        client.call(wire::ADD, &request).await?
+        client.call(&request).await?
     };
     warn_of_version(answer.version_difference());
     one(answer, |now| meter.show(now)).await

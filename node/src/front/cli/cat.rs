@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::output::{Failure, raw_stdout, warn_of_version};
 use crate::{
-    front::api::{client::Client, wire::CatRequest},
+    front::{api::client::Client, verbs::cat::CatRequest},
     settings::units::parse_size,
 };
 
@@ -27,7 +27,7 @@ pub struct Cat {
 /// Writes the bytes, in pieces as big as they come.
 pub(super) async fn run(verb: Cat, client: &Client) -> Result<(), Failure> {
     let request = CatRequest { reference: verb.reference, offset: verb.offset, length: verb.length };
-    let mut content = client.cat(&request).await?;
+    let mut content = client.content(&request).await?;
     warn_of_version(content.version_difference());
     let mut stdout = raw_stdout()?;
     while let Some(bytes) = content.next().await? {

@@ -6,10 +6,7 @@ use serde::Serialize;
 
 use super::output::{Failure, Output, one};
 use crate::{
-    front::api::{
-        client::Client,
-        wire::{self, ConnectRequest},
-    },
+    front::{api::client::Client, verbs::connect::ConnectRequest},
     settings,
 };
 
@@ -30,6 +27,6 @@ struct Connected {
 pub(super) async fn run(verb: &Connect, client: &Client, output: &mut Output) -> Result<(), Failure> {
     settings::check_dial(&verb.address)?;
     let request = ConnectRequest { address: verb.address.to_string() };
-    let peer_id: String = one(client.call(wire::CONNECT, &request).await?, |_| {}).await?;
+    let peer_id: String = one(client.call(&request).await?, |_| {}).await?;
     if output.is_json() { output.json(&Connected { peer_id }) } else { output.line(&peer_id) }
 }

@@ -134,7 +134,7 @@ async fn daemon(settings: Settings, json: bool, stop: Stop) -> Result<(), Failur
         ));
     }
     let node = tokio::select! {
-        node = Node::start(settings) => node?,
+        node = Node::start(settings) => node.map_err(Error::from)?,
         // Nothing is acknowledged yet, so nothing is lost by leaving.
         () = stop.stopping.cancelled() => return Ok(()),
     };
@@ -148,7 +148,7 @@ async fn daemon(settings: Settings, json: bool, stop: Stop) -> Result<(), Failur
     };
     match tokio::time::timeout(NODE_GRACE, node.stop()).await {
         Ok(Ok(())) => tracing::info!("stopped"),
-        Ok(Err(error)) => output::warn(&format!("the node did not stop cleanly: {error}")),
+        Ok(Err(error)) => output::warn(&format!("the node did not stop cleanly: {}", Error::from(error))),
         Err(_) => output::warn("the node did not stop in time; what was acknowledged is on disk"),
     }
     outcome

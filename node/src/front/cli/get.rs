@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     error::Error,
-    front::api::{
-        client::Client,
-        wire::{self, GetRequest, WirePath},
+    front::{
+        api::{client::Client, wire::WirePath},
+        verbs::get::GetRequest,
     },
     report::Got,
 };
@@ -43,7 +43,7 @@ pub(super) async fn run(verb: Get, client: &Client, global: &Global, output: &mu
         reference: verb.reference,
         force: verb.force,
     };
-    let answer = client.call(wire::GET, &request).await?;
+    let answer = client.call(&request).await?;
     warn_of_version(answer.version_difference());
     let meter = Meter::new("get", &request.reference, global);
     let got: Result<Got, _> = one(answer, |now| meter.show(now)).await;

@@ -7,11 +7,11 @@ use super::{
     text::{self, Columns},
 };
 use crate::{
-    front::api::{
-        client::Client,
-        wire::{self, Nothing, ReferenceRequest},
+    front::{
+        api::client::Client,
+        verbs::ls::{LsInsideRequest, LsRequest},
     },
-    report::{CatalogueLine, DirectoryLine, EntryKind},
+    report::EntryKind,
     settings::units::show_size,
 };
 
@@ -32,7 +32,7 @@ pub(super) async fn run(verb: Ls, client: &Client, output: &mut Output) -> Resul
 }
 
 async fn catalogue(client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let mut lines = client.call::<CatalogueLine>(wire::LS, &Nothing {}).await?;
+    let mut lines = client.call(&LsRequest {}).await?;
     warn_of_version(lines.version_difference());
     let mut columns = Columns::new(&['>', '<', '<', '>', '<', '<', '<']);
     while let Some(line) = lines.next(|_| {}).await? {
@@ -57,7 +57,7 @@ async fn catalogue(client: &Client, output: &mut Output) -> Result<(), Failure> 
 }
 
 async fn directory(reference: String, client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let mut lines = client.call::<DirectoryLine>(wire::LS_INSIDE, &ReferenceRequest { reference }).await?;
+    let mut lines = client.call(&LsInsideRequest { reference }).await?;
     warn_of_version(lines.version_difference());
     let mut columns = Columns::new(&['>', '<', '<', '<']);
     while let Some(line) = lines.next(|_| {}).await? {

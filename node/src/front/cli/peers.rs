@@ -5,16 +5,13 @@ use super::{
     text::{self, Columns},
 };
 use crate::{
-    front::api::{
-        client::Client,
-        wire::{self, Nothing},
-    },
+    front::{api::client::Client, verbs::peers::PeersRequest},
     report::PeerLine,
 };
 
 /// A line a peer: id, latency, how found, agent, addresses.
 pub(super) async fn run(client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let mut peers = client.call::<PeerLine>(wire::PEERS, &Nothing {}).await?;
+    let mut peers = client.call(&PeersRequest {}).await?;
     warn_of_version(peers.version_difference());
     let mut columns = Columns::new(&['<', '>', '<', '<', '<']);
     while let Some(peer) = peers.next(|_| {}).await? {

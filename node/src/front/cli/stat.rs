@@ -9,11 +9,11 @@ use super::{
 };
 use crate::{
     error::Error,
-    front::api::{
-        client::{Client, Events},
-        wire::{self, Nothing, StatPart, StatRequest},
+    front::{
+        api::client::{Client, Events},
+        verbs::stat::{StatLocalRequest, StatPart, StatRequest},
     },
-    report::{self, LocalChunk, Placement},
+    report::{self, Placement},
     settings::units::show_size,
 };
 
@@ -35,7 +35,7 @@ pub struct Stat {
 pub(super) async fn run(verb: Stat, client: &Client, output: &mut Output) -> Result<(), Failure> {
     let Some(reference) = verb.reference else { return local(client, output).await };
     let request = StatRequest { reference, placement: !verb.no_placement };
-    let mut parts = client.call::<StatPart>(wire::STAT, &request).await?;
+    let mut parts = client.call(&request).await?;
     warn_of_version(parts.version_difference());
     let Some(StatPart::Stat(stat)) = parts.next(|_| {}).await? else {
         return Err(Error::failed("The daemon's answer cannot be read: it lacks the summary").into());
@@ -107,7 +107,7 @@ async fn next(parts: &mut Events<StatPart>) -> Result<Option<Placement>, Failure
 }
 
 async fn local(client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let mut chunks = client.call::<LocalChunk>(wire::STAT_LOCAL, &Nothing {}).await?;
+    let mut chunks = client.call(&StatLocalRequest {}).await?;
     warn_of_version(chunks.version_difference());
     let mut columns = Columns::new(&['<', '>', '<', '<']);
     while let Some(chunk) = chunks.next(|_| {}).await? {

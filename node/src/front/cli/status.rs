@@ -5,17 +5,14 @@ use super::{
     text,
 };
 use crate::{
-    front::api::{
-        client::Client,
-        wire::{self, Nothing},
-    },
-    report::Status,
+    front::{api::client::Client, verbs::status::StatusRequest},
+    report::{Status, Work},
     settings::units::{show_seconds, show_size},
 };
 
 /// A short page.
 pub(super) async fn run(client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let answer = client.call(wire::STATUS, &Nothing {}).await?;
+    let answer = client.call(&StatusRequest {}).await?;
     warn_of_version(answer.version_difference());
     let status: Status = one(answer, |_| {}).await?;
     if output.is_json() { output.json(&status) } else { output.text(&page(&status)) }
@@ -47,7 +44,29 @@ fn page(status: &Status) -> String {
             show_size(status.transfers.received_bytes)
         ),
     ));
+    let busy: Vec<_> = status.work.iter().filter(|work| work.state != "idle").collect();
+    for (index, work) in busy.iter().enumerate() {
+        rows.push((if index == 0 { "Work" } else { "" }, work_line(work)));
+    }
+    if busy.is_empty() {
+        rows.push(("Work", "nothing now".to_owned()));
+    }
     text::table(&rows)
+}
+
+/// Such as `compact: working, 3 of 12, 1.5 a second`.
+fn work_line(work: &Work) -> String {
+    let mut line = format!("{}: {}", text::shown(&work.name), text::shown(&work.state));
+    if work.state == "working" {
+        line.push_str(&format!(", {}", work.done));
+        if let Some(total) = work.total {
+            line.push_str(&format!(" of {total}"));
+        }
+    }
+    if let Some(rate) = work.rate {
+        line.push_str(&format!(", {rate:.1} a second"));
+    }
+    line
 }
 
 #[cfg(test)]
@@ -57,6 +76,13 @@ mod tests {
 
     #[test]
     fn the_page_says_how_the_node_is() {
+        let work = |name: &str, state: &str, done, total, rate| Work {
+            name: name.to_owned(),
+            state: state.to_owned(),
+            done,
+            total,
+            rate,
+        };
         let page = page(&Status {
             peer_id: "12D3".to_owned(),
             listen: vec!["/ip4/1".to_owned(), "/ip6/1".to_owned()],
@@ -70,12 +96,18 @@ mod tests {
             capacity: 1 << 30,
             replication: Replication { factor: 3, under_replicated: 2, in_flight: 1 },
             transfers: Transfers { sent_bytes: 1, received_bytes: 2 },
+            work: vec![
+                work("sync", "idle", 0, None, None),
+                work("compact", "working", 3, Some(12), Some(1.5)),
+                work("announce", "waiting", 0, None, None),
+            ],
         });
         assert_eq!(
             page,
             "Peer        12D3\nNetwork     main\nVersion     1.2.3, up 1 min 1 s\nListens on  /ip4/1\n            /ip6/1\n\
              Peers       4 connected, 3 could take a chunk\nChunks      12, 1.0 MiB of 1.0 GiB\n\
-             Copies      3 wanted; 2 chunks here have too few copies; 1 being made\nTransfers   1 B sent, 2 B received\n"
+             Copies      3 wanted; 2 chunks here have too few copies; 1 being made\nTransfers   1 B sent, 2 B received\n\
+             Work        compact: working, 3 of 12, 1.5 a second\n            announce: waiting\n"
         );
     }
 }

@@ -5,17 +5,14 @@ use super::{
     text,
 };
 use crate::{
-    front::api::{
-        client::Client,
-        wire::{self, Nothing},
-    },
+    front::{api::client::Client, verbs::watch::WatchRequest},
     report::Update,
     settings::units::show_size,
 };
 
 /// A line an update, until it or the daemon is stopped.
 pub(super) async fn run(client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let mut updates = client.call::<Update>(wire::WATCH, &Nothing {}).await?;
+    let mut updates = client.call(&WatchRequest {}).await?;
     warn_of_version(updates.version_difference());
     while let Some(update) = updates.next(|_| {}).await? {
         if output.is_json() {

@@ -11,12 +11,10 @@ use p2p_protocol::{
     dag::{FileWalker, Node, Step, check_leaf},
 };
 
-use crate::{
-    error::{Error, Result},
-    service::{
-        fetch::{ChunkSource, FetchError},
-        inspect::{Resolved, dag_error, fetch_error},
-    },
+use super::{Result, WriteError};
+use crate::service::{
+    fetch::{ChunkSource, FetchError},
+    inspect::{Resolved, dag_error, fetch_error},
 };
 
 /// Content bytes that are fetched ahead of the reader: what several peers deliver while it looks away.
@@ -50,18 +48,11 @@ pub(super) fn stream<S: ChunkSource>(
 ) -> Result<BoxStream<'static, Result<Bytes>>> {
     match found.node() {
         Node::Leaf(_) | Node::File { .. } => {}
-        Node::Directory { .. } | Node::Shard { .. } => {
-            return Err(Error::failed(format!("cannot print {reference}: it is a directory"))
-                .hint("use `p2p-node get`, or name a file inside; `p2p-node ls` shows what there is"));
-        }
-        Node::Symlink { .. } => {
-            return Err(
-                Error::failed(format!("cannot print {reference}: it is a symbolic link")).hint("use `p2p-node get`")
-            );
-        }
+        Node::Directory { .. } | Node::Shard { .. } => return Err(WriteError::IsDirectory(reference.to_owned())),
+        Node::Symlink { .. } => return Err(WriteError::IsLink(reference.to_owned())),
     }
     let end = length.map_or(u64::MAX, |length| offset.saturating_add(length));
-    let walker = FileWalker::new(&found.chunk, offset..end).map_err(|why| dag_error(reference, &why))?;
+    let walker = FileWalker::new(&found.chunk, offset..end).map_err(|why| dag_error(reference, why))?;
     let reading = Reading {
         source: found.source,
         reference: reference.to_owned(),
@@ -108,7 +99,7 @@ impl<S: ChunkSource> Reading<S> {
                 node = inner => {
                     self.inner = None;
                     let (chunk, _) = node.map_err(|why| fetch_error(&self.reference, &why))?;
-                    self.walker.expand(&chunk).map_err(|why| dag_error(&self.reference, &why))?;
+                    self.walker.expand(&chunk).map_err(|why| dag_error(&self.reference, why))?;
                 }
             }
         }
@@ -133,7 +124,7 @@ impl<S: ChunkSource> Reading<S> {
                     let leaf = async move {
                         let (chunk, _) =
                             source.chunk(cid, length).await.map_err(|why| fetch_error(&reference, &why))?;
-                        let bytes = check_leaf(&chunk, length).map_err(|why| dag_error(&reference, &why))?;
+                        let bytes = check_leaf(&chunk, length).map_err(|why| dag_error(&reference, why))?;
                         // Both are within the leaf, whose length was just checked.
                         Ok(bytes.slice(skip as usize..(skip + take) as usize))
                     };

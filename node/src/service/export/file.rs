@@ -17,11 +17,8 @@ use p2p_protocol::{
     dag::{FileWalker, Step, check_leaf},
 };
 
-use super::Job;
-use crate::{
-    error::{Error, Result},
-    service::{fetch::ChunkSource, ingest::blocking},
-};
+use super::{Job, Result, WriteError};
+use crate::service::{blocking::Unfinished, fetch::ChunkSource};
 
 /// Leaves of one file that are under way at once; the job's window bounds their bytes.
 const LEAVES: usize = 64;
@@ -34,7 +31,7 @@ const SYNC_EVERY_BYTES: u64 = 64 << 20;
 
 /// Writes the file whose root is `root` into `file`, which may hold an earlier attempt at it. Gives its content bytes.
 pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: &Chunk, file: Arc<File>) -> Result<u64> {
-    let mut walker = FileWalker::new(root, 0..u64::MAX).map_err(|why| job.refused(&why))?;
+    let mut walker = FileWalker::new(root, 0..u64::MAX).map_err(|why| job.refused(why))?;
     let size = walker.size();
     let (present, held_bytes) = match file.metadata() {
         Ok(found) => (found.len(), found.blocks().saturating_mul(512)),
@@ -42,16 +39,16 @@ pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: &Chunk, file: Arc<
     };
     if size > ROOM_ASKED_BYTES {
         let disk = file.clone();
-        let free = blocking(move || rustix::fs::fstatvfs(&*disk)).await?;
+        let free = job.blocking.run(move || rustix::fs::fstatvfs(&*disk)).await?;
         let free = free.map_err(|why| job.io("the partial", &why.into()))?;
         let free_bytes = free.f_bavail.saturating_mul(free.f_frsize);
         if size > free_bytes.saturating_add(held_bytes) {
-            return Err(job.no_room(size, free_bytes));
+            return Err(WriteError::NoRoom { reference: job.reference.clone(), size, free_bytes });
         }
     }
     let mut writing = FuturesUnordered::new();
     let mut inner: Option<BoxFuture<'_, Result<Chunk>>> = None;
-    let mut syncing: Option<BoxFuture<'_, Result<io::Result<()>>>> = None;
+    let mut syncing: Option<BoxFuture<'_, Result<io::Result<()>, Unfinished>>> = None;
     let mut unsynced = 0;
     loop {
         while inner.is_none() && writing.len() < LEAVES {
@@ -85,12 +82,12 @@ pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: &Chunk, file: Arc<
                 if unsynced >= SYNC_EVERY_BYTES && syncing.is_none() {
                     unsynced = 0;
                     let file = file.clone();
-                    syncing = Some(blocking(move || file.sync_data()).boxed());
+                    syncing = Some(job.blocking.run(move || file.sync_data()).boxed());
                 }
             }
             Some(chunk) = OptionFuture::from(inner.as_mut()), if inner.is_some() => {
                 inner = None;
-                walker.expand(&chunk?).map_err(|why| job.refused(&why))?;
+                walker.expand(&chunk?).map_err(|why| job.refused(why))?;
             }
             Some(synced) = OptionFuture::from(syncing.as_mut()), if syncing.is_some() => {
                 syncing = None;
@@ -102,7 +99,7 @@ pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: &Chunk, file: Arc<
         syncing.await?.map_err(|why| job.io("the partial", &why))?;
     }
     if present != size {
-        blocking(move || file.set_len(size)).await?.map_err(|why| job.io("the partial", &why))?;
+        job.blocking.run(move || file.set_len(size)).await?.map_err(|why| job.io("the partial", &why))?;
     }
     Ok(size)
 }
@@ -127,7 +124,7 @@ async fn leaf<S: ChunkSource>(
     let fits = length <= p2p_protocol::MAX_CHUNK_BYTES as u64;
     if fits && cid.codec == Codec::Raw && offset < present && offset + length <= present {
         let there = file.clone();
-        let kept = blocking(move || holds(&there, cid, offset, length as usize)).await?;
+        let kept = job.blocking.run(move || holds(&there, cid, offset, length as usize)).await?;
         if kept {
             job.count_kept(&cid, length)?;
             job.wrote(length);
@@ -135,7 +132,7 @@ async fn leaf<S: ChunkSource>(
         }
     }
     let chunk = job.chunk(cid, length).await?;
-    let bytes = check_leaf(&chunk, length).map_err(|why| job.refused(&why))?;
+    let bytes = check_leaf(&chunk, length).map_err(|why| job.refused(why))?;
     write_at(job, file, bytes, offset).await?;
     Ok(length)
 }
@@ -148,8 +145,8 @@ pub(super) fn holds(file: &File, cid: Cid, offset: u64, length: usize) -> bool {
 
 async fn write_at<S: ChunkSource>(job: &Job<S>, file: Arc<File>, bytes: bytes::Bytes, offset: u64) -> Result<()> {
     let length = bytes.len() as u64;
-    let written: Result<io::Result<()>, Error> = blocking(move || file.write_all_at(&bytes, offset)).await;
-    written?.map_err(|why| job.io(&job.partial.display().to_string(), &why))?;
+    let written = job.blocking.run(move || file.write_all_at(&bytes, offset)).await?;
+    written.map_err(|why| job.io(&job.partial.display().to_string(), &why))?;
     job.wrote(length);
     Ok(())
 }

@@ -5,7 +5,9 @@
 //! kept. Nothing is put into the store. What is under way at once is bounded by [`WINDOW_BYTES`] and [`WINDOW_CHUNKS`].
 
 mod cat;
+mod error;
 mod file;
+mod own;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -25,21 +27,17 @@ use p2p_protocol::{
     dag::{DagError, Node},
 };
 use rustix::{fs::AtFlags, io::Errno};
-use tokio::{
-    sync::{Semaphore, watch},
-    time::Instant,
-};
+use tokio::sync::{Semaphore, watch};
 
+pub use self::error::WriteError;
 use self::target::{Target, Wanted};
 use super::{
+    blocking::{Blocking, Unfinished},
     distinct::Distinct,
     fetch::{ChunkSource, FetchError},
-    ingest::blocking,
-    inspect::{Inspect, Resolved, dag_error, fetch_error, peer_text},
-};
-use crate::{
-    error::{Error, Result, reason},
-    report::{GetOptions, Got, Progress},
+    inspect::{Inspect, ReadError, Resolved, dag_error, fetch_error},
+    progress::Progress,
+    reason::reason,
 };
 
 /// Chunk bytes that one `get` has under way, from the ask to the disk: what several peers at 20 ms need, and a fraction
@@ -49,17 +47,48 @@ const WINDOW_BYTES: usize = 40 << 20;
 /// could not take more than 256 MiB.
 const WINDOW_CHUNKS: usize = 128;
 
+type Result<T, E = WriteError> = std::result::Result<T, E>;
+
+/// What is to be written, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GetOptions {
+    /// CID, CID/path/inside, NAME, or PEER/NAME (a path may follow a name too).
+    pub reference: String,
+    /// Where to, absolute; into a directory that is there it is put inside. `None`: under the label in `directory`.
+    pub output: Option<PathBuf>,
+    /// The caller's current directory, absolute.
+    pub directory: PathBuf,
+    /// Replace what is there.
+    pub force: bool,
+}
+
+/// What was written.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Written {
+    /// Its root.
+    pub root: Cid,
+    /// Where.
+    pub path: PathBuf,
+    /// Content bytes.
+    pub size: u64,
+    /// Distinct chunks of it.
+    pub chunks: u64,
+    /// Bytes by the peer that sent them; this node's own store is under its own id.
+    pub from: BTreeMap<PeerId, u64>,
+}
+
 /// The handle: clone it freely.
 #[derive(Clone, Debug)]
 pub struct Export {
     inspect: Inspect,
     scratch: PathBuf,
+    blocking: Blocking,
 }
 
 impl Export {
     /// Writes what `inspect` finds; `scratch` is a directory for what does not fit into memory.
-    pub fn new(inspect: Inspect, scratch: PathBuf) -> Self {
-        Self { inspect, scratch }
+    pub fn new(inspect: Inspect, scratch: PathBuf, blocking: Blocking) -> Self {
+        Self { inspect, scratch, blocking }
     }
 
     /// Fetches a file, a directory or a symbolic link, verifies it and writes it. Dropping the future ends the work; what
@@ -70,20 +99,16 @@ impl Export {
     ///
     /// # Errors
     ///
-    /// [`Kind::Failed`](crate::error::Kind::Failed): the target is there already (without `force`);
-    /// [`Kind::Refused`](crate::error::Kind::Refused): the disk is full; [`Kind::NotFound`](crate::error::Kind::NotFound): nobody has it, or not all of it;
-    /// [`Kind::Usage`](crate::error::Kind::Usage): a bad reference. Nothing stands under the target's name then.
-    pub async fn get(&self, options: GetOptions, progress: &watch::Sender<Progress>) -> Result<Got> {
-        let began = Instant::now();
+    /// The target is there already (without `force`); the disk is full; nobody has it, or not all of it; a bad reference.
+    /// Nothing stands under the target's name then.
+    pub async fn get(&self, options: GetOptions, progress: &watch::Sender<Progress>) -> Result<Written> {
         // What is in the way is told before anything is asked of the network, as far as the name is known.
         if let Some(output) = options.output.clone() {
             let force = options.force;
-            blocking(move || target::check_early(&output, force)).await??;
+            self.blocking.run(move || target::check_early(&output, force)).await??;
         }
         let found = self.inspect.resolve(&options.reference).await?;
-        let mut got = write(found, options, &self.scratch, tree::MOST_WRITTEN, progress).await?;
-        got.seconds = began.elapsed().as_secs_f64();
-        Ok(got)
+        write(found, options, &self.scratch, tree::MOST_WRITTEN, progress, &self.blocking).await
     }
 
     /// A file's bytes in order, `length` of them (or all) from `offset` on; none beyond its end. The outer error is what
@@ -91,7 +116,7 @@ impl Export {
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get); a directory or a symbolic link is [`Kind::Failed`](crate::error::Kind::Failed).
+    /// As [`get`](Self::get); a directory or a symbolic link is not printed.
     pub async fn cat(
         &self,
         reference: &str,
@@ -110,7 +135,8 @@ async fn write<S: ChunkSource>(
     scratch: &Path,
     most: u64,
     progress: &watch::Sender<Progress>,
-) -> Result<Got> {
+    blocking: &Blocking,
+) -> Result<Written> {
     let wanted = Wanted {
         label: found.label.clone(),
         root: *found.chunk.cid(),
@@ -124,7 +150,7 @@ async fn write<S: ChunkSource>(
     let (root, metadata) = (*found.chunk.cid(), found.node().metadata());
     let total_bytes = found.node().file_size().or(found.stated_bytes);
     let reference = options.reference.clone();
-    let target = blocking(move || Target::open(&wanted, &options)).await??;
+    let target = blocking.run(move || Target::open(&wanted, &options)).await??;
     progress.send_modify(|progress| progress.total_bytes = total_bytes);
     let job = Arc::new(Job {
         source: found.source,
@@ -134,6 +160,7 @@ async fn write<S: ChunkSource>(
         tally: Mutex::new(Tally { distinct: Distinct::new(scratch), from: BTreeMap::new() }),
         progress: progress.clone(),
         partial: target.partial_path(),
+        blocking: blocking.clone(),
     });
     job.count(&found.chunk, found.from)?;
     let written = match &target {
@@ -145,26 +172,19 @@ async fn write<S: ChunkSource>(
     let size = match written {
         Ok(size) => size,
         Err(error) => {
-            let _ = blocking(move || target.leave()).await;
+            let _ = blocking.run(move || target.leave()).await;
             return Err(error);
         }
     };
-    let path = blocking(move || target.commit(link, metadata)).await??;
-    let job = Arc::into_inner(job).ok_or_else(|| Error::failed("an internal step did not end"))?;
+    let path = blocking.run(move || target.commit(link, metadata)).await??;
+    let job = Arc::into_inner(job).ok_or(Unfinished)?;
     let Tally { distinct, from } = job.tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let chunks = blocking(move || distinct.count()).await?.map_err(|why| job_scratch_error(&why))?;
-    Ok(Got {
-        cid: root.to_string(),
-        path: path.display().to_string(),
-        size,
-        seconds: 0.0,
-        chunks,
-        from: from.into_iter().map(|(peer, bytes)| (peer_text(&peer), bytes)).collect(),
-    })
+    let chunks = blocking.run(move || distinct.count()).await?.map_err(|why| job_scratch_error(&why))?;
+    Ok(Written { root, path, size, chunks, from })
 }
 
-fn job_scratch_error(why: &io::Error) -> Error {
-    Error::failed(format!("cannot count chunks in the data directory's tmp: {}", reason(why)))
+fn job_scratch_error(why: &io::Error) -> WriteError {
+    WriteError::Scratch(reason(why))
 }
 
 /// One `get` under way.
@@ -177,6 +197,7 @@ struct Job<S> {
     tally: Mutex<Tally>,
     progress: watch::Sender<Progress>,
     partial: PathBuf,
+    blocking: Blocking,
 }
 
 #[derive(Debug)]
@@ -195,7 +216,7 @@ impl<S: ChunkSource> Job<S> {
     /// Waits until a chunk that should have `bytes` bytes may be under way.
     async fn permit(&self, bytes: u64) -> Result<Permit<'_>> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1024, p2p_protocol::MAX_CHUNK_BYTES as u32);
-        let closed = |_| Error::failed("an internal step did not end");
+        let closed = |_| Unfinished;
         // The number first: whoever waits for bytes then has a place, and nobody holds bytes while waiting.
         let chunk = self.chunks.acquire().await.map_err(closed)?;
         let bytes = self.bytes.acquire_many(bytes).await.map_err(closed)?;
@@ -229,44 +250,32 @@ impl<S: ChunkSource> Job<S> {
         });
     }
 
-    fn missing(&self, why: &FetchError) -> Error {
-        let error = fetch_error(&self.reference, why);
-        match why {
-            FetchError::NotFound { .. } => Error { hint: None, ..error }.hint(format!(
-                "try again when a peer that holds it is back; what came so far is kept in {} and used then",
-                self.partial.display()
-            )),
-            _ => error,
+    fn missing(&self, why: &FetchError) -> WriteError {
+        match fetch_error(&self.reference, why) {
+            why @ ReadError::Missing { .. } => {
+                WriteError::Incomplete { why, partial: self.partial.display().to_string() }
+            }
+            why => why.into(),
         }
     }
 
-    fn no_room(&self, size: u64, free_bytes: u64) -> Error {
-        Error::refused(format!(
-            "cannot write {}: a file of {size} bytes has no space on a disk with {free_bytes} bytes free",
-            self.reference
-        ))
-        .hint("free some room, or name a place on another disk with -o")
+    fn refused(&self, why: DagError) -> WriteError {
+        dag_error(&self.reference, why).into()
     }
 
-    fn refused(&self, why: &DagError) -> Error {
-        dag_error(&self.reference, why)
-    }
-
-    fn io(&self, what: &str, why: &io::Error) -> Error {
+    fn io(&self, what: &str, why: &io::Error) -> WriteError {
         write_error(what, why, &self.partial)
     }
 }
 
 /// Something could not be written.
-fn write_error(what: &str, why: &io::Error, partial: &Path) -> Error {
+fn write_error(what: &str, why: &io::Error, partial: &Path) -> WriteError {
     let full = matches!(why.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let (what, why) = (what.to_owned(), reason(why));
     if full {
-        return Error::refused(format!("cannot write {what}: the disk is full ({})", reason(why))).hint(format!(
-            "free some room and run the same command again: what came so far is kept in {} and used then",
-            partial.display()
-        ));
+        return WriteError::Full { what, why, partial: partial.display().to_string() };
     }
-    Error::failed(format!("cannot write {what}: {}", reason(why)))
+    WriteError::Io { what, why }
 }
 
 /// Gives a file or directory its mode and time, where the DAG has them.

@@ -6,7 +6,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,11 +24,8 @@ use rustix::{
     io::Errno,
 };
 
-use super::{restore_link, write_error};
-use crate::{
-    error::{Error, Result, reason},
-    report::GetOptions,
-};
+use super::{GetOptions, Result, WriteError, own, restore_link, write_error};
+use crate::service::reason::reason;
 
 /// The most bytes of a file's name on every common file system.
 const MAX_FILE_NAME_BYTES: usize = 255;
@@ -67,9 +67,8 @@ pub(super) fn check_early(output: &Path, force: bool) -> Result<()> {
     }
 }
 
-fn in_the_way(path: &Path) -> Error {
-    Error::failed(format!("cannot write {}: it is there already", path.display()))
-        .hint("name another place with -o, or replace it with --force")
+fn in_the_way(path: &Path) -> WriteError {
+    WriteError::Taken(path.display().to_string())
 }
 
 /// The path to write to, from what the user said.
@@ -82,18 +81,16 @@ fn place(wanted: &Wanted, options: &GetOptions) -> Result<(PathBuf, String)> {
     if fs::metadata(output).is_ok_and(|found| found.is_dir()) {
         return Ok((output.clone(), label()));
     }
-    let shown = output.display();
+    let shown = output.display().to_string();
     if output.as_os_str().as_bytes().ends_with(b"/") {
-        return Err(
-            Error::failed(format!("cannot write into {shown}: there is no such directory")).hint("make it first")
-        );
+        return Err(WriteError::NoDirectory(shown));
     }
     match (output.parent(), output.file_name().and_then(|name| name.to_str())) {
         (Some(parent), Some(name)) => {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             Ok((parent.to_owned(), name.to_owned()))
         }
-        _ => Err(Error::usage(format!("cannot write to {shown}: it does not end in a name that is UTF-8"))),
+        _ => Err(WriteError::NoName(shown)),
     }
 }
 
@@ -114,8 +111,9 @@ impl Target {
     pub(super) fn open(wanted: &Wanted, options: &GetOptions) -> Result<Self> {
         let (parent_path, name) = place(wanted, options)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let parent = rustix::fs::open(&parent_path, flags, Mode::empty()).map_err(|why| {
-            Error::failed(format!("cannot write into {}: {}", parent_path.display(), reason(&why.into())))
+        let parent = rustix::fs::open(&parent_path, flags, Mode::empty()).map_err(|why| WriteError::Directory {
+            directory: parent_path.display().to_string(),
+            why: reason(&why.into()),
         })?;
         let partial = partial_name(&name, &wanted.root);
         let mut target = Self { parent, parent_path, name, partial, force: options.force, file: None, tree: None };
@@ -143,51 +141,30 @@ impl Target {
     }
 
     fn open_file(&self) -> Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.parent, &*self.partial, flags, Mode::from_raw_mode(0o666))
-            .map_err(|why| self.partial_error(why))?;
+        let file = own::open_file(&self.parent, &self.partial).map_err(|why| self.partial_error(why))?;
         self.lock(&file)?;
-        let file = File::from(file);
-        if !file.metadata().is_ok_and(|found| found.is_file()) {
-            return Err(self.partial_error(Errno::EXIST));
-        }
         Ok(file)
     }
 
     fn open_tree(&self) -> Result<OwnedFd> {
-        match rustix::fs::mkdirat(&self.parent, &*self.partial, Mode::from_raw_mode(0o777)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(why) => return Err(self.partial_error(why)),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let tree = rustix::fs::openat(&self.parent, &*self.partial, flags, Mode::empty())
-            .map_err(|why| self.partial_error(why))?;
+        let tree = own::open_directory(&self.parent, &self.partial).map_err(|why| self.partial_error(why))?;
         self.lock(&tree)?;
         Ok(tree)
     }
 
-    fn lock(&self, partial: &OwnedFd) -> Result<()> {
+    fn lock(&self, partial: impl AsFd) -> Result<()> {
         match rustix::fs::flock(partial, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => Err(Error::failed(format!(
-                "cannot write {}: another get of the same is writing it now",
-                self.path().display()
-            ))
-            .hint("wait for it")),
+            Err(Errno::WOULDBLOCK) => Err(WriteError::Busy(self.path().display().to_string())),
             // A file system without locks has one get at a time, by its user's care.
             Ok(()) | Err(_) => Ok(()),
         }
     }
 
-    fn partial_error(&self, why: Errno) -> Error {
+    fn partial_error(&self, why: Errno) -> WriteError {
         let path = self.partial_path();
         match why {
             Errno::LOOP | Errno::NOTDIR | Errno::EXIST | Errno::ISDIR | Errno::MLINK | Errno::NXIO => {
-                Error::failed(format!(
-                    "cannot write {}: {} is something else than what an earlier get left",
-                    self.path().display(),
-                    path.display()
-                ))
-                .hint("remove it")
+                WriteError::NotOurs { target: self.path().display().to_string(), partial: path.display().to_string() }
             }
             why => write_error(&path.display().to_string(), &why.into(), &path),
         }

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    error::Kind,
+    error::{Error, Kind, Result},
     service::{fetch::memory::Memory, ingest::ReadOptions, inspect::resolved},
 };
 
@@ -51,13 +51,13 @@ impl Place {
         self.memory.add(&self.path(name), options).expect("it can be read")
     }
 
-    async fn get_with(&self, root: Cid, label: &str, options: GetOptions) -> Result<Got> {
+    async fn get_with(&self, root: Cid, label: &str, options: GetOptions) -> Result<Written> {
         let found = resolved(root, &[], label, self.memory.clone()).await?;
         let (progress, _) = watch::channel(Progress::default());
-        write(found, options, &self.path("tmp"), MOST, &progress).await
+        write(found, options, &self.path("tmp"), MOST, &progress, &Blocking::default()).await.map_err(Error::from)
     }
 
-    async fn get(&self, root: Cid, label: &str) -> Result<Got> {
+    async fn get(&self, root: Cid, label: &str) -> Result<Written> {
         self.get_with(root, label, self.options()).await
     }
 
@@ -106,9 +106,9 @@ async fn a_file_comes_back_byte_for_byte_and_its_sources_are_told() {
     fs::write(place.path("file"), &bytes).expect("a file");
     let root = place.add("file", ReadOptions::default());
     let got = place.get(root, "film.mkv").await.expect("all of it is there");
-    assert_eq!(got.path, place.out().join("film.mkv").display().to_string());
+    assert_eq!(got.path, place.out().join("film.mkv"));
     assert_eq!(fs::read(&got.path).expect("it was written"), bytes);
-    assert_eq!((got.size, got.chunks, got.cid), (bytes.len() as u64, 7, root.to_string()));
+    assert_eq!((got.size, got.chunks, got.root), (bytes.len() as u64, 7, root));
     let sent: u64 = place.memory.cids().iter().map(|cid| place.memory.chunk_now(cid).len() as u64).sum();
     assert_eq!(got.from.values().sum::<u64>(), sent);
     assert_eq!(place.names(), ["film.mkv"]);
@@ -187,6 +187,47 @@ async fn what_an_earlier_get_left_is_used_and_what_is_damaged_is_not() {
     place.get(root, "file").await.expect("all of it came");
     assert_eq!(fs::read(place.out().join("file")).expect("it is there"), bytes);
     assert_eq!(place.names(), ["file"]);
+}
+
+/// The regression: in a directory where everybody may write, another user's file under the partial's name was gone on with,
+/// and one with a second name was written through it.
+#[tokio::test]
+async fn a_partial_that_others_have_a_hand_in_is_refused_and_left_alone() {
+    let place = Place::new();
+    fs::write(place.path("file"), noise(3 << 20, 8)).expect("a file");
+    fs::create_dir(place.path("tree")).expect("a directory");
+    fs::write(place.path("tree/a"), b"a").expect("a file");
+    for (name, root) in ["file", "tree"].map(|name| (name, place.add(name, ReadOptions::default()))) {
+        let partial = place.out().join(format!(".x.{}.p2p-partial", &root.to_string()[root.to_string().len() - 12..]));
+        let refused = async |what: &str| {
+            let error = place.get(root, "x").await.expect_err(what);
+            assert!(error.message.contains("something else than what an earlier get left"), "{what}: {error}");
+            assert!(!place.out().join("x").exists(), "{what}");
+        };
+        if name == "file" {
+            fs::write(place.path("victim"), b"victim").expect("a file");
+            fs::hard_link(place.path("victim"), &partial).expect("a link");
+            refused("it has a second name").await;
+            assert_eq!(fs::read(place.path("victim")).expect("it is there"), b"victim");
+            fs::remove_file(&partial).expect("it is ours");
+            fs::write(&partial, b"").expect("a file");
+        } else {
+            fs::create_dir(&partial).expect("a directory");
+        }
+        let mode = |bits| fs::set_permissions(&partial, fs::Permissions::from_mode(bits)).expect("it is ours");
+        mode(0o777);
+        refused("everybody may write into it").await;
+        mode(0o755);
+        // Only the superuser can give files away.
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&partial, Some(12345), None).expect("the superuser may");
+            refused("it is another user's").await;
+            std::os::unix::fs::chown(&partial, Some(0), None).expect("the superuser may");
+        }
+        let got = place.get(root, "x").await.expect("it is this user's alone");
+        assert_eq!(describe(&got.path), describe(&place.path(name)));
+        fs::rename(&got.path, place.path(&format!("got {name}"))).expect("out of the way");
+    }
 }
 
 #[tokio::test]

@@ -19,15 +19,12 @@ use p2p_protocol::{
     dag::{DirectoryWalker, Entry, Metadata, Node, decode},
 };
 use rustix::{
-    fs::{AtFlags, Dir as Listing, FileType, Mode, OFlags, StatVfs},
+    fs::{AtFlags, Dir as Listing, Mode, OFlags, StatVfs},
     io::Errno,
 };
 
-use super::{Job, WINDOW_CHUNKS, file, restore, restore_link, target::SYNCS_FILES};
-use crate::{
-    error::{Error, Result},
-    service::{fetch::ChunkSource, ingest::blocking},
-};
+use super::{Job, Result, WINDOW_CHUNKS, WriteError, file, own, restore, restore_link, target::SYNCS_FILES};
+use crate::service::fetch::ChunkSource;
 
 /// Directories whose descriptors are kept open for what is below them: far under the 1024 files of a process.
 const OPEN_DIRECTORIES: usize = 64;
@@ -147,9 +144,9 @@ struct Writing<'a, S> {
 /// ([`MOST_WRITTEN`]). Gives its content bytes.
 pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: Chunk, top: Arc<OwnedFd>, most: u64) -> Result<u64> {
     let looked = top.clone();
-    let fresh = blocking(move || is_empty(&looked)).await?.map_err(|why| job.io("the partial", &why.into()))?;
-    let walker = DirectoryWalker::new(&root).map_err(|why| job.refused(&why))?;
-    let metadata = decode(&root).map_err(|why| job.refused(&why))?.metadata();
+    let fresh = job.blocking.run(move || is_empty(&looked)).await?.map_err(|why| job.io("the partial", &why.into()))?;
+    let walker = DirectoryWalker::new(&root).map_err(|why| job.refused(why))?;
+    let metadata = decode(&root).map_err(|why| job.refused(why))?.metadata();
     drop(root);
     if !fresh && metadata.mode.is_some() {
         // An earlier attempt may have restored a mode that forbids writing.
@@ -172,7 +169,7 @@ pub(super) async fn write<S: ChunkSource>(job: &Job<S>, root: Chunk, top: Arc<Ow
         if writing.begun - asked >= INODES_EVERY {
             asked = writing.begun;
             let disk = disk.clone();
-            let found = blocking(move || rustix::fs::fstatvfs(&*disk)).await?;
+            let found = job.blocking.run(move || rustix::fs::fstatvfs(&*disk)).await?;
             enough_inodes(job, &found.map_err(|why| job.io("the partial", &why.into()))?)?;
         }
         match under_way.next().await {
@@ -187,11 +184,11 @@ fn enough_inodes<S>(job: &Job<S>, disk: &StatVfs) -> Result<()> {
     if spares_inodes(disk.f_files, disk.f_favail) {
         return Ok(());
     }
-    Err(Error::refused(format!(
-        "cannot write all of {}: the disk has room for only {} more files, which are left for others",
-        job.reference, disk.f_favail
-    ))
-    .hint(format!("remove {} or other files, or name a place on another disk with -o", job.partial.display())))
+    Err(WriteError::NoInodes {
+        reference: job.reference.clone(),
+        left: disk.f_favail,
+        partial: job.partial.display().to_string(),
+    })
 }
 
 /// Whether so many free inodes are enough. File systems that make them as they are needed tell no total, or none free while files are
@@ -226,22 +223,14 @@ impl<'a, S: ChunkSource> Writing<'a, S> {
     fn hold(&mut self, entries: usize) -> Result<()> {
         self.held += entries;
         if self.held > MAX_ENTRIES {
-            return Err(Error::refused(format!(
-                "cannot write {}: over {MAX_ENTRIES} entries of its directories wait at once, which no honest tree needs",
-                self.job.reference
-            ))
-            .hint("get a directory inside it instead"));
+            return Err(WriteError::TooWide { reference: self.job.reference.clone(), most: MAX_ENTRIES });
         }
         Ok(())
     }
 
-    fn too_many(&self) -> Error {
+    fn too_many(&self) -> WriteError {
         let Job { reference, partial, .. } = self.job;
-        Error::refused(format!(
-            "cannot write all of {reference}: it has over {} entries, as a tree has that was made to fill a disk",
-            self.most
-        ))
-        .hint(format!("remove {}; if you trust the tree, get the directories inside it one by one", partial.display()))
+        WriteError::TooMany { reference: reference.clone(), most: self.most, partial: partial.display().to_string() }
     }
 
     /// Something to do next, if there is any; directories that are done are left.
@@ -304,7 +293,7 @@ impl<'a, S: ChunkSource> Writing<'a, S> {
             }
             Done::Shard(id, chunk) => {
                 let Some(frame) = self.frames.get_mut(&id) else { return Ok(()) };
-                frame.walker.supply(&chunk).map_err(|why| self.job.refused(&why))?;
+                frame.walker.supply(&chunk).map_err(|why| self.job.refused(why))?;
                 let mut entries = frame.walker.take_entries();
                 let held = entries.len();
                 entries.reverse();
@@ -338,7 +327,7 @@ async fn entry<S: ChunkSource>(job: &Job<S>, place: Arc<Place>, entry: Entry, fr
     let permit = job.permit(bytes).await?;
     if raw && !fresh && tsize <= p2p_protocol::MAX_CHUNK_BYTES as u64 {
         let (at, called) = (place.clone(), name.clone());
-        if blocking(move || is_there(&at, &called, cid, tsize as usize)).await? {
+        if job.blocking.run(move || is_there(&at, &called, cid, tsize as usize)).await? {
             job.count_kept(&cid, tsize)?;
             job.wrote(tsize);
             return Ok(Done::Written { place, size: tsize, node: false });
@@ -346,36 +335,37 @@ async fn entry<S: ChunkSource>(job: &Job<S>, place: Arc<Place>, entry: Entry, fr
     }
     let chunk = job.chunk(cid, bytes).await?;
     let (at, called) = (place.clone(), name.clone());
-    let size = match decode(&chunk).map_err(|why| job.refused(&why))? {
+    let size = match decode(&chunk).map_err(|why| job.refused(why))? {
         Node::Leaf(leaf) => {
             let size = leaf.bytes.len() as u64;
-            blocking(move || put_small(&at, &called, &leaf.bytes, &leaf.metadata, fresh)).await?.map_err(failed)?;
+            job.blocking
+                .run(move || put_small(&at, &called, &leaf.bytes, &leaf.metadata, fresh))
+                .await?
+                .map_err(failed)?;
             job.wrote(size);
             size
         }
         Node::File { metadata, .. } => {
             // What a large file has under way is its own leaves.
             drop(permit);
-            let file = blocking(move || open_file(&at, &called, fresh)).await?.map_err(failed)?;
+            let file = job.blocking.run(move || open_file(&at, &called, fresh)).await?.map_err(failed)?;
             let file = Arc::new(file);
             let size = file::write(job, &chunk, file.clone()).await?;
-            blocking(move || finish_file(&file, &metadata)).await?.map_err(failed)?;
+            job.blocking.run(move || finish_file(&file, &metadata)).await?.map_err(failed)?;
             size
         }
         Node::Symlink { target, metadata } => {
-            blocking(move || put_link(&at, &called, &target, &metadata, fresh)).await?.map_err(failed)?;
+            job.blocking.run(move || put_link(&at, &called, &target, &metadata, fresh)).await?.map_err(failed)?;
             0
         }
         Node::Directory { metadata, .. } | Node::Shard { metadata, .. } => {
             drop(permit);
             if place.depth >= MAX_DEPTH {
-                return Err(Error::refused(format!(
-                    "cannot write {}: it is over {MAX_DEPTH} directories deep",
-                    job.reference
-                )));
+                return Err(WriteError::TooDeep { reference: job.reference.clone(), most: MAX_DEPTH });
             }
-            let walker = DirectoryWalker::new(&chunk).map_err(|why| job.refused(&why))?;
-            let below = blocking(move || make_directory(at, &called, metadata, fresh)).await?.map_err(failed)?;
+            let walker = DirectoryWalker::new(&chunk).map_err(|why| job.refused(why))?;
+            let below =
+                job.blocking.run(move || make_directory(at, &called, metadata, fresh)).await?.map_err(failed)?;
             let frame = Frame { place: Arc::new(below), walker, entries: Vec::new(), shards: Vec::new() };
             return Ok(Done::Entered { place, frame: Box::new(frame) });
         }
@@ -399,21 +389,15 @@ fn is_there(place: &Place, name: &str, cid: Cid, length: usize) -> bool {
 /// Opens an entry's file. In a partial that is fresh nothing can be there; in an older one, only a file of its own.
 fn open_file(place: &Place, name: &str, fresh: bool) -> io::Result<File> {
     let directory = place.open()?;
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let new = || rustix::fs::openat(&*directory, name, flags | OFlags::EXCL, Mode::from_raw_mode(0o666));
     if fresh {
-        return Ok(new()?.into());
+        return Ok(own::new_file(&*directory, name)?);
     }
-    if let Ok(found) = rustix::fs::openat(&*directory, name, flags, Mode::from_raw_mode(0o666)) {
-        let stat = rustix::fs::fstat(&found)?;
-        // Written through a second name, something outside would change.
-        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1 {
-            return Ok(found.into());
-        }
+    if let Ok(found) = own::open_file(&*directory, name) {
+        return Ok(found);
     }
     // It cannot be opened (its mode was restored already) or is something else: a new one takes its place.
     rustix::fs::unlinkat(&*directory, name, AtFlags::empty())?;
-    Ok(new()?.into())
+    Ok(own::new_file(&*directory, name)?)
 }
 
 fn put_small(place: &Place, name: &str, bytes: &Bytes, metadata: &Metadata, fresh: bool) -> io::Result<()> {

@@ -10,10 +10,7 @@ use libp2p::identity::Keypair;
 use p2p_protocol::{Chunk, Cid, PeerId};
 
 use super::{ChunkSource, FetchError};
-use crate::{
-    error::Result,
-    service::ingest::{ReadOptions, chunks_of},
-};
+use crate::service::ingest::{AddError, ReadOptions, chunks_of};
 
 /// Chunks in memory, given by one of three peers each.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +37,7 @@ impl Memory {
     }
 
     /// Reads a file or a tree in; its root.
-    pub(crate) fn add(&self, path: &Path, options: ReadOptions) -> Result<Cid> {
+    pub(crate) fn add(&self, path: &Path, options: ReadOptions) -> Result<Cid, AddError> {
         chunks_of(path, options, |chunk| {
             self.insert(chunk);
         })

@@ -1,15 +1,15 @@
 //! What went wrong while a tree was read: the first few in words, the rest as a number.
 
-use std::fmt::Display;
-
-use crate::error::Error;
+use std::fmt::{self, Display};
 
 /// How many are told in full; the rest are counted.
 const SHOWN: usize = 20;
 
 /// Faults of one add.
-#[derive(Debug, Default)]
-pub(super) struct Faults {
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Faults {
+    /// What was added, as its asker wrote it.
+    tree: String,
     shown: Vec<String>,
     count: usize,
 }
@@ -27,24 +27,23 @@ impl Faults {
         self.count == 0
     }
 
-    /// The failure that the caller sees; `None` if there was no fault.
-    pub(super) fn error(&self, shown: &str) -> Option<Error> {
-        let hint = "put that right, or leave it out, and add again";
-        match self.shown.as_slice() {
-            [] => None,
-            [only] => Some(Error::failed(format!("{only}; nothing was published")).hint(hint)),
-            several => {
-                let mut message = format!(
-                    "{} things in {shown} could not be added, and nothing was published:\n  {}",
-                    self.count,
-                    several.join("\n  ")
-                );
-                let more = self.count - several.len();
-                if more > 0 {
-                    message.push_str(&format!("\n  and {more} more"));
-                }
-                Some(Error::failed(message).hint(hint))
-            }
+    /// All of them, of `tree`.
+    pub(super) fn of(self, tree: String) -> Self {
+        Self { tree, ..self }
+    }
+}
+
+impl Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [only] = self.shown.as_slice() {
+            return write!(f, "{only}; nothing was published");
+        }
+        let (count, tree) = (self.count, &self.tree);
+        write!(f, "{count} things in {tree} could not be added, and nothing was published:")?;
+        self.shown.iter().try_for_each(|fault| write!(f, "\n  {fault}"))?;
+        match count - self.shown.len() {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
         }
     }
 }
@@ -56,11 +55,11 @@ mod tests {
     #[test]
     fn twenty_are_told_and_the_rest_counted() {
         let mut faults = Faults::default();
-        assert!(faults.error("tree").is_none());
+        assert!(faults.is_empty());
         faults.add("tree/a", "permission denied");
-        assert!(faults.error("tree").expect("one").message.starts_with("tree/a: permission denied; nothing"));
+        assert!(faults.to_string().starts_with("tree/a: permission denied; nothing"));
         (0..24).for_each(|number| faults.add(&format!("tree/{number}"), "it changed"));
-        let message = faults.error("tree").expect("some").message;
+        let message = faults.of("tree".to_owned()).to_string();
         assert!(message.starts_with("25 things in tree"));
         assert!(message.contains("tree/18: it changed") && !message.contains("tree/19:"));
         assert!(message.ends_with("and 5 more"));

@@ -5,6 +5,7 @@
 //! them, because the DAG is settled where it is read. No blocking step ever waits for the async side, so that the
 //! service runs under a paused clock too. Bytes in flight are bounded by [`IN_FLIGHT_BYTES`].
 
+mod error;
 mod faults;
 mod leaves;
 mod stream;
@@ -24,23 +25,19 @@ use futures::{
     future::{BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
-use p2p_protocol::{Chunk, Cid, chunker::ChunkerKind, dag::Link};
-use tokio::{
-    io::AsyncRead,
-    sync::{Semaphore, SemaphorePermit, watch},
-};
-use tokio_util::task::AbortOnDropHandle;
+use p2p_protocol::{Chunk, Cid, catalogue::Kind, chunker::ChunkerKind, dag::Link};
+use tokio::{io::AsyncRead, sync::watch};
 
+pub use self::error::AddError;
 use self::{stream::StreamReader, tree::TreeReader};
 use super::{
+    blocking::Blocking,
     distinct::Distinct,
+    progress::Progress,
+    reason::reason,
     replicate::{Job, Replicate, Report, Wish},
 };
-use crate::{
-    error::{Error, Result, reason},
-    report::{ChunkerChoice, EntryKind, Progress},
-    store::{Put, StoreError},
-};
+use crate::store::{Put, StoreError};
 
 /// Chunk bytes that are on their way from the reader to the store: enough to keep a disk busy while the next are read.
 const IN_FLIGHT_BYTES: usize = 24 << 20;
@@ -63,16 +60,7 @@ pub struct ReadOptions {
     pub preserve: bool,
 }
 
-impl ReadOptions {
-    /// From what the user asked for.
-    pub fn new(chunker: ChunkerChoice, preserve: bool) -> Self {
-        let chunker = match chunker {
-            ChunkerChoice::Size(bytes) => ChunkerKind::Fixed { bytes },
-            ChunkerChoice::Fastcdc => ChunkerKind::FastCdc,
-        };
-        Self { chunker, preserve }
-    }
-}
+type Result<T, E = AddError> = std::result::Result<T, E>;
 
 /// What was added.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -80,7 +68,7 @@ pub struct Ingested {
     /// The root.
     pub root: Cid,
     /// What it is.
-    pub kind: EntryKind,
+    pub kind: Kind,
     /// Content bytes.
     pub size: u64,
     /// Distinct blocks of the DAG.
@@ -114,13 +102,14 @@ impl ChunkSink for Job {
 pub struct Ingest {
     replicate: Replicate,
     data_dir: Option<Arc<Path>>,
+    blocking: Blocking,
 }
 
 impl Ingest {
     /// Adds through `replicate`; `data_dir` is the node's own, which cannot be added, and whose `tmp` takes what does not
     /// fit into memory (without one, the system's does).
-    pub fn new(replicate: Replicate, data_dir: Option<PathBuf>) -> Self {
-        Self { replicate, data_dir: data_dir.map(Into::into) }
+    pub fn new(replicate: Replicate, data_dir: Option<PathBuf>, blocking: Blocking) -> Self {
+        Self { replicate, data_dir: data_dir.map(Into::into), blocking }
     }
 
     /// Adds a file, a tree or a symbolic link, whole: dotfiles, empty directories, links as links. `path` is absolute,
@@ -131,10 +120,9 @@ impl Ingest {
     ///
     /// # Errors
     ///
-    /// [`Kind::Failed`](crate::error::Kind::Failed): no such path, or something in the tree that cannot be read, changed
-    /// meanwhile, has a name that is not UTF-8, is neither file, directory nor link, or is this node's own data
-    /// directory; the rest was read to its end all the same, and the message names the first twenty.
-    /// [`Kind::Refused`](crate::error::Kind::Refused): the store is full.
+    /// No such path, or something in the tree that cannot be read, changed meanwhile, has a name that is not UTF-8, is
+    /// neither file, directory nor link, or is this node's own data directory; the rest was read to its end all the same,
+    /// and the first twenty are named. The store is full.
     pub async fn add_path(
         &self,
         path: &Path,
@@ -145,7 +133,7 @@ impl Ingest {
     ) -> Result<Ingested> {
         let (path, shown_there, data_dir) = (path.to_owned(), shown.to_owned(), self.data_dir.clone());
         let open = move || TreeReader::open(&path, &shown_there, options, data_dir.as_deref());
-        let reader = blocking(open).await??;
+        let reader = self.blocking.run(open).await??;
         self.add(reader, shown, wish, progress).await
     }
 
@@ -170,7 +158,7 @@ impl Ingest {
     ) -> Result<Ingested> {
         let job = self.replicate.begin(wish).await;
         let scratch = scratch(self.data_dir.as_deref());
-        let read = pump(reader, &job, Distinct::new(&scratch), shown, progress).await?;
+        let read = pump(reader, &job, Distinct::new(&scratch), shown, progress, &self.blocking).await?;
         let report = finish(job, shown, progress).await?;
         let Read { link, kind, chunks, chunks_new } = read;
         Ok(Ingested { root: link.cid, kind, size: link.size, chunks, chunks_new, report })
@@ -255,20 +243,23 @@ impl Batch {
 /// What gives batches until it is done.
 trait Reader: Send + Sized + 'static {
     /// The next batch, by work that does not hold up the runtime.
-    fn next(self) -> BoxFuture<'static, Result<(Self, Batch)>>;
+    fn next(self, blocking: Blocking) -> BoxFuture<'static, Result<(Self, Batch)>>;
     fn done(&self) -> bool;
     fn current(&self) -> Option<String>;
     fn total_bytes(&self) -> Option<u64>;
-    fn outcome(self) -> Result<(Link, EntryKind)>;
+    fn outcome(self) -> Result<(Link, Kind)>;
 }
 
 impl Reader for TreeReader {
-    fn next(mut self) -> BoxFuture<'static, Result<(Self, Batch)>> {
-        Box::pin(blocking(move || {
-            let mut batch = Batch::default();
-            self.read(&mut batch);
-            (self, batch)
-        }))
+    fn next(mut self, blocking: Blocking) -> BoxFuture<'static, Result<(Self, Batch)>> {
+        Box::pin(async move {
+            let step = move || {
+                let mut batch = Batch::default();
+                self.read(&mut batch);
+                (self, batch)
+            };
+            Ok(blocking.run(step).await?)
+        })
     }
 
     fn done(&self) -> bool {
@@ -283,7 +274,7 @@ impl Reader for TreeReader {
         self.total_bytes()
     }
 
-    fn outcome(self) -> Result<(Link, EntryKind)> {
+    fn outcome(self) -> Result<(Link, Kind)> {
         self.outcome()
     }
 }
@@ -292,7 +283,7 @@ impl Reader for TreeReader {
 #[derive(Debug)]
 struct Read {
     link: Link,
-    kind: EntryKind,
+    kind: Kind,
     chunks: u64,
     chunks_new: u64,
 }
@@ -304,6 +295,7 @@ async fn pump<R: Reader, S: ChunkSink>(
     distinct: Distinct,
     shown: &str,
     progress: &watch::Sender<Progress>,
+    blocking: &Blocking,
 ) -> Result<Read> {
     let mut kept = FuturesUnordered::new();
     let mut in_flight_bytes = 0;
@@ -319,7 +311,7 @@ async fn pump<R: Reader, S: ChunkSink>(
             && let Some(reader) = idle.take_if(|reader| !reader.done())
             && let Some(distinct) = counting.take()
         {
-            reading = Some(Box::pin(step(reader, distinct)));
+            reading = Some(Box::pin(step(reader, distinct, blocking)));
         }
         if reading.is_none() && kept.is_empty() {
             break;
@@ -356,71 +348,34 @@ async fn pump<R: Reader, S: ChunkSink>(
             }
         }
     }
-    let lost = || Error::failed(format!("cannot add {shown}: reading it was interrupted"));
+    let lost = || AddError::Failed { shown: shown.to_owned(), why: "reading it was interrupted".to_owned() };
     let (link, kind) = idle.ok_or_else(lost)?.outcome()?;
     let distinct = counting.ok_or_else(lost)?;
-    let chunks = blocking(move || distinct.count()).await?.map_err(|why| count_error(&why))?;
+    let chunks = blocking.run(move || distinct.count()).await?.map_err(|why| count_error(&why))?;
     Ok(Read { link, kind, chunks, chunks_new })
 }
 
 /// One batch, its hashes counted.
-async fn step<R: Reader>(reader: R, mut distinct: Distinct) -> Result<(R, Batch, Distinct)> {
-    let (reader, batch) = reader.next().await?;
-    blocking(move || {
-        for (cid, bytes) in &batch.seen {
-            distinct.push(cid, *bytes).map_err(|why| count_error(&why))?;
-        }
-        Ok((reader, batch, distinct))
-    })
-    .await?
+async fn step<R: Reader>(reader: R, mut distinct: Distinct, blocking: &Blocking) -> Result<(R, Batch, Distinct)> {
+    let (reader, batch) = reader.next(blocking.clone()).await?;
+    blocking
+        .run(move || {
+            for (cid, bytes) in &batch.seen {
+                distinct.push(cid, *bytes).map_err(|why| count_error(&why))?;
+            }
+            Ok((reader, batch, distinct))
+        })
+        .await?
 }
 
-/// Blocking steps that run at once, of all adds and gets: more than any disk has use for, and each thread costs memory.
-static BLOCKING: Semaphore = Semaphore::const_new(16);
-
-/// Runs what blocks away from the async tasks. The work must not wait for any of them.
-///
-/// Whoever calls it may stop polling it at any time: no place is held by a future that only its caller can move on. (A fair semaphore
-/// gives its permits to those who wait, polled or not: a task that waited here for one thing while others of its own stood in the queue
-/// before it would wait for ever, and everyone behind it.)
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let done = match BLOCKING.try_acquire() {
-        Ok(permit) => tokio::task::spawn_blocking(with(Some(permit), work)).await,
-        Err(_) => {
-            let queued = tokio::spawn(async move {
-                // It is never closed; if it were, the work would only run unbounded.
-                let permit = BLOCKING.acquire().await.ok();
-                tokio::task::spawn_blocking(with(permit, work)).await
-            });
-            AbortOnDropHandle::new(queued).await.and_then(|done| done)
-        }
-    };
-    done.map_err(|why| {
-        if why.is_panic() {
-            tracing::error!("a blocking step panicked: {why}");
-        }
-        Error::failed("an internal step did not end; the daemon's log says more")
-    })
+fn count_error(why: &io::Error) -> AddError {
+    AddError::Scratch(reason(why))
 }
 
-/// The work, with its permit until its end, even if nobody waits for it any more.
-fn with<T>(permit: Option<SemaphorePermit<'static>>, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
-    move || {
-        let _permit = permit;
-        work()
-    }
-}
-
-fn count_error(why: &io::Error) -> Error {
-    Error::failed(format!("cannot count chunks in the data directory's tmp: {}", reason(why)))
-}
-
-fn store_error(shown: &str, why: &StoreError) -> Error {
-    let message = format!("cannot add {shown}: {why}");
+fn store_error(shown: &str, why: &StoreError) -> AddError {
+    let (shown, text) = (shown.to_owned(), why.to_string());
     match why {
-        StoreError::NoSpace { .. } => {
-            Error::refused(message).hint("free some room or start the daemon with a larger --capacity")
-        }
-        _ => Error::failed(message),
+        StoreError::NoSpace { .. } => AddError::Full { shown, why: text },
+        _ => AddError::Failed { shown, why: text },
     }
 }

@@ -5,16 +5,14 @@ use std::io;
 use futures::future::BoxFuture;
 use p2p_protocol::{
     Cid,
+    catalogue::Kind,
     chunker::Chunker,
     dag::{Link, Metadata},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{BATCH_BYTES, Batch, ReadOptions, Reader, blocking, leaves::Leaves};
-use crate::{
-    error::{Error, Result, reason},
-    report::EntryKind,
-};
+use super::{AddError, BATCH_BYTES, Batch, ReadOptions, Reader, Result, leaves::Leaves};
+use crate::service::{blocking::Blocking, reason::reason};
 
 /// The read of one stream.
 pub(super) struct StreamReader {
@@ -30,7 +28,7 @@ impl StreamReader {
         Ok(Self { reader, chunker: chunker(options)?, leaves, root: None })
     }
 
-    async fn read(mut self) -> Result<(Self, Batch)> {
+    async fn read(mut self, blocking: Blocking) -> Result<(Self, Batch)> {
         let mut leaves = self.leaves.take().unwrap_or_else(|| Leaves::new(Metadata::default()));
         let mut bytes = 0;
         let mut ended = false;
@@ -46,7 +44,7 @@ impl StreamReader {
         if ended {
             self.chunker.finish().into_iter().for_each(|leaf| leaves.push(leaf));
         }
-        blocking(move || {
+        let step = move || {
             let mut batch = Batch { bytes, ..Batch::default() };
             if ended {
                 self.root = Some(leaves.finish(&mut batch));
@@ -55,14 +53,14 @@ impl StreamReader {
                 self.leaves = Some(leaves);
             }
             (self, batch)
-        })
-        .await
+        };
+        Ok(blocking.run(step).await?)
     }
 }
 
 impl Reader for StreamReader {
-    fn next(self) -> BoxFuture<'static, Result<(Self, Batch)>> {
-        Box::pin(self.read())
+    fn next(self, blocking: Blocking) -> BoxFuture<'static, Result<(Self, Batch)>> {
+        Box::pin(self.read(blocking))
     }
 
     fn done(&self) -> bool {
@@ -77,9 +75,11 @@ impl Reader for StreamReader {
         None
     }
 
-    fn outcome(self) -> Result<(Link, EntryKind)> {
-        let root = self.root.ok_or_else(|| Error::failed("cannot add -: it was not read to its end"))?;
-        Ok((root, EntryKind::File))
+    fn outcome(self) -> Result<(Link, Kind)> {
+        let root = self
+            .root
+            .ok_or_else(|| AddError::Failed { shown: "-".to_owned(), why: "it was not read to its end".to_owned() })?;
+        Ok((root, Kind::File))
     }
 }
 
@@ -106,9 +106,9 @@ pub(super) fn hash_only(reader: &mut dyn io::Read, options: ReadOptions) -> Resu
 }
 
 fn chunker(options: ReadOptions) -> Result<Chunker> {
-    Chunker::new(options.chunker).map_err(|why| Error::usage(format!("cannot add -: {why}")))
+    Chunker::new(options.chunker).map_err(|why| AddError::BadChunker { shown: "-".to_owned(), why: why.to_string() })
 }
 
-fn broken(why: &io::Error) -> Error {
-    Error::failed(format!("cannot add -: reading it failed: {}; nothing was published", reason(why)))
+fn broken(why: &io::Error) -> AddError {
+    AddError::Stream(reason(why))
 }

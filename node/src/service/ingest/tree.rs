@@ -17,6 +17,7 @@ use std::{
 };
 
 use p2p_protocol::{
+    catalogue::Kind,
     chunker::Chunker,
     dag::{self, DirectoryBuilder, Link, Metadata},
 };
@@ -25,11 +26,8 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Batch, ReadOptions, faults::Faults, leaves::Leaves};
-use crate::{
-    error::{Error, Result},
-    report::EntryKind,
-};
+use super::{AddError, Batch, ReadOptions, Result, faults::Faults, leaves::Leaves};
+use crate::service::reason::reason;
 
 /// Directories that stay open while what is below them is read: far under the 1024 files of a process.
 const OPEN_DIRECTORIES: usize = 64;
@@ -64,7 +62,7 @@ pub(super) struct TreeReader {
     frames: Vec<Frame>,
     file: Option<OpenFile>,
     faults: Faults,
-    root: Option<(Link, EntryKind)>,
+    root: Option<(Link, Kind)>,
 }
 
 /// A directory that is being read.
@@ -90,21 +88,22 @@ struct OpenFile {
 impl TreeReader {
     /// Begins with `path`, shown to people as `shown`. `own_data` is the node's data directory, which is refused.
     pub(super) fn open(path: &Path, shown: &str, options: ReadOptions, own_data: Option<&Path>) -> Result<Self> {
-        let cannot = |why: &str| Error::failed(format!("cannot add {shown}: {why}"));
-        let chunker =
-            Chunker::new(options.chunker).map_err(|why| Error::usage(format!("cannot add {shown}: {why}")))?;
+        let failed = |why: String| AddError::Failed { shown: shown.to_owned(), why };
+        let chunker = Chunker::new(options.chunker)
+            .map_err(|why| AddError::BadChunker { shown: shown.to_owned(), why: why.to_string() })?;
         if let Some(data) = own_data
             && let (Ok(data), Ok(path)) = (data.canonicalize(), path.canonicalize())
             && path.starts_with(data)
         {
-            return Err(cannot(OWN_DATA).hint("add what you want to share from where it was before"));
+            return Err(AddError::OwnData(shown.to_owned()));
         }
         // A symbolic link that is named itself is added as a link; with a slash behind it, the system follows it here.
         let stat = rustix::fs::lstat(path).map_err(|why| match why {
-            Errno::NOENT => cannot("there is no such file or directory").hint("check the path"),
-            why => cannot(&words(why)),
+            Errno::NOENT => AddError::NoSuchPath(shown.to_owned()),
+            why => failed(words(why)),
         })?;
-        let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| cannot("the path contains a NUL byte"))?;
+        let name =
+            CString::new(path.as_os_str().as_bytes()).map_err(|_| failed("the path contains a NUL byte".to_owned()))?;
         Ok(Self {
             chunker,
             options,
@@ -124,11 +123,11 @@ impl TreeReader {
     }
 
     /// What came of it, once it is [`done`](Self::done).
-    pub(super) fn outcome(self) -> Result<(Link, EntryKind)> {
-        match (self.faults.error(&self.shown), self.root) {
-            (Some(error), _) => Err(error),
-            (None, Some(root)) => Ok(root),
-            (None, None) => Err(Error::failed(format!("cannot add {}: it was not read to its end", self.shown))),
+    pub(super) fn outcome(self) -> Result<(Link, Kind)> {
+        match (self.faults.is_empty(), self.root) {
+            (false, _) => Err(AddError::Faults(self.faults.of(self.shown))),
+            (true, Some(root)) => Ok(root),
+            (true, None) => Err(AddError::Failed { shown: self.shown, why: "it was not read to its end".to_owned() }),
         }
     }
 
@@ -271,7 +270,7 @@ impl TreeReader {
                 }
             }
             Err(why) if why.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(why) => self.drop_file(crate::error::reason(&why)),
+            Err(why) => self.drop_file(reason(&why)),
         }
     }
 
@@ -288,7 +287,7 @@ impl TreeReader {
             return self.fault(&open.name, CHANGED);
         }
         let link = open.leaves.finish(batch);
-        self.give(open.name, link, EntryKind::File);
+        self.give(open.name, link, Kind::File);
     }
 
     fn drop_file(&mut self, why: String) {
@@ -309,7 +308,7 @@ impl TreeReader {
         };
         let (chunk, link) = dag::symlink(target.as_bytes(), metadata).map_err(|why| why.to_string())?;
         batch.push(chunk);
-        self.give(name, link, EntryKind::Symlink);
+        self.give(name, link, Kind::Symlink);
         Ok(())
     }
 
@@ -349,7 +348,7 @@ impl TreeReader {
             self.fault("", why);
         }
         match frame.builder.finish(&mut |chunk| batch.push(chunk)) {
-            Ok(link) => self.give(frame.name, link, EntryKind::Directory),
+            Ok(link) => self.give(frame.name, link, Kind::Directory),
             Err(why) => self.fault(&frame.name, why),
         }
     }
@@ -370,7 +369,7 @@ impl TreeReader {
     }
 
     /// Puts what is finished into the directory that it stands in.
-    fn give(&mut self, name: String, link: Link, kind: EntryKind) {
+    fn give(&mut self, name: String, link: Link, kind: Kind) {
         let Some(frame) = self.frames.last_mut() else {
             self.root = Some((link, kind));
             return;
@@ -394,7 +393,7 @@ const OWN_DATA: &str = "it is this node's own data directory, which would then c
 const CHANGED: &str = "it changed while it was read";
 
 fn words(why: Errno) -> String {
-    crate::error::reason(&why.into())
+    reason(&why.into())
 }
 
 /// The entries of a directory in the order of their names, `.` and `..` left out.

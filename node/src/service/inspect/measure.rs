@@ -11,11 +11,8 @@ use p2p_protocol::{
     dag::{Node, decode, links},
 };
 
-use super::{AT_ONCE, dag_error, fetch_error};
-use crate::{
-    error::{Error, Result},
-    service::fetch::ChunkSource,
-};
+use super::{AT_ONCE, ReadError, Result, dag_error, fetch_error};
+use crate::service::fetch::ChunkSource;
 
 /// What an inner node is expected to weigh: the flat directories made here end at 256 KiB.
 pub(super) const NODE_BYTES: u64 = 64 * 1024;
@@ -52,7 +49,7 @@ pub(super) async fn walk<S: ChunkSource>(
         }
         level = next;
     }
-    Err(Error::refused(format!("cannot read {reference}: it is over {MAX_LEVELS} levels deep")))
+    Err(ReadError::TooDeep { reference: reference.to_owned(), most: MAX_LEVELS })
 }
 
 /// Content bytes under `root`, repeats counted.
@@ -69,7 +66,7 @@ fn unfold(
     next: &mut BTreeMap<Cid, u64>,
     seen: &mut impl FnMut(Cid, u64) -> Result<()>,
 ) -> Result<u64> {
-    let node = decode(chunk).map_err(|why| dag_error(reference, &why))?;
+    let node = decode(chunk).map_err(|why| dag_error(reference, why))?;
     let mut size = 0_u64;
     let file = match node.file_size() {
         Some(bytes) => {
@@ -89,7 +86,7 @@ fn unfold(
         }
         return Ok(size);
     }
-    for link in links(chunk).map_err(|why| dag_error(reference, &why))? {
+    for link in links(chunk).map_err(|why| dag_error(reference, why))? {
         if link.cid.codec == Codec::Raw {
             size = size.saturating_add(link.tsize.saturating_mul(below));
         }
@@ -113,10 +110,7 @@ fn add(
     let known = next.entry(cid).or_insert(0);
     *known = known.saturating_add(times);
     if next.len() > MAX_LEVEL {
-        return Err(Error::refused(format!(
-            "cannot read {reference} as a whole: over {MAX_LEVEL} directories or large files stand side by side"
-        ))
-        .hint("name a directory inside"));
+        return Err(ReadError::TooWide { reference: reference.to_owned(), most: MAX_LEVEL });
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Looking into a DAG: what a reference means, what a directory holds, and where the copies of a chunk are.
 
+mod error;
 mod measure;
 mod placement;
 mod resolve;
@@ -10,31 +11,48 @@ use std::path::PathBuf;
 
 use futures::{StreamExt as _, stream};
 use p2p_protocol::{
-    Cid, Codec, PeerId,
-    dag::{DagError, DirectoryWalker, Entry, Node, decode},
+    Cid, Codec,
+    catalogue::Kind,
+    dag::{DirectoryWalker, Entry, Node, decode},
 };
 
-pub use self::resolve::Resolved;
+pub(crate) use self::error::{dag_error, fetch_error};
 #[cfg(test)]
 pub(crate) use self::resolve::resolved;
+pub use self::{
+    error::ReadError,
+    placement::{Copies, Survey},
+    resolve::Resolved,
+};
 use super::{
+    blocking::Blocking,
     catalogue::Catalogue,
-    fetch::{ChunkSource, Fetch, FetchError},
+    fetch::{ChunkSource, Fetch},
     locate::Locate,
     transfer::Transfer,
 };
-use crate::{
-    error::{Error, Kind, Result},
-    net::Network,
-    report::{DirectoryLine, EntryKind, Stat},
-    store::Store,
-};
+use crate::{net::Network, store::Store};
 
 /// Chunks that are fetched at once while a DAG is looked at: inner nodes are small (a quarter MiB at the most in the
 /// layout made here), and sixteen hide the delay of any link.
 const AT_ONCE: usize = 16;
 /// Entries of one directory that are listed: the answer is held and sorted in memory, at about 300 bytes each.
 const MAX_LISTED: usize = 200_000;
+
+type Result<T, E = ReadError> = std::result::Result<T, E>;
+
+/// An entry of a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Line {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub cid: Cid,
+    /// What it is.
+    pub kind: Kind,
+    /// Content bytes.
+    pub size: u64,
+}
 
 /// The handle: clone it freely.
 #[derive(Clone, Debug)]
@@ -48,6 +66,7 @@ pub struct Inspect {
     /// Copies that are looked for first where no publication says how many there are.
     replicas: u8,
     scratch: PathBuf,
+    blocking: Blocking,
 }
 
 impl Inspect {
@@ -63,8 +82,9 @@ impl Inspect {
         catalogue: Catalogue,
         replicas: u8,
         scratch: PathBuf,
+        blocking: Blocking,
     ) -> Self {
-        Self { network, store, transfer, locate, fetch, catalogue, replicas, scratch }
+        Self { network, store, transfer, locate, fetch, catalogue, replicas, scratch, blocking }
     }
 
     /// What stands behind a reference: `CID`, `NAME`, `PEER/NAME`, each with a path inside where there is one. What
@@ -72,12 +92,12 @@ impl Inspect {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`](crate::error::Kind::Usage): a malformed reference or CID, or a name of several publishers;
-    /// [`Kind::NotFound`](crate::error::Kind::NotFound): no such name or path, or nobody has the chunks on its way.
+    /// A malformed reference or CID; a name of several publishers or of none; no such path; nobody has the chunks on its
+    /// way.
     pub async fn resolve(&self, reference: &str) -> Result<Resolved> {
         let meaning = match resolve::mean(reference, &self.catalogue) {
             // Right after a start the catalogue may not be here yet.
-            Err(error) if error.kind == Kind::NotFound => {
+            Err(ReadError::UnknownName(_)) => {
                 self.locate.discovered().await;
                 self.catalogue.caught_up().await;
                 resolve::mean(reference, &self.catalogue)?
@@ -90,14 +110,14 @@ impl Inspect {
     }
 
     /// The entries of a directory, sorted by name; of a file or a symbolic link, the one line that it is. Cancel-safe.
-    pub async fn ls_inside(&self, reference: &str) -> Result<Vec<DirectoryLine>> {
+    pub async fn ls_inside(&self, reference: &str) -> Result<Vec<Line>> {
         let found = self.resolve(reference).await?;
         list(&found, reference).await
     }
 
     /// Size, chunks, and where the copies are: asked of every reachable storing peer now. Asking stores nothing.
     /// Cancel-safe.
-    pub async fn stat(&self, reference: &str, placement: bool) -> Result<Stat> {
+    pub async fn stat(&self, reference: &str, placement: bool) -> Result<Survey> {
         let found = self.resolve(reference).await?;
         self.locate.discovered().await;
         placement::stat(self, &found, reference, placement).await
@@ -105,88 +125,63 @@ impl Inspect {
 }
 
 /// What a node is, for people.
-pub(crate) fn kind(node: &Node) -> EntryKind {
+fn kind(node: &Node) -> Kind {
     match node {
-        Node::Leaf(_) | Node::File { .. } => EntryKind::File,
-        Node::Directory { .. } | Node::Shard { .. } => EntryKind::Directory,
-        Node::Symlink { .. } => EntryKind::Symlink,
+        Node::Leaf(_) | Node::File { .. } => Kind::File,
+        Node::Directory { .. } | Node::Shard { .. } => Kind::Directory,
+        Node::Symlink { .. } => Kind::Symlink,
     }
 }
 
-/// A chunk of `reference` could not be had.
-pub(crate) fn fetch_error(reference: &str, why: &FetchError) -> Error {
-    match why {
-        FetchError::NotFound { cid, asked } => {
-            Error::not_found(format!("cannot read {reference}: no reachable peer has its chunk {cid} ({asked} asked)"))
-                .hint("see with `p2p-node peers` who is connected, and try again when a peer that holds it is back")
-        }
-        FetchError::Store(why) => Error::failed(format!("cannot read {reference}: the own store failed: {why}")),
-        FetchError::Stopped => Error::failed(format!("cannot read {reference}: the node is stopping")),
-    }
-}
-
-/// The DAG behind `reference` is not one that can be read.
-pub(crate) fn dag_error(reference: &str, why: &DagError) -> Error {
-    Error::failed(format!("cannot read {reference}: its DAG is refused: {why}"))
-}
-
-async fn list<S: ChunkSource>(found: &Resolved<S>, reference: &str) -> Result<Vec<DirectoryLine>> {
+async fn list<S: ChunkSource>(found: &Resolved<S>, reference: &str) -> Result<Vec<Line>> {
     let node = found.node();
     if !node.is_directory() {
         let size = node.file_size().unwrap_or(0);
-        let cid = found.chunk.cid().to_string();
-        return Ok(vec![DirectoryLine { name: found.label.clone(), cid, kind: kind(node), size }]);
+        let cid = *found.chunk.cid();
+        return Ok(vec![Line { name: found.label.clone(), cid, kind: kind(node), size }]);
     }
     let entries = entries(found, reference).await?;
     let lines = stream::iter(entries).map(|entry| line(&found.source, entry, reference)).buffer_unordered(AT_ONCE);
-    let mut lines: Vec<DirectoryLine> = futures::TryStreamExt::try_collect(lines).await?;
+    let mut lines: Vec<Line> = futures::TryStreamExt::try_collect(lines).await?;
     lines.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(lines)
 }
 
 /// All entries of a directory, in no order.
 async fn entries<S: ChunkSource>(found: &Resolved<S>, reference: &str) -> Result<Vec<Entry>> {
-    let mut walker = DirectoryWalker::new(&found.chunk).map_err(|why| dag_error(reference, &why))?;
+    let mut walker = DirectoryWalker::new(&found.chunk).map_err(|why| dag_error(reference, why))?;
     let mut entries = walker.take_entries();
     while !walker.done() {
         let shards = walker.wanted().into_iter().map(|cid| found.source.chunk(cid, measure::NODE_BYTES));
         for shard in futures::future::join_all(shards).await {
             let (chunk, _) = shard.map_err(|why| fetch_error(reference, &why))?;
-            walker.supply(&chunk).map_err(|why| dag_error(reference, &why))?;
+            walker.supply(&chunk).map_err(|why| dag_error(reference, why))?;
         }
         entries.extend(walker.take_entries());
         if entries.len() > MAX_LISTED {
-            return Err(Error::refused(format!(
-                "{reference} has over {MAX_LISTED} entries, more than are listed at once"
-            ))
-            .hint("name a directory or a file inside, or `p2p-node get` it"));
+            return Err(ReadError::TooManyEntries { reference: reference.to_owned(), most: MAX_LISTED });
         }
     }
     Ok(entries)
 }
 
-async fn line<S: ChunkSource>(source: &S, entry: Entry, reference: &str) -> Result<DirectoryLine> {
+async fn line<S: ChunkSource>(source: &S, entry: Entry, reference: &str) -> Result<Line> {
     let Entry { name, cid, tsize } = entry;
     let (kind, size) = measure_entry(source, cid, tsize, reference).await?;
-    Ok(DirectoryLine { name, cid: cid.to_string(), kind, size })
+    Ok(Line { name, cid, kind, size })
 }
 
 /// Kind and content bytes of an entry; a raw leaf is not fetched for that.
-async fn measure_entry<S: ChunkSource>(source: &S, cid: Cid, tsize: u64, reference: &str) -> Result<(EntryKind, u64)> {
+async fn measure_entry<S: ChunkSource>(source: &S, cid: Cid, tsize: u64, reference: &str) -> Result<(Kind, u64)> {
     if cid.codec == Codec::Raw {
-        return Ok((EntryKind::File, tsize));
+        return Ok((Kind::File, tsize));
     }
     let (chunk, _) = source.chunk(cid, measure::NODE_BYTES).await.map_err(|why| fetch_error(reference, &why))?;
-    let node = decode(&chunk).map_err(|why| dag_error(reference, &why))?;
+    let node = decode(&chunk).map_err(|why| dag_error(reference, why))?;
     let size = match node.file_size() {
         Some(size) => size,
         None if node.is_directory() => measure::content_bytes(source, cid, reference).await?,
         None => 0,
     };
     Ok((kind(&node), size))
-}
-
-/// Text of a peer id.
-pub(crate) fn peer_text(peer: &PeerId) -> String {
-    peer.to_base58()
 }

@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use p2p_protocol::{Cid, Multihash, PeerId};
+use p2p_protocol::{Cid, Multihash, PeerId, catalogue::Kind};
 
-use super::{Inspect, Resolved, fetch_error, kind, measure, peer_text};
+use super::{Inspect, ReadError, Resolved, Result, fetch_error, kind, measure};
 use crate::{
-    error::{Error, Result, reason},
-    report::{Placement, Stat, StatCopies},
-    service::{distinct::Distinct, fetch::FetchError, ingest::blocking},
+    service::{distinct::Distinct, fetch::FetchError, reason::reason},
     store::Role,
 };
 
@@ -18,28 +16,65 @@ const BATCH: usize = 1024;
 /// Rows that an answer may have: it is built in memory, at up to a kilobyte each with the JSON that it becomes.
 const MAX_ROWS: usize = 100_000;
 
+/// Where the copies of a DAG are, as far as peers answer now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Survey {
+    /// What was asked about.
+    pub root: Cid,
+    /// What it is.
+    pub kind: Kind,
+    /// Content bytes.
+    pub size: u64,
+    /// Distinct blocks.
+    pub chunks: u64,
+    /// Copies wanted.
+    pub wanted: u8,
+    /// Replicas of the chunk with the fewest.
+    pub min: u8,
+    /// Replicas of the chunk with the most.
+    pub max: u8,
+    /// Chunks held as replicas, by peer.
+    pub holders: BTreeMap<PeerId, u64>,
+    /// The copies of each chunk, where they were asked for.
+    pub placement: Option<Vec<Copies>>,
+}
+
+/// Where one chunk is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Copies {
+    /// The chunk.
+    pub cid: Cid,
+    /// Its bytes.
+    pub bytes: u32,
+    /// Who keeps it because it is of the replica set.
+    pub holders: Vec<PeerId>,
+    /// Who happens to keep it.
+    pub cached: Vec<PeerId>,
+}
+
 /// What the network says of the DAG behind `found`.
-pub(super) async fn stat(rooms: &Inspect, found: &Resolved, reference: &str, placement: bool) -> Result<Stat> {
+pub(super) async fn stat(rooms: &Inspect, found: &Resolved, reference: &str, placement: bool) -> Result<Survey> {
     let root = *found.chunk.cid();
     let mut distinct = Distinct::new(&rooms.scratch);
-    let scratch_error = |why: std::io::Error| {
-        Error::failed(format!("cannot count chunks in {}: {}", rooms.scratch.display(), reason(&why)))
-    };
+    let scratch_error =
+        |why: std::io::Error| ReadError::Scratch { directory: rooms.scratch.display().to_string(), why: reason(&why) };
     let size = measure::walk(&found.source, root, reference, true, |cid, bytes| {
         // Up to 100,000 chunks this touches no disk, and then once in so many.
         distinct.push(&cid, u32::try_from(bytes).unwrap_or(u32::MAX)).map_err(scratch_error)
     })
     .await?;
-    let mut sorted = blocking(move || distinct.sorted()).await?.map_err(scratch_error)?;
+    let mut sorted = rooms.blocking.run(move || distinct.sorted()).await?.map_err(scratch_error)?;
     let mut peers = rooms.locate.ranked(&root.hash, usize::MAX).await;
     peers.retain(|peer| *peer != rooms.network.local());
     let mut tally = Tally::default();
     loop {
-        let (rest, batch) = blocking(move || {
-            let batch = sorted.take(BATCH);
-            (sorted, batch)
-        })
-        .await?;
+        let (rest, batch) = rooms
+            .blocking
+            .run(move || {
+                let batch = sorted.take(BATCH);
+                (sorted, batch)
+            })
+            .await?;
         sorted = rest;
         let batch = batch.map_err(scratch_error)?;
         if batch.is_empty() {
@@ -50,17 +85,18 @@ pub(super) async fn stat(rooms: &Inspect, found: &Resolved, reference: &str, pla
             tally.take(*cid, *bytes, copies, placement);
         }
         if placement && tally.rows.len() > MAX_ROWS {
-            return Err(Error::refused(format!("{reference} has over {MAX_ROWS} chunks, too many to list each"))
-                .hint("ask with --no-placement"));
+            return Err(ReadError::TooManyChunks { reference: reference.to_owned(), most: MAX_ROWS });
         }
     }
     let wanted = found.wanted.unwrap_or(tally.wanted);
-    Ok(Stat {
-        cid: root.to_string(),
+    Ok(Survey {
+        root,
         kind: kind(found.node()),
         size,
         chunks: tally.chunks,
-        replicas: StatCopies { wanted, min: count(tally.min.unwrap_or(0)), max: count(tally.max) },
+        wanted,
+        min: count(tally.min.unwrap_or(0)),
+        max: count(tally.max),
         holders: tally.holders,
         placement: placement.then_some(tally.rows),
     })
@@ -79,8 +115,8 @@ struct Tally {
     min: Option<usize>,
     max: usize,
     wanted: u8,
-    holders: BTreeMap<String, u64>,
-    rows: Vec<Placement>,
+    holders: BTreeMap<PeerId, u64>,
+    rows: Vec<Copies>,
 }
 
 impl Tally {
@@ -91,17 +127,17 @@ impl Tally {
         for (peer, role, wanted) in copies {
             self.wanted = self.wanted.max(wanted);
             match role {
-                Role::Replica => holders.push(peer_text(&peer)),
-                Role::Cache => cached.push(peer_text(&peer)),
+                Role::Replica => holders.push(peer),
+                Role::Cache => cached.push(peer),
             }
         }
         self.min = Some(self.min.map_or(holders.len(), |min| min.min(holders.len())));
         self.max = self.max.max(holders.len());
         for holder in &holders {
-            *self.holders.entry(holder.clone()).or_default() += 1;
+            *self.holders.entry(*holder).or_default() += 1;
         }
         if placement {
-            self.rows.push(Placement { cid: cid.to_string(), size: u64::from(bytes), holders, cached });
+            self.rows.push(Copies { cid, bytes, holders, cached });
         }
     }
 }
@@ -115,7 +151,9 @@ async fn ask(
     let hashes: Vec<Multihash> = batch.iter().map(|(cid, _)| cid.hash).collect();
     let local = rooms.network.local();
     let (store, own) = (rooms.store.clone(), hashes.clone());
-    let own = blocking(move || own.iter().map(|hash| store.entry(hash)).collect::<std::result::Result<Vec<_>, _>>())
+    let own = rooms
+        .blocking
+        .run(move || own.iter().map(|hash| store.entry(hash)).collect::<std::result::Result<Vec<_>, _>>())
         .await
         .map_err(|why| FetchError::Store(why.to_string()))?
         .map_err(|why| FetchError::Store(why.to_string()))?;
@@ -160,7 +198,7 @@ mod tests {
         tally.take(cid(1), 1, vec![holds(0, Role::Replica), holds(1, Role::Replica), holds(2, Role::Cache)], true);
         tally.take(cid(2), 1, vec![holds(0, Role::Replica), holds(2, Role::Cache)], true);
         assert_eq!((tally.chunks, tally.min, tally.max, tally.wanted), (2, Some(1), 2, 3));
-        assert_eq!(tally.holders, BTreeMap::from([(peer_text(&peers[0]), 2), (peer_text(&peers[1]), 1)]));
+        assert_eq!(tally.holders, BTreeMap::from([(peers[0], 2), (peers[1], 1)]));
         assert_eq!((tally.rows[0].holders.len(), tally.rows[1].cached.len()), (2, 1));
         tally.take(cid(3), 1, Vec::new(), false);
         assert_eq!((tally.min, tally.rows.len()), (Some(0), 2));

@@ -6,13 +6,10 @@ use p2p_protocol::{
     dag::{Lookup, NameLookup, Node, decode},
 };
 
-use super::{dag_error, fetch_error, measure::NODE_BYTES};
-use crate::{
-    error::{Error, Result},
-    service::{
-        catalogue::Catalogue,
-        fetch::{ChunkSource, FetchJob},
-    },
+use super::{ReadError, Result, dag_error, fetch_error, measure::NODE_BYTES};
+use crate::service::{
+    catalogue::Catalogue,
+    fetch::{ChunkSource, FetchJob},
 };
 
 /// From so many bytes on, text that parses as a CID or a peer id is one: shorter text never is (a digest of 32 bytes
@@ -77,33 +74,31 @@ pub(super) fn mean(reference: &str, names: &impl Names) -> Result<Meaning> {
     let mut parts = text.split('/');
     let first = parts.next().unwrap_or_default();
     if first.is_empty() {
-        return Err(Error::usage(format!("{reference:?} is no reference: it names nothing"))
-            .hint("give a CID, CID/path/inside, NAME or PEER/NAME"));
+        return Err(ReadError::NamesNothing(reference.to_owned()));
     }
     let mut path: Vec<String> = parts.filter(|part| !part.is_empty()).map(str::to_owned).collect();
     let address = first.len() >= MIN_ADDRESS_BYTES;
     let meaning = match first.parse::<Cid>() {
         Ok(root) => Meaning { path, ..of_root(root, names) },
         Err(why) if !matches!(why, CidError::Malformed) => {
-            return Err(Error::usage(format!("{first} cannot be read: {why}")));
+            return Err(ReadError::BadCid { text: first.to_owned(), why: why.to_string() });
         }
         Err(_) => match first.parse::<PeerId>() {
             Ok(peer) if address => {
                 if path.is_empty() {
-                    return Err(Error::usage(format!("{first} is a peer, and names no content of it"))
-                        .hint("write PEER/NAME; `p2p-node ls` shows what each peer published"));
+                    return Err(ReadError::OnlyPeer(first.to_owned()));
                 }
                 let name = path.remove(0);
                 let published = names.by_name(&name);
                 let publication = published.into_iter().find(|publication| publication.publisher == peer);
-                let publication = publication.ok_or_else(|| unknown(&format!("{first}/{name}")))?;
+                let publication = publication.ok_or_else(|| ReadError::UnknownName(format!("{first}/{name}")))?;
                 Meaning { path, ..of_publication(&publication, names) }
             }
             _ => Meaning { path, ..of_name(first, names)? },
         },
     };
     if let Some(dots) = meaning.path.iter().find(|part| matches!(part.as_str(), "." | "..")) {
-        return Err(Error::usage(format!("{reference} is no reference: a path inside has no {dots:?}")));
+        return Err(ReadError::Dots { reference: reference.to_owned(), part: dots.clone() });
     }
     Ok(meaning)
 }
@@ -136,19 +131,14 @@ fn of_publication(publication: &Publication, names: &impl Names) -> Meaning {
 fn of_name(name: &str, names: &impl Names) -> Result<Meaning> {
     let published = names.by_name(name);
     match published.as_slice() {
-        [] if looks_like_cid(name) => {
-            Err(Error::usage(format!("{name} is not a valid CID, and nothing has that name"))
-                .hint("check that all of it was copied"))
-        }
-        [] => Err(unknown(name)),
+        [] if looks_like_cid(name) => Err(ReadError::NoCid(name.to_owned())),
+        [] => Err(ReadError::UnknownName(name.to_owned())),
         // The same content under the same name leaves nothing to choose.
         [first, rest @ ..] if rest.iter().all(|other| other.root == first.root) => Ok(of_publication(first, names)),
-        several => {
-            let choices: Vec<String> =
-                several.iter().map(|publication| format!("{}/{name}", publication.publisher)).collect();
-            Err(Error::usage(format!("{} publishers use the name {name}: {}", several.len(), choices.join(", ")))
-                .hint("write one of these"))
-        }
+        several => Err(ReadError::Ambiguous {
+            name: name.to_owned(),
+            choices: several.iter().map(|publication| format!("{}/{name}", publication.publisher)).collect(),
+        }),
     }
 }
 
@@ -156,11 +146,6 @@ fn of_name(name: &str, names: &impl Names) -> Result<Meaning> {
 fn looks_like_cid(text: &str) -> bool {
     let alphanumeric = text.bytes().all(|byte| byte.is_ascii_alphanumeric());
     alphanumeric && (text.starts_with("baf") || (text.starts_with("Qm") && text.len() >= MIN_ADDRESS_BYTES))
-}
-
-fn unknown(name: &str) -> Error {
-    Error::not_found(format!("nothing is published under the name {name}"))
-        .hint("`p2p-node ls` shows what there is; a CID works without a name")
 }
 
 /// What a test names by its root.
@@ -178,39 +163,31 @@ pub(super) async fn follow<S: ChunkSource>(reference: &str, meaning: Meaning, so
     let get = async |cid: Cid| source.chunk(cid, NODE_BYTES).await.map_err(|why| fetch_error(reference, &why));
     let (mut chunk, mut from) = get(root).await?;
     for (depth, name) in path.iter().enumerate() {
-        let node = decode(&chunk).map_err(|why| dag_error(reference, &why))?;
+        let node = decode(&chunk).map_err(|why| dag_error(reference, why))?;
         let here = || if depth == 0 { label.clone() } else { path[..depth].join("/") };
         match node {
             Node::Leaf(_) | Node::File { .. } => {
-                return Err(Error::not_found(format!("there is no {name} in {}: that is a file", here())));
+                return Err(ReadError::InFile { name: name.clone(), above: here() });
             }
-            Node::Symlink { .. } => {
-                return Err(Error::not_found(format!(
-                    "there is no {name} in {}: that is a symbolic link, and paths do not go through links",
-                    here()
-                )));
-            }
+            Node::Symlink { .. } => return Err(ReadError::ThroughLink { name: name.clone(), above: here() }),
             Node::Directory { .. } | Node::Shard { .. } => {}
         }
-        let mut lookup = NameLookup::new(&chunk, name).map_err(|why| dag_error(reference, &why))?;
+        let mut lookup = NameLookup::new(&chunk, name).map_err(|why| dag_error(reference, why))?;
         let entry = loop {
             match lookup.state() {
                 Lookup::Wanted(cid) => {
                     let (shard, _) = get(*cid).await?;
-                    lookup.supply(&shard).map_err(|why| dag_error(reference, &why))?;
+                    lookup.supply(&shard).map_err(|why| dag_error(reference, why))?;
                 }
                 Lookup::Found(entry) => break entry.clone(),
-                Lookup::Absent => {
-                    return Err(Error::not_found(format!("there is no {name} in {}", here()))
-                        .hint("`p2p-node ls` of the directory shows what there is"));
-                }
+                Lookup::Absent => return Err(ReadError::NoEntry { name: name.clone(), above: here() }),
             }
         };
         (chunk, from) = get(entry.cid).await?;
         label = entry.name;
         stated_bytes = None;
     }
-    let node = decode(&chunk).map_err(|why| dag_error(reference, &why))?;
+    let node = decode(&chunk).map_err(|why| dag_error(reference, why))?;
     Ok(Resolved { chunk, from, label, stated_bytes, wanted, source, node })
 }
 
@@ -220,7 +197,7 @@ mod tests {
     use p2p_protocol::{Codec, catalogue::Kind as RootKind};
 
     use super::*;
-    use crate::error::Kind;
+    use crate::error::{Error, Kind};
 
     struct Published(Vec<Publication>);
 
@@ -278,8 +255,8 @@ mod tests {
     #[test]
     fn what_means_nothing_is_refused_with_the_right_kind() {
         let names = Published(vec![publication(1, Some("photos"), b"one"), publication(2, Some("photos"), b"two")]);
-        let kind = |reference: &str| mean(reference, &names).expect_err("it means nothing").kind;
-        let error = mean("photos", &names).expect_err("two publishers");
+        let kind = |reference: &str| Error::from(mean(reference, &names).expect_err("it means nothing")).kind;
+        let error = Error::from(mean("photos", &names).expect_err("two publishers"));
         assert_eq!(error.kind, Kind::Usage);
         assert!(error.message.contains(&format!("{}/photos", peer(1))), "{error}");
         assert!(error.message.contains(&format!("{}/photos", peer(2))), "{error}");

@@ -6,7 +6,7 @@ use p2p_protocol::dag::{self, DirectoryBuilder, Link, Metadata};
 
 use super::*;
 use crate::{
-    error::Kind,
+    error::{Error, Kind as ErrorKind},
     service::{fetch::memory::Memory, ingest::ReadOptions},
 };
 
@@ -34,7 +34,7 @@ async fn paths_lead_through_flat_and_sharded_directories() {
     assert!(memory.take_asked().len() < 8, "only the shards on its path were fetched");
     for path in [&["none"][..], &["many", "none"], &["plain", "below"], &["link", "below"]] {
         let error = resolved(root, path, "x", memory.clone()).await.expect_err("there is no such path");
-        assert_eq!(error.kind, Kind::NotFound, "{error}");
+        assert_eq!(Error::from(error.clone()).kind, ErrorKind::NotFound, "{error}");
     }
     let found = resolved(root, &["many"], "x", memory.clone()).await.expect("it is there");
     memory.take_asked();
@@ -46,8 +46,7 @@ async fn paths_lead_through_flat_and_sharded_directories() {
     let lines = list(&found, "it").await.expect("it can be listed");
     let shown: Vec<_> = lines.iter().map(|line| (line.name.as_str(), line.kind, line.size)).collect();
     let digits = (0..5000).map(|number: u64| number.to_string().len() as u64).sum();
-    let wanted =
-        [("link", EntryKind::Symlink, 0), ("many", EntryKind::Directory, digits), ("plain", EntryKind::File, 5)];
+    let wanted = [("link", Kind::Symlink, 0), ("many", Kind::Directory, digits), ("plain", Kind::File, 5)];
     assert_eq!(shown, wanted);
     let found = resolved(root, &["plain"], "x", memory.clone()).await.expect("it is there");
     assert_eq!(list(&found, "it").await.expect("one line")[0].name, "plain");
@@ -109,9 +108,9 @@ async fn what_nobody_has_and_what_is_no_dag_are_told_apart() {
     let (link, _) = dag::symlink(b"there", Metadata::default()).expect("a good target");
     let gone = *link.cid();
     let error = resolved(gone, &[], "x", memory.clone()).await.expect_err("nobody has it");
-    assert_eq!(error.kind, Kind::NotFound);
+    assert_eq!(Error::from(error.clone()).kind, ErrorKind::NotFound);
     let garbage = p2p_protocol::Chunk::new(Codec::DagPb, &b"\xff\xff garbage"[..]).expect("it is short");
     let root = memory.insert(garbage);
     let error = resolved(root, &[], "x", memory.clone()).await.expect_err("it is no DAG");
-    assert_eq!(error.kind, Kind::Failed);
+    assert_eq!(Error::from(error.clone()).kind, ErrorKind::Failed);
 }

@@ -1,0 +1,120 @@
+//! `stat`: what the network says of a DAG, or what this node's own store holds.
+
+use futures::{FutureExt as _, StreamExt as _, future::ready, stream};
+use p2p_protocol::PeerId;
+use serde::{Deserialize, Serialize};
+
+use super::{Answering, Call, Items, Verb, ls::entry_kind, many};
+use crate::{
+    error::Error,
+    node::Node,
+    report::{LocalChunk, Placement, Stat, StatCopies},
+    service::inspect::{Copies, Survey},
+    store::{Role, Store},
+};
+
+/// Entries of the index that are read at a time: a page is a few hundred KiB at most.
+const PAGE: usize = 1024;
+
+/// `stat REF`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StatRequest {
+    /// What.
+    pub reference: String,
+    /// Whether each chunk's copies are listed.
+    pub placement: bool,
+}
+
+/// The answer to `stat REF`, in parts: the placement of a big DAG is far longer than a line may be.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StatPart {
+    /// All but the placement; `placement` is then empty, or `None` if it was not asked for.
+    Stat(Stat),
+    /// The copies of one chunk.
+    Placement(Placement),
+}
+
+impl StatPart {
+    /// The parts of an answer.
+    pub fn of(survey: Survey) -> impl Iterator<Item = Self> {
+        let Survey { root, kind, size, chunks, wanted, min, max, holders, placement } = survey;
+        let stat = Stat {
+            cid: root.to_string(),
+            kind: entry_kind(kind),
+            size,
+            chunks,
+            replicas: StatCopies { wanted, min, max },
+            holders: holders.into_iter().map(|(peer, chunks)| (peer.to_base58(), chunks)).collect(),
+            placement: placement.as_ref().map(|_| Vec::new()),
+        };
+        let rows = placement.unwrap_or_default().into_iter().map(|copies| Self::Placement(row(&copies)));
+        std::iter::once(Self::Stat(stat)).chain(rows)
+    }
+}
+
+fn row(copies: &Copies) -> Placement {
+    let text = |peers: &[PeerId]| peers.iter().map(|peer| peer.to_base58()).collect();
+    Placement {
+        cid: copies.cid.to_string(),
+        size: u64::from(copies.bytes),
+        holders: text(&copies.holders),
+        cached: text(&copies.cached),
+    }
+}
+
+impl Verb for StatRequest {
+    const PATH: &'static str = "stat";
+    type Answer = StatPart;
+
+    fn answer(self, node: Node, _: Call) -> Answering<StatPart> {
+        async move { Ok(many(StatPart::of(node.rooms().inspect.stat(&self.reference, self.placement).await?))) }.boxed()
+    }
+}
+
+/// `stat --local`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StatLocalRequest {}
+
+impl Verb for StatLocalRequest {
+    const PATH: &'static str = "stat-local";
+    type Answer = LocalChunk;
+
+    fn answer(self, node: Node, _: Call) -> Answering<LocalChunk> {
+        ready(Ok(local(node.rooms().store.clone()))).boxed()
+    }
+}
+
+/// Every chunk of a store, page by page.
+fn local(store: Store) -> Items<LocalChunk> {
+    let pages = stream::try_unfold((store, None, false), |(store, after, done)| async move {
+        if done {
+            return Ok::<_, Error>(None);
+        }
+        let reader = store.clone();
+        let page = tokio::task::spawn_blocking(move || reader.scan(after, PAGE))
+            .await
+            .map_err(|_| Error::failed("reading the index failed"))??;
+        let last = page.last().map(|entry| (&entry.cid.hash).into());
+        let done = page.len() < PAGE;
+        let lines: Vec<_> = page
+            .iter()
+            .map(|entry| LocalChunk {
+                cid: entry.cid.to_string(),
+                size: u64::from(entry.length),
+                role: match entry.terms.role {
+                    Role::Replica => "replica",
+                    Role::Cache => "cache",
+                }
+                .to_owned(),
+                wanted: entry.terms.wanted,
+            })
+            .collect();
+        Ok(Some((stream::iter(lines.into_iter().map(Ok)), (store, last, done))))
+    });
+    stream::StreamExt::flat_map(pages, |page| match page {
+        Ok(lines) => lines.left_stream(),
+        Err(error) => stream::once(std::future::ready(Err(error))).right_stream(),
+    })
+    .boxed()
+}

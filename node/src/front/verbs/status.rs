@@ -1,0 +1,62 @@
+//! `status`: the node at a glance.
+
+use std::sync::Arc;
+
+use futures::{FutureExt as _, future::ready};
+use serde::{Deserialize, Serialize};
+
+use super::{Answering, Call, Verb, one};
+use crate::{
+    node::Node,
+    report::{Replication, Status, Transfers, Work},
+    service::worker::{Standing, State},
+};
+
+/// `status`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StatusRequest {}
+
+impl Verb for StatusRequest {
+    const PATH: &'static str = "status";
+    type Answer = Status;
+
+    fn answer(self, node: Node, _: Call) -> Answering<Status> {
+        ready(Ok(one(status(&node)))).boxed()
+    }
+}
+
+fn status(node: &Node) -> Status {
+    let rooms = node.rooms();
+    let usage = rooms.store.usage();
+    let (sent_bytes, received_bytes) = rooms.transfer.transferred();
+    let table = Arc::clone(&rooms.network.peers().borrow());
+    Status {
+        peer_id: rooms.network.local().to_string(),
+        listen: node.ready().listen,
+        network: node.network_name().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime: node.uptime().as_secs_f64(),
+        peers: table.peers.values().filter(|peer| peer.connected).count(),
+        known_peers: rooms.locate.reachable(),
+        chunks: usage.chunks,
+        bytes: usage.bytes,
+        capacity: usage.capacity_bytes,
+        replication: Replication {
+            factor: rooms.replicas,
+            under_replicated: usage.owed,
+            in_flight: rooms.replicate.in_flight(),
+        },
+        transfers: Transfers { sent_bytes, received_bytes },
+        work: rooms.workers.list().iter().map(work).collect(),
+    }
+}
+
+fn work(standing: &Standing) -> Work {
+    let (state, done, total) = match standing.state {
+        State::Idle => ("idle", 0, None),
+        State::Working { done, total } => ("working", done, total),
+        State::Waiting { .. } => ("waiting", 0, None),
+        State::Failed => ("failed", 0, None),
+    };
+    Work { name: standing.name.to_owned(), state: state.to_owned(), done, total, rate: standing.rate() }
+}

@@ -1,0 +1,177 @@
+//! What a user is told of the failures of the rooms: which exit code, and what to do next.
+//!
+//! The rooms say what failed and why, in sentences of their own; here stands how each is told, and nowhere else.
+
+use crate::{
+    error::{Error, Kind},
+    identity::IdentityError,
+    net::NetError,
+    node::NodeError,
+    service::{blocking::Unfinished, catalogue::StartError, export::WriteError, ingest::AddError, inspect::ReadError},
+    store::StoreError,
+};
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        let message = error.to_string();
+        match error {
+            ReadError::NamesNothing(_) => Self::usage(message).hint("give a CID, CID/path/inside, NAME or PEER/NAME"),
+            ReadError::BadCid { .. } | ReadError::Dots { .. } => Self::usage(message),
+            ReadError::NoCid(_) => Self::usage(message).hint("check that all of it was copied"),
+            ReadError::OnlyPeer(_) => {
+                Self::usage(message).hint("write PEER/NAME; `p2p-node ls` shows what each peer published")
+            }
+            ReadError::Ambiguous { .. } => Self::usage(message).hint("write one of these"),
+            ReadError::UnknownName(_) => {
+                Self::not_found(message).hint("`p2p-node ls` shows what there is; a CID works without a name")
+            }
+            ReadError::NoEntry { .. } => {
+                Self::not_found(message).hint("`p2p-node ls` of the directory shows what there is")
+            }
+            ReadError::InFile { .. } | ReadError::ThroughLink { .. } => Self::not_found(message),
+            ReadError::Missing { .. } => Self::not_found(message)
+                .hint("see with `p2p-node peers` who is connected, and try again when a peer that holds it is back"),
+            ReadError::Store { .. }
+            | ReadError::Stopped(_)
+            | ReadError::Refused { .. }
+            | ReadError::Scratch { .. }
+            | ReadError::Unfinished(_) => Self::failed(message),
+            ReadError::TooDeep { .. } => Self::refused(message),
+            ReadError::TooWide { .. } => Self::refused(message).hint("name a directory inside"),
+            ReadError::TooManyEntries { .. } => {
+                Self::refused(message).hint("name a directory or a file inside, or `p2p-node get` it")
+            }
+            ReadError::TooManyChunks { .. } => Self::refused(message).hint("ask with --no-placement"),
+        }
+    }
+}
+
+impl From<WriteError> for Error {
+    fn from(error: WriteError) -> Self {
+        let message = error.to_string();
+        match error {
+            WriteError::Read(why) => why.into(),
+            WriteError::Incomplete { partial, .. } => Self::not_found(message).hint(format!(
+                "try again when a peer that holds it is back; what came so far is kept in {partial} and used then"
+            )),
+            WriteError::Taken(_) => {
+                Self::failed(message).hint("name another place with -o, or replace it with --force")
+            }
+            WriteError::NoDirectory(_) => Self::failed(message).hint("make it first"),
+            WriteError::NoName(_) => Self::usage(message),
+            WriteError::Busy(_) => Self::failed(message).hint("wait for it"),
+            WriteError::NotOurs { .. } => Self::failed(message).hint("remove it"),
+            WriteError::Full { partial, .. } => Self::refused(message).hint(format!(
+                "free some room and run the same command again: what came so far is kept in {partial} and used then"
+            )),
+            WriteError::NoRoom { .. } => {
+                Self::refused(message).hint("free some room, or name a place on another disk with -o")
+            }
+            WriteError::NoInodes { partial, .. } => Self::refused(message)
+                .hint(format!("remove {partial} or other files, or name a place on another disk with -o")),
+            WriteError::TooWide { .. } => Self::refused(message).hint("get a directory inside it instead"),
+            WriteError::TooMany { partial, .. } => Self::refused(message)
+                .hint(format!("remove {partial}; if you trust the tree, get the directories inside it one by one")),
+            WriteError::TooDeep { .. } => Self::refused(message),
+            WriteError::IsDirectory(_) => Self::failed(message)
+                .hint("use `p2p-node get`, or name a file inside; `p2p-node ls` shows what there is"),
+            WriteError::IsLink(_) => Self::failed(message).hint("use `p2p-node get`"),
+            WriteError::Directory { .. }
+            | WriteError::Io { .. }
+            | WriteError::Scratch(_)
+            | WriteError::Unfinished(_) => Self::failed(message),
+        }
+    }
+}
+
+impl From<AddError> for Error {
+    fn from(error: AddError) -> Self {
+        let message = error.to_string();
+        match error {
+            AddError::BadChunker { .. } => Self::usage(message),
+            AddError::OwnData(_) => Self::failed(message).hint("add what you want to share from where it was before"),
+            AddError::NoSuchPath(_) => Self::failed(message).hint("check the path"),
+            AddError::Faults(_) => Self::failed(message).hint("put that right, or leave it out, and add again"),
+            AddError::Full { .. } => {
+                Self::refused(message).hint("free some room or start the daemon with a larger --capacity")
+            }
+            AddError::Failed { .. } | AddError::Stream(_) | AddError::Scratch(_) | AddError::Unfinished(_) => {
+                Self::failed(message)
+            }
+        }
+    }
+}
+
+impl From<NodeError> for Error {
+    fn from(error: NodeError) -> Self {
+        let message = error.to_string();
+        match error {
+            NodeError::Directory { .. } => Self::failed(message).hint("choose another with --data-dir"),
+            NodeError::NotClosed => Self::failed(message)
+                .hint("nothing that was acknowledged is lost: the log is replayed at the next start"),
+            NodeError::Opening => Self::failed(message),
+            NodeError::Store(why) => why.into(),
+            NodeError::Identity(why) => why.into(),
+            NodeError::Net(why) => why.into(),
+            NodeError::Catalogue(StartError::Load(_) | StartError::Join { .. }) => Self::failed(message),
+        }
+    }
+}
+
+impl From<IdentityError> for Error {
+    fn from(error: IdentityError) -> Self {
+        let message = error.to_string();
+        match error {
+            IdentityError::Open { path, .. } => {
+                Self::refused(message).hint(format!("run `chmod 600 {}` if nobody else has had it", path.display()))
+            }
+            IdentityError::Damaged(_) => {
+                Self::failed(message).hint("restore it from a backup, or move it away to start as a new peer")
+            }
+            IdentityError::Encoding(_) => Self::failed(message),
+            IdentityError::Io { .. } => {
+                Self::failed(message).hint("check that the data directory belongs to you and that its disk is well")
+            }
+        }
+    }
+}
+
+impl From<Unfinished> for Error {
+    fn from(error: Unfinished) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::NoSpace { .. } => {
+                Self::refused(message).hint("free some space on this disk, or give the daemon a larger --capacity")
+            }
+            StoreError::Locked(_) => {
+                Self::failed(message).hint("use that one, stop it first, or give this one another --data-dir")
+            }
+            StoreError::TooNew { .. } => Self::failed(message).hint("run the newer version of p2p-node on it"),
+            StoreError::Io { .. } | StoreError::Index(_) => {
+                Self::failed(message).hint("check the disk and its permissions, then try again")
+            }
+            StoreError::Closed => Self::failed("the daemon is stopping"),
+        }
+    }
+}
+
+impl From<NetError> for Error {
+    fn from(error: NetError) -> Self {
+        let message = error.to_string();
+        match error {
+            NetError::Listen { .. } => Self::failed(message)
+                .hint("stop what uses that port, or choose another with --listen (port 0 = any free one)"),
+            NetError::Unreachable { .. } | NetError::Timeout { .. } => {
+                Self::new(Kind::Failed, message).hint("check the address, and that a daemon of this network runs there")
+            }
+            NetError::WrongNetwork { .. } => Self::failed(message).hint("start both with the same --network"),
+            NetError::Unsupported { .. } | NetError::Stopped => Self::failed(message),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Why something cannot be read.
+
+use p2p_protocol::{Cid, dag::DagError};
+
+use crate::service::{blocking::Unfinished, fetch::FetchError};
+
+/// What a reference names cannot be read. `reference` is as its asker wrote it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs)] // The sentences say it.
+pub enum ReadError {
+    #[error("{0:?} is no reference: it names nothing")]
+    NamesNothing(String),
+    #[error("{text} cannot be read: {why}")]
+    BadCid { text: String, why: String },
+    #[error("{0} is not a valid CID, and nothing has that name")]
+    NoCid(String),
+    #[error("{0} is a peer, and names no content of it")]
+    OnlyPeer(String),
+    #[error("{reference} is no reference: a path inside has no {part:?}")]
+    Dots { reference: String, part: String },
+    #[error("{} publishers use the name {name}: {}", choices.len(), choices.join(", "))]
+    Ambiguous { name: String, choices: Vec<String> },
+    #[error("nothing is published under the name {0}")]
+    UnknownName(String),
+    #[error("there is no {name} in {above}")]
+    NoEntry { name: String, above: String },
+    #[error("there is no {name} in {above}: that is a file")]
+    InFile { name: String, above: String },
+    #[error("there is no {name} in {above}: that is a symbolic link, and paths do not go through links")]
+    ThroughLink { name: String, above: String },
+    #[error("cannot read {reference}: no reachable peer has its chunk {cid} ({asked} asked)")]
+    Missing { reference: String, cid: Cid, asked: usize },
+    #[error("cannot read {reference}: the own store failed: {why}")]
+    Store { reference: String, why: String },
+    #[error("cannot read {0}: the node is stopping")]
+    Stopped(String),
+    #[error("cannot read {reference}: its DAG is refused: {why}")]
+    Refused { reference: String, why: DagError },
+    #[error("cannot read {reference}: it is over {most} levels deep")]
+    TooDeep { reference: String, most: usize },
+    #[error("cannot read {reference} as a whole: over {most} directories or large files stand side by side")]
+    TooWide { reference: String, most: usize },
+    #[error("{reference} has over {most} entries, more than are listed at once")]
+    TooManyEntries { reference: String, most: usize },
+    #[error("{reference} has over {most} chunks, too many to list each")]
+    TooManyChunks { reference: String, most: usize },
+    #[error("cannot count chunks in {directory}: {why}")]
+    Scratch { directory: String, why: String },
+    #[error(transparent)]
+    Unfinished(#[from] Unfinished),
+}
+
+/// A chunk of `reference` could not be had.
+pub(crate) fn fetch_error(reference: &str, why: &FetchError) -> ReadError {
+    let reference = reference.to_owned();
+    match why {
+        FetchError::NotFound { cid, asked } => ReadError::Missing { reference, cid: *cid, asked: *asked },
+        FetchError::Store(why) => ReadError::Store { reference, why: why.clone() },
+        FetchError::Stopped => ReadError::Stopped(reference),
+    }
+}
+
+/// The DAG behind `reference` is not one that can be read.
+pub(crate) fn dag_error(reference: &str, why: DagError) -> ReadError {
+    ReadError::Refused { reference: reference.to_owned(), why }
+}
