@@ -135,7 +135,7 @@ impl Rooms {
         let Site { network_name, replicas, data_dir, seed } = site;
         let storing = store.usage().capacity_bytes > 0;
         let workers = Arc::new(Workers::default());
-        let blocking = Blocking::default();
+        let blocking = Blocking::new(workers.layer());
         let transfer = Transfer::start(network.clone(), store.clone(), network_name, storing, &workers.layer()).await?;
         let locate = Locate::start(network.clone(), transfer.clone(), storing, &workers.layer());
         let replicate = Replicate::start(store.clone(), locate.clone(), transfer.clone(), &workers.layer());

@@ -155,7 +155,7 @@ fn the_reader_of_imports_sees_groups_and_paths() {
 /// Which services each service may use: what stands below it. One that is not named here may use none.
 const SERVICES_BELOW: [(&str, &[&str]); 15] = [
     ("worker", &[]),
-    ("blocking", &[]),
+    ("blocking", &["worker"]),
     ("distinct", &[]),
     ("progress", &[]),
     ("reason", &[]),

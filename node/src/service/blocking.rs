@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::worker::Layer;
+
 /// Steps that run at once, of all adds and gets of a node: more than any disk has use for, and each thread costs memory.
 const AT_ONCE: usize = 16;
 
@@ -17,15 +19,15 @@ pub struct Unfinished;
 #[derive(Clone, Debug)]
 pub struct Blocking {
     places: Arc<Semaphore>,
-}
-
-impl Default for Blocking {
-    fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(AT_ONCE)) }
-    }
+    tasks: Layer,
 }
 
 impl Blocking {
+    /// All places are free; what queues for one does so in tasks of the layer `tasks`.
+    pub fn new(tasks: Layer) -> Self {
+        Self { places: Arc::new(Semaphore::new(AT_ONCE)), tasks }
+    }
+
     /// Runs what blocks. The work must not wait for any async task.
     ///
     /// Whoever calls it may stop polling it at any time: no place is held by a future that only its caller can move on.
@@ -37,12 +39,16 @@ impl Blocking {
             Ok(permit) => tokio::task::spawn_blocking(with(Some(permit), work)).await,
             Err(_) => {
                 let places = self.places.clone();
-                let queued = tokio::spawn(async move {
+                let queued = self.tasks.task(async move {
                     // It is never closed; if it were, the work would only run unbounded.
                     let permit = places.acquire_owned().await.ok();
                     tokio::task::spawn_blocking(with(permit, work)).await
                 });
-                AbortOnDropHandle::new(queued).await.and_then(|done| done)
+                match AbortOnDropHandle::new(queued).await {
+                    Ok(Some(done)) => done,
+                    Ok(None) => return Err(Unfinished),
+                    Err(why) => Err(why),
+                }
             }
         };
         done.map_err(|why| {
@@ -73,7 +79,7 @@ mod tests {
     /// The regression: a `get` that waited for one blocking step while others of its own stood in the queue never went on.
     #[tokio::test]
     async fn blocking_steps_that_nobody_polls_hold_up_nobody() {
-        let blocking = Blocking::default();
+        let blocking = Blocking::new(Layer::alone());
         // Polled once, so that all of them wait, far more than run at once.
         let mut begun: FuturesUnordered<_> = (0..200).map(|at| blocking.run(move || at)).collect();
         let first = begun.next().now_or_never();

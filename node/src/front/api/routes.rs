@@ -99,14 +99,15 @@ async fn serve<V: Verb, N: Answers>(State(api): State<Api<N>>, request: Request)
     let (sender, progress) = watch::channel(Progress::default());
     let Api { node, stop } = api;
     let work = node.answer(verb, Call { progress: sender, content });
+    let tasks = node.tasks().clone();
     // In a task of its own: a caller that stops reading (Ctrl-Z) holds up the events, and a verb that is no longer polled
     // would keep its places in the queues that it shares with all others.
-    let work = AbortOnDropHandle::new(tokio::spawn(work));
+    let work = AbortOnDropHandle::new(tasks.task(work));
     let work = async move {
         match work.await {
-            Ok(done) => done,
+            Ok(Some(done)) => done,
             Err(why) if why.is_panic() => resume_unwind(why.into_panic()),
-            Err(_) => Err(stopped()),
+            Ok(None) | Err(_) => Err(stopped()),
         }
     };
     let mut items: Items<V::Answer> = caught(work.try_flatten_stream()).boxed();
@@ -116,7 +117,7 @@ async fn serve<V: Verb, N: Answers>(State(api): State<Api<N>>, request: Request)
     }
     let linger = if V::SENDS_CONTENT { LINGER } else { Duration::ZERO };
     let (pieces, receiver) = mpsc::channel(PIECES);
-    tokio::spawn(pump(items, progress, pieces, stop, linger));
+    drop(tasks.task(pump(items, progress, pieces, stop, linger)));
     answer(V::Answer::CONTENT_TYPE, receiver)
 }
 

@@ -41,7 +41,10 @@ use crate::{
         watch::WatchRequest,
     },
     report::{AddOptions, Added, CatalogueLine, Copies, EntryKind, Got, LocalChunk, Update},
-    service::inspect::{self, Survey},
+    service::{
+        inspect::{self, Survey},
+        worker::Layer,
+    },
 };
 
 /// What the fake remembers of what was asked.
@@ -52,13 +55,26 @@ struct Seen {
 }
 
 /// A node without a store or a network.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Fake {
+    tasks: Layer,
     seen: Arc<std::sync::Mutex<Seen>>,
     /// Verbs that never end by themselves and are running now.
     running: Arc<AtomicUsize>,
     started: Arc<Notify>,
     failing: Arc<AtomicBool>,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self {
+            tasks: Layer::alone(),
+            seen: Arc::default(),
+            running: Arc::default(),
+            started: Arc::default(),
+            failing: Arc::default(),
+        }
+    }
 }
 
 /// Counts a verb for as long as it is not dropped.
@@ -97,6 +113,10 @@ fn added(path: String, size: u64) -> Added {
 }
 
 impl Answers for Fake {
+    fn tasks(&self) -> &Layer {
+        &self.tasks
+    }
+
     /// By the request's type; the answer's follows from that.
     fn answer<V: Verb>(&self, verb: V, call: Call) -> Answering<V::Answer> {
         let answering = self.any(&verb, call);

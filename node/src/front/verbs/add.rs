@@ -115,11 +115,11 @@ async fn conclude(
     // A provider record helps readers of other networks' sizes find the publisher; it is a hint, not a promise, and
     // a lone node has nobody to tell.
     let network = rooms.network.clone();
-    tokio::spawn(async move {
+    drop(rooms.top.task(async move {
         if let Err(error) = network.provide(root.hash.to_bytes().to_vec()).await {
             tracing::debug!(%root, %error, "the root was not announced as a provider record");
         }
-    });
+    }));
     let missing = rooms.locate.missing();
     let (warnings, short) = assess(&ingested.report, &missing, wanted, options);
     Ok(Added {

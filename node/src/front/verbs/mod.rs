@@ -29,7 +29,7 @@ use super::api::answer::Answer;
 use crate::{
     error::{Error, Result},
     node::Node,
-    service::progress::Progress,
+    service::{progress::Progress, worker::Layer},
 };
 
 /// What a verb gives, in order: one, many, or none before a failure, which is the last. Dropping it ends the verb.
@@ -66,9 +66,16 @@ pub struct Call {
 pub trait Answers: Clone + Send + Sync + 'static {
     /// As [`Verb::answer`].
     fn answer<V: Verb>(&self, verb: V, call: Call) -> Answering<V::Answer>;
+
+    /// Where the tasks run that answer.
+    fn tasks(&self) -> &Layer;
 }
 
 impl Answers for Node {
+    fn tasks(&self) -> &Layer {
+        &self.rooms().top
+    }
+
     /// Until the node stops, which fails whatever is under way.
     fn answer<V: Verb>(&self, verb: V, call: Call) -> Answering<V::Answer> {
         let stopping = self.stopping();

@@ -78,6 +78,10 @@ impl Ledger {
                 Err(error) if key.starts_with(RECORD_PREFIX) => {
                     tracing::debug!(%error, "left out a publication of this node's log");
                 }
+                // A later version wrote it, and will read it again.
+                Err(error) if error.is_unknown() => {
+                    tracing::debug!(%error, "left out a publication that only a later version can read");
+                }
                 Err(error) => {
                     tracing::debug!(%error, "removed a publication that is not valid here");
                     store.remove_meta(META, &key)?;

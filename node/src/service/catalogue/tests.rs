@@ -271,9 +271,12 @@ async fn entries_of_another_network_are_left_out_when_loading() {
     let store = Store::in_memory(1 << 20);
     let foreign = signed(3, "other", publication(3, "x", 1));
     store.set_meta("catalogue", &foreign.publication().key().0, foreign.bytes()).expect("it is kept");
-    store.set_meta("catalogue", b"noise", b"noise").expect("it is kept");
+    store.set_meta("catalogue", b"noise", b"\x01noise").expect("it is kept");
+    // What a later version wrote stays for it to read again.
+    store.set_meta("catalogue", b"later", b"\x02later").expect("it is kept");
     let a = start(&hub, keypair(1), store).await;
-    assert_eq!((a.catalogue.entries(), a.store.meta("catalogue").expect("it is read")), (vec![], vec![]));
+    let left = a.store.meta("catalogue").expect("it is read");
+    assert_eq!((a.catalogue.entries(), left.len(), &left[0].0[..]), (vec![], 1, &b"later"[..]));
 }
 
 #[tokio::test]

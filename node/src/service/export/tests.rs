@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     error::{Error, Kind, Result},
-    service::{fetch::memory::Memory, ingest::ReadOptions, inspect::resolved},
+    service::{fetch::memory::Memory, ingest::ReadOptions, inspect::resolved, worker::Layer},
 };
 
 /// Entries of the largest tree that is written here.
@@ -54,7 +54,9 @@ impl Place {
     async fn get_with(&self, root: Cid, label: &str, options: GetOptions) -> Result<Written> {
         let found = resolved(root, &[], label, self.memory.clone()).await?;
         let (progress, _) = watch::channel(Progress::default());
-        write(found, options, &self.path("tmp"), MOST, &progress, &Blocking::default()).await.map_err(Error::from)
+        write(found, options, &self.path("tmp"), MOST, &progress, &Blocking::new(Layer::alone()))
+            .await
+            .map_err(Error::from)
     }
 
     async fn get(&self, root: Cid, label: &str) -> Result<Written> {

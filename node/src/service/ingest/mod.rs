@@ -14,7 +14,6 @@ mod tests;
 mod tree;
 
 use std::{
-    collections::HashSet,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -47,9 +46,6 @@ const IN_FLIGHT_CHUNKS: usize = 512;
 const BATCH_BYTES: usize = 8 << 20;
 /// Chunks of a batch.
 const BATCH_CHUNKS: usize = 256;
-/// Hashes that are remembered as submitted already, so that a file of zeros is stored once and not a thousand times:
-/// 2 MiB of them.
-const REMEMBERED: usize = 32 * 1024;
 
 /// How content is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -300,7 +296,6 @@ async fn pump<R: Reader, S: ChunkSink>(
     let mut kept = FuturesUnordered::new();
     let mut in_flight_bytes = 0;
     let mut chunks_new = 0;
-    let mut submitted = HashSet::new();
     // Both are with the step that is under way, or here.
     let mut idle = Some(reader);
     let mut counting = Some(distinct);
@@ -328,14 +323,9 @@ async fn pump<R: Reader, S: ChunkSink>(
                 });
                 idle = Some(reader);
                 for chunk in batch.chunks {
-                    if submitted.len() >= REMEMBERED {
-                        submitted.clear();
-                    }
-                    if submitted.insert(chunk.cid().hash) {
-                        let bytes = chunk.len();
-                        in_flight_bytes += bytes;
-                        kept.push(async move { (bytes, sink.submit(chunk).await) });
-                    }
+                    let bytes = chunk.len();
+                    in_flight_bytes += bytes;
+                    kept.push(async move { (bytes, sink.submit(chunk).await) });
                 }
             }
             Some((bytes, put)) = kept.next(), if !kept.is_empty() => {

@@ -10,7 +10,10 @@ use std::{
 use p2p_protocol::dag::{self, Node};
 
 use super::*;
-use crate::error::{Error, Kind as ErrorKind};
+use crate::{
+    error::{Error, Kind as ErrorKind},
+    service::worker::Layer,
+};
 
 /// Keeps chunks in a map, each a moment after it came, in an order that differs from that of their coming.
 #[derive(Default)]
@@ -63,7 +66,7 @@ impl Tree {
             Distinct::new(&self.directory.path().join("tmp")),
             "tree",
             &progress,
-            &Blocking::default(),
+            &Blocking::new(Layer::alone()),
         )
         .await
     }
@@ -250,8 +253,9 @@ async fn a_stream_is_the_file_of_its_bytes() {
         let reader = StreamReader::new(Box::new(io::Cursor::new(bytes.clone())), options).expect("a good chunker");
         let (progress, seen) = watch::channel(Progress::default());
         let distinct = Distinct::new(&tree.directory.path().join("tmp"));
-        let read =
-            pump(reader, &tree.kept, distinct, "-", &progress, &Blocking::default()).await.expect("it can be read");
+        let read = pump(reader, &tree.kept, distinct, "-", &progress, &Blocking::new(Layer::alone()))
+            .await
+            .expect("it can be read");
         assert_eq!(hash_only(&tree.path().join("file"), "file", options), Ok(read.link.cid));
         assert_eq!(hash_only_stream(&mut bytes.as_slice(), options), Ok(read.link.cid));
         assert_eq!((read.link.size, seen.borrow().bytes), (bytes.len() as u64, bytes.len() as u64));
