@@ -19,7 +19,7 @@ use tokio::{
 use super::{Shared, amend::Change};
 use crate::{
     service::transfer::{Ask, Offered, TransferError},
-    store::{Amendment, Entry, Role, StoreError},
+    store::{Amendment, Entry, Role},
 };
 
 /// Peers that come together are served together.
@@ -167,18 +167,4 @@ async fn load(shared: &Shared, entry: Entry, bytes: &tokio::sync::OnceCell<Optio
         })
     });
     loaded.await.clone()
-}
-
-/// The same failure for another caller.
-pub(super) fn again(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::NoSpace { needed, reason } => StoreError::NoSpace { needed: *needed, reason: reason.clone() },
-        StoreError::Locked(path) => StoreError::Locked(path.clone()),
-        StoreError::TooNew { found, known } => StoreError::TooNew { found: *found, known: *known },
-        StoreError::Io { doing, source } => {
-            StoreError::Io { doing: doing.clone(), source: std::io::Error::new(source.kind(), source.to_string()) }
-        }
-        StoreError::Index(reason) => StoreError::Index(reason.clone()),
-        StoreError::Closed => StoreError::Closed,
-    }
 }

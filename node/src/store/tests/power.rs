@@ -1,0 +1,380 @@
+//! Power cuts at every step of random work, on a disk that loses, tears and reorders what was not synced: all that was
+//! acknowledged is there and intact, nothing that was removed is back, and the index is not made anew.
+//!
+//! `P2P_TEST_SEED=7 cargo test -p p2p-node --lib store::tests::power` runs one seed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use p2p_protocol::{Chunk, Key};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::sync::oneshot;
+
+use super::{
+    super::*,
+    all, chunk,
+    disk::{Fault, Leaves, State, TestDisk},
+    replica,
+};
+use crate::store::{compact::LIVE_PERCENT, writer};
+
+const TUNING: Tuning = Tuning { segment_bytes: 6 * 1024, reserve_bytes: 0 };
+const ROOT: &str = "/store";
+const NAMES: u8 = 16;
+/// Less than all names take, so that caches give way.
+const CAPACITY: u64 = 14 * 1024;
+const STEPS: usize = 30;
+
+/// What an inline store is asked is done at once.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("it does not wait")
+}
+
+fn named(name: u8) -> Chunk {
+    chunk(u64::from(name), usize::from(name) * 397 % 2100)
+}
+
+fn open(disk: &TestDisk) -> Result<Store, StoreError> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let writer = writer::open(&disk, Path::new(ROOT), CAPACITY, TUNING)?;
+    let shared = Arc::clone(&writer.shared);
+    Ok(Store { inner: Arc::new(Inner { shared, door: Door::Inline(Mutex::new(Some(writer))) }) })
+}
+
+fn writer(store: &Store) -> MutexGuard<'_, Option<Writer>> {
+    match &store.inner.door {
+        Door::Inline(writer) => writer.lock().expect("nothing panics under it"),
+        Door::Thread { .. } => panic!("opened without threads"),
+    }
+}
+
+/// Commits all at once, as the writer's thread does, and gives the answers.
+fn batch(store: &Store, requests: Vec<Request>) -> Vec<Outcome> {
+    let (operations, answers): (Vec<_>, Vec<_>) = requests
+        .into_iter()
+        .map(|request| {
+            let (reply, answer) = oneshot::channel();
+            (Operation { request, reply, permit: None }, answer)
+        })
+        .unzip();
+    writer(store).as_mut().expect("it is open").commit(operations);
+    answers.into_iter().map(|answer| answer.blocking_recv().expect("all are answered")).collect()
+}
+
+/// Compacts all that is worth it.
+fn compact(store: &Store, disk: &TestDisk) -> Result<(), StoreError> {
+    let mut stuck = BTreeSet::new();
+    loop {
+        let job = writer(store).as_mut().expect("it is open").worth_compacting(LIVE_PERCENT, &stuck);
+        let Some((number, sealed)) = job else { return Ok(()) };
+        let asked = store.clone();
+        let ask = move |request| match request {
+            Request::Retire(number) => writer(&asked).as_mut().expect("it is open").retire(number).map(drop),
+            request => batch(&asked, vec![request]).remove(0).map(drop),
+        };
+        let compaction = Compaction {
+            shared: Arc::clone(&store.inner.shared),
+            disk: Arc::new(disk.clone()),
+            directory: PathBuf::from(ROOT).join("segments"),
+            ask: Box::new(ask),
+            stop: Arc::default(),
+        };
+        if !compaction.compact(number, sealed)? {
+            stuck.insert(number);
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8, Terms),
+    Remove(u8),
+    Amend(u8, Amendment),
+    Value(u8, u8),
+}
+
+fn stronger(held: Terms, terms: Terms) -> Terms {
+    let role = if held.role == Role::Replica { held.role } else { terms.role };
+    let (wanted, owed) = (held.wanted.max(terms.wanted), held.owed || terms.owed);
+    Terms { role, wanted, owed, root: held.root.or(terms.root) }
+}
+
+fn evictable(terms: &Terms) -> bool {
+    terms.role == Role::Cache && !terms.owed
+}
+
+impl Step {
+    fn random(random: &mut StdRng) -> Self {
+        let name = random.random_range(0..NAMES);
+        let role = if random.random() { Role::Replica } else { Role::Cache };
+        match random.random_range(0..10) {
+            0..5 => {
+                let terms =
+                    Terms { role, wanted: random.random_range(1..5), owed: random.random_bool(0.2), root: None };
+                Self::Put(name, terms)
+            }
+            5..8 => Self::Remove(name),
+            8 => Self::Amend(name, Amendment { role: Some(role), owed: Some(false), wanted: None }),
+            _ => Self::Value(name % 4, random.random()),
+        }
+    }
+
+    fn request(&self) -> Request {
+        let hash = |name: &u8| named(*name).cid().hash;
+        match self {
+            Self::Put(name, terms) => Request::Put(named(*name), *terms),
+            Self::Remove(name) => Request::Remove(vec![hash(name)]),
+            Self::Amend(name, change) => Request::Amend(vec![hash(name)], *change),
+            Self::Value(name, value) => Request::Value(vec![*name].into(), vec![*value; 40].into()),
+        }
+    }
+
+    /// What `name` may be after it, if it was `held`; the first is what it is if all of its batch was done.
+    fn after(&self, name: u8, held: Option<Terms>) -> Vec<Option<Terms>> {
+        match self {
+            Self::Put(put, terms) if *put == name => {
+                vec![Some(held.map_or(*terms, |held| stronger(held, *terms))), Some(*terms)]
+            }
+            Self::Remove(removed) if *removed == name => vec![None],
+            Self::Amend(amended, change) if *amended == name => vec![held.map(|held| Terms {
+                role: change.role.unwrap_or(held.role),
+                owed: change.owed.unwrap_or(held.owed),
+                ..held
+            })],
+            _ => vec![held],
+        }
+    }
+}
+
+/// What was acknowledged, and what is under way.
+#[derive(Clone, Debug, Default)]
+struct Expected {
+    chunks: BTreeMap<u8, Terms>,
+    values: BTreeMap<u8, u8>,
+    pending: Vec<Step>,
+    /// The index is there and no test took it away: no power cut is a reason to make it anew.
+    settled: bool,
+}
+
+impl Expected {
+    /// What `name` may be now.
+    fn allowed(&self, name: u8) -> Vec<Option<Terms>> {
+        let mut states = vec![self.chunks.get(&name).copied()];
+        let puts = self.pending.iter().any(|step| matches!(step, Step::Put(..)));
+        let add = |states: &mut Vec<Option<Terms>>, more: Vec<Option<Terms>>| {
+            for state in more {
+                if !states.contains(&state) {
+                    states.push(state);
+                }
+            }
+            if puts && states.iter().flatten().any(evictable) && !states.contains(&None) {
+                states.push(None);
+            }
+        };
+        add(&mut states, Vec::new());
+        for step in &self.pending {
+            let more = states.iter().flat_map(|state| step.after(name, *state)).collect();
+            add(&mut states, more);
+        }
+        states
+    }
+
+    fn check(&self, store: &Store, what: &str) {
+        let mut found: BTreeMap<Key, Entry> =
+            all(store).into_iter().map(|entry| (Key::from(&entry.cid.hash), entry)).collect();
+        for name in 0..NAMES {
+            let chunk = named(name);
+            let entry = found.remove(&Key::from(&chunk.cid().hash));
+            let allowed = self.allowed(name);
+            let terms = entry.map(|entry| entry.terms);
+            assert!(allowed.contains(&terms), "{what}: chunk {name} is {terms:?}, not one of {allowed:?}");
+            let read = block_on(store.get(&chunk.cid().hash)).expect("it reads");
+            assert_eq!(read, entry.map(|_| chunk), "{what}: chunk {name} is intact");
+        }
+        assert!(found.is_empty(), "{what}: {found:?}");
+        let values: BTreeMap<Bytes, Bytes> = store.records().expect("it reads").into_iter().collect();
+        for name in 0..4 {
+            let mut allowed: Vec<Option<u8>> = vec![self.values.get(&name).copied()];
+            let pending = self.pending.iter();
+            allowed.extend(pending.filter_map(|step| match step {
+                Step::Value(key, value) if *key == name => Some(Some(*value)),
+                _ => None,
+            }));
+            let value = values.get(&[name][..]).map(|value| value[0]);
+            assert!(allowed.contains(&value), "{what}: value {name} is {value:?}, not one of {allowed:?}");
+        }
+        assert_eq!(store.damaged(None, 9).expect("it reads"), [], "{what}: nothing is damaged");
+        let mut writer = writer(store);
+        let segments = writer.as_mut().expect("it is open").log.segments().expect("on a disk").all();
+        assert!(segments.iter().all(|(_, salt, _)| salt.is_some()), "{what}: every header is whole: {segments:?}");
+    }
+}
+
+impl Expected {
+    /// Takes what the store says for what was acknowledged.
+    fn adopt(&mut self, store: &Store) {
+        let found: BTreeMap<_, _> = all(store).into_iter().map(|entry| (entry.cid, entry.terms)).collect();
+        let names = (0..NAMES).filter_map(|name| Some((name, *found.get(named(name).cid())?)));
+        self.chunks = names.collect();
+        let values = store.records().expect("it reads").into_iter();
+        self.values = values.map(|(key, value)| (key[0], value[0])).collect();
+        self.pending.clear();
+    }
+}
+
+fn without_index(disk: &TestDisk) -> TestDisk {
+    let disk = TestDisk::killed(&disk.state());
+    disk.remove_directory(&Path::new(ROOT).join("index")).expect("it is removed");
+    disk
+}
+
+/// Looks at `state` as power cuts leave it.
+fn check_cuts(state: &State, expected: &Expected, random: &mut StdRng, what: &str) {
+    for leaves in [Leaves::Nothing, Leaves::Some] {
+        let what = format!("{what}, {leaves:?} left");
+        let disk = state.cut(leaves, random);
+        let (image, seen) = (TestDisk::killed(&disk.state()), Arc::new(Mutex::new(Vec::new())));
+        if random.random_bool(0.1) {
+            let seen = Arc::clone(&seen);
+            disk.watch(move |state| seen.lock().expect("nothing panics under it").push(state.clone()));
+        }
+        let store = open(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
+        expected.check(&store, &what);
+        let anew = ["index.aside", "index.old"].iter().any(|name| disk.exists(&Path::new(ROOT).join(name)));
+        assert!(!(expected.settled && anew), "{what}: the index was made anew");
+        drop(store);
+        let store = open(&without_index(&image)).unwrap_or_else(|error| panic!("{what}, no index: {error}"));
+        expected.check(&store, &format!("{what}, no index"));
+        // The power goes again while it recovers.
+        let seen = seen.lock().expect("nothing panics under it");
+        if !seen.is_empty() {
+            let disk = seen[random.random_range(0..seen.len())].cut(Leaves::Some, random);
+            let store = open(&disk).unwrap_or_else(|error| panic!("{what}, twice: {error}"));
+            expected.check(&store, &format!("{what}, twice"));
+        }
+    }
+}
+
+/// A killed process leaves all in the cache: what is put again then is acknowledged, and survives a cut.
+fn check_kill(state: &State, expected: &Expected, random: &mut StdRng, what: &str) {
+    let disk = TestDisk::killed(state);
+    let store = open(&disk).unwrap_or_else(|error| panic!("{what}, killed: {error}"));
+    expected.check(&store, &format!("{what}, killed"));
+    let here: Vec<u8> =
+        (0..NAMES).filter(|name| store.entry(&named(*name).cid().hash).expect("it reads").is_some()).collect();
+    for name in &here {
+        assert_eq!(block_on(store.put(named(*name), replica())).expect("it is here"), Put::Known);
+    }
+    let cut = disk.state().cut(Leaves::Nothing, random);
+    for disk in [without_index(&cut), cut] {
+        let store = open(&disk).unwrap_or_else(|error| panic!("{what}, killed and cut: {error}"));
+        for name in &here {
+            let found = block_on(store.get(&named(*name).cid().hash)).expect("it reads");
+            assert_eq!(found, Some(named(*name)), "{what}: chunk {name} was known after a kill, and lost by a cut");
+        }
+    }
+}
+
+/// Runs random work, with faults or without, and looks at every step of it.
+fn work(seed: u64, faults: bool) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let disk = TestDisk::new();
+    let expected = Arc::new(Mutex::new(Expected::default()));
+    let now = || expected.lock().expect("nothing panics under it");
+    {
+        let expected = Arc::clone(&expected);
+        let mut random = StdRng::seed_from_u64(seed ^ 1);
+        let mut step = 0;
+        disk.watch(move |state| {
+            step += 1;
+            let expected = expected.lock().expect("nothing panics under it").clone();
+            let what = format!("P2P_TEST_SEED={seed}, faults {faults}, step {step}");
+            check_cuts(state, &expected, &mut random, &what);
+            check_kill(state, &expected, &mut random, &what);
+        });
+    }
+    let mut store = open(&disk).expect("it opens");
+    now().settled = true;
+    for _ in 0..STEPS {
+        if faults && random.random_bool(0.3) {
+            let fault = [Fault::Sync, Fault::Write, Fault::IndexSync][random.random_range(0..3)];
+            disk.fail(fault, random.random_range(0..2));
+            now().settled &= fault != Fault::IndexSync;
+        }
+        match random.random_range(0..12) {
+            0 => drop(compact(&store, &disk).map_err(|error| assert!(faults, "{error}"))),
+            kind @ 1..4 => {
+                if kind > 1 {
+                    block_on(store.close()).expect("it closes");
+                }
+                drop(store);
+                if kind == 3 {
+                    now().settled = false;
+                    disk.remove_directory(&Path::new(ROOT).join("index")).expect("it is removed");
+                }
+                store = match open(&disk) {
+                    Ok(store) => store,
+                    Err(error) => {
+                        assert!(faults, "{error}");
+                        // A fault comes once.
+                        open(&disk).expect("it opens without a fault")
+                    }
+                };
+                // What had failed is done or not from now on.
+                let seen = now().clone();
+                seen.check(&store, &format!("P2P_TEST_SEED={seed}, faults {faults}, opened"));
+                now().adopt(&store);
+            }
+            _ => {
+                let steps: Vec<Step> = (0..random.random_range(1..6)).map(|_| Step::random(&mut random)).collect();
+                now().pending.extend_from_slice(&steps);
+                let answers = batch(&store, steps.iter().map(Step::request).collect());
+                let mut expected = now();
+                // What failed may still be done by a kill, until something else is answered.
+                if answers.iter().any(Result::is_ok) {
+                    expected.pending.clear();
+                }
+                for (step, answer) in steps.iter().zip(&answers) {
+                    if let Err(error) = answer {
+                        assert!(faults || matches!(error, StoreError::NoSpace { .. }), "{error}");
+                        continue;
+                    }
+                    for name in 0..NAMES {
+                        let held = expected.chunks.remove(&name);
+                        step.after(name, held)[0].map(|terms| expected.chunks.insert(name, terms));
+                    }
+                    if let Step::Value(key, value) = step {
+                        expected.values.insert(*key, *value);
+                    }
+                }
+                // What gave way is the store's own choice, among those that may.
+                let here: BTreeSet<_> = all(&store).into_iter().map(|entry| entry.cid).collect();
+                expected.chunks.retain(|name, terms| here.contains(named(*name).cid()) || !evictable(terms));
+            }
+        }
+        let seen = now().clone();
+        seen.check(&store, &format!("P2P_TEST_SEED={seed}, faults {faults}"));
+    }
+}
+
+fn seeds() -> Vec<u64> {
+    match std::env::var("P2P_TEST_SEED").ok().and_then(|text| text.parse().ok()) {
+        Some(seed) => vec![seed],
+        None => (1..=4).collect(),
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_step_loses_nothing_that_was_acknowledged() {
+    seeds().into_iter().for_each(|seed| work(seed, false));
+}
+
+#[test]
+fn a_sync_or_a_write_that_fails_acknowledges_nothing_then_or_later() {
+    seeds().into_iter().for_each(|seed| work(seed, true));
+}
