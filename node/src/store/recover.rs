@@ -16,7 +16,7 @@ use super::{
     Entry, StoreError,
     disk::Disk,
     draft::{At, Counters, Draft, cost, value_bytes},
-    index::table::{Mark, Table},
+    index::table::{Mark, Table, chunk_print, value_print},
     log::{Log as _, SegmentLog, failed},
     record::{Gone, HEAD_BYTES, Head, Record, body_checksum},
     replay::{apply, replay},
@@ -180,12 +180,14 @@ fn follow(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
     count(table, log)
 }
 
-/// Counts what the index holds. What is outside of the segments is lost, and written down.
+/// Counts what the index holds, and holds it against its sum: a sync of it may have failed just before its process was
+/// killed, and what came later may be on disk without what came before. What is outside of the segments is lost, and written down.
 fn count(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
     let lengths: BTreeMap<u32, u64> = log.all().iter().map(|(number, _, length)| (*number, *length)).collect();
     let inside = |location: Location, bytes: u64| {
         lengths.get(&location.segment).is_some_and(|length| location.offset + bytes <= *length)
     };
+    let mut missing = table.sum()?;
     let mut lost = Lost::new(&table, log);
     let mut counters = Counters::default();
     let mut live: BTreeMap<u32, u64> = BTreeMap::new();
@@ -198,6 +200,7 @@ fn count(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
             if Key::from(&held.entry.cid.hash) != *key {
                 return Err(Unfit::Index("an entry of it is under a key that is not its own".into()));
             }
+            missing ^= chunk_print(key, held);
             if !inside(held.location, cost(&held.entry)) {
                 lost.damaged(held.entry)?;
                 continue;
@@ -213,11 +216,15 @@ fn count(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
         after = Some(last.clone());
         for (key, mut location, value) in page {
             let bytes = value_bytes(&key, &value);
+            missing ^= value_print(&key, location);
             if !inside(location, bytes) {
                 location = lost.value(key, value)?;
             }
             *live.entry(location.segment).or_default() += bytes;
         }
+    }
+    if missing != 0 {
+        return Err(Unfit::Index("it does not hold what it was given".into()));
     }
     lost.write()?;
     Ok(Recovered { table, counters, live })
