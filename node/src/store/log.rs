@@ -162,11 +162,10 @@ impl SegmentLog {
         Ok(())
     }
 
-    /// Cuts the head off at `end`.
+    /// Cuts the head off at `end`. Not synced: what stands behind is no record, and stays none until the next batch is.
     pub(super) fn truncate(&mut self, end: u64) -> Result<(), StoreError> {
         let path = segment::path(&self.files.directory, self.head.number);
         self.head.file.set_length(end).map_err(|e| failed("truncating", &path, e))?;
-        self.head.file.sync().map_err(|e| failed("syncing", &path, e))?;
         self.head.end = end;
         self.head.synced = end;
         Ok(())

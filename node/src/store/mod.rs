@@ -210,7 +210,7 @@ enum Door {
     /// It has a thread.
     Thread { sender: Sender<Operation>, queue: Arc<Semaphore>, verifying: Arc<Semaphore> },
     /// Whoever asks does the work.
-    Inline(Mutex<Option<Writer>>),
+    Inline(Box<Mutex<Option<Writer>>>),
 }
 
 impl fmt::Debug for Store {
@@ -293,11 +293,11 @@ impl Store {
             evictor: evict::Evictor::default(),
             index_paths: None,
         };
-        Self { inner: Arc::new(Inner { shared, door: Door::Inline(Mutex::new(Some(writer))) }) }
+        Self { inner: Arc::new(Inner { shared, door: Door::Inline(Box::new(Mutex::new(Some(writer)))) }) }
     }
 
     /// Keeps a chunk; returns when it and its terms are on disk. One that is here already is verified first, and written
-    /// anew, as [`Put::New`], where it is damaged. Waits while the queue is full. A dropped future may
+    /// anew, as [`Put::New`], where it is damaged. Puts that are under way at once are done in any order. Waits while the queue is full. A dropped future may
     /// leave the chunk kept all the same. [`StoreError::NoSpace`] harms nobody else.
     pub async fn put(&self, chunk: Chunk, terms: Terms) -> Result<Put, StoreError> {
         // A chunk's constructors bound its length.

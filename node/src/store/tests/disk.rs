@@ -1,8 +1,8 @@
 //! A disk for tests, in memory: it keeps what was synced, and at a power cut loses, tears and reorders the rest.
 //!
 //! What is written is seen at once, as in a page cache, and survives a killed process. A cut applies a part of the writes
-//! of each file by sectors, and of the changes of each directory, in any order. A sync that fails forgets what it should
-//! have written, as Linux does: it is still read, and no later sync writes it.
+//! of each file by sectors, and of the changes of each directory, in any order. A sync that fails writes some and forgets
+//! the rest, as Linux does: it is still read, and no later sync writes it.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rand::{Rng, rngs::StdRng};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::store::{
     StoreError,
@@ -455,6 +455,8 @@ impl DiskFile for Open {
         let file = state.file(self.node);
         let pending = std::mem::take(&mut file.pending);
         if failed {
+            let mut random = StdRng::seed_from_u64(file.cached.len() as u64);
+            pending.iter().for_each(|change| change.tear(&mut file.durable, &mut random, 512, 0.5));
             return Err(io::Error::from_raw_os_error(5));
         }
         pending.iter().for_each(|change| change.apply(&mut file.durable));

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod disk;
 mod golden;
+mod images;
 mod lost;
 mod model;
 mod power;

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -39,11 +39,16 @@ fn named(name: u8) -> Chunk {
     chunk(u64::from(name), usize::from(name) * 397 % 2100)
 }
 
-fn open(disk: &TestDisk) -> Result<Store, StoreError> {
+fn reopen(disk: &TestDisk) -> Result<Store, StoreError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let writer = writer::open(&disk, Path::new(ROOT), CAPACITY, TUNING)?;
+    open(&disk, Path::new(ROOT))
+}
+
+/// Without threads.
+pub(super) fn open(disk: &Arc<dyn Disk>, root: &Path) -> Result<Store, StoreError> {
+    let writer = writer::open(disk, root, CAPACITY, TUNING)?;
     let shared = Arc::clone(&writer.shared);
-    Ok(Store { inner: Arc::new(Inner { shared, door: Door::Inline(Mutex::new(Some(writer))) }) })
+    Ok(Store { inner: Arc::new(Inner { shared, door: Door::Inline(Box::new(Mutex::new(Some(writer)))) }) })
 }
 
 fn writer(store: &Store) -> MutexGuard<'_, Option<Writer>> {
@@ -54,7 +59,7 @@ fn writer(store: &Store) -> MutexGuard<'_, Option<Writer>> {
 }
 
 /// Commits all at once, as the writer's thread does, and gives the answers.
-fn batch(store: &Store, requests: Vec<Request>) -> Vec<Outcome> {
+pub(super) fn batch(store: &Store, requests: Vec<Request>) -> Vec<Outcome> {
     let (operations, answers): (Vec<_>, Vec<_>) = requests
         .into_iter()
         .map(|request| {
@@ -67,7 +72,7 @@ fn batch(store: &Store, requests: Vec<Request>) -> Vec<Outcome> {
 }
 
 /// Compacts all that is worth it.
-fn compact(store: &Store, disk: &TestDisk) -> Result<(), StoreError> {
+pub(super) fn compact(store: &Store, disk: &Arc<dyn Disk>, root: &Path) -> Result<(), StoreError> {
     let mut stuck = BTreeSet::new();
     loop {
         let job = writer(store).as_mut().expect("it is open").worth_compacting(LIVE_PERCENT, &stuck);
@@ -79,8 +84,8 @@ fn compact(store: &Store, disk: &TestDisk) -> Result<(), StoreError> {
         };
         let compaction = Compaction {
             shared: Arc::clone(&store.inner.shared),
-            disk: Arc::new(disk.clone()),
-            directory: PathBuf::from(ROOT).join("segments"),
+            disk: Arc::clone(disk),
+            directory: root.join("segments"),
             ask: Box::new(ask),
             stop: Arc::default(),
         };
@@ -91,7 +96,7 @@ fn compact(store: &Store, disk: &TestDisk) -> Result<(), StoreError> {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Put(u8, Terms),
     Remove(u8),
     Amend(u8, Amendment),
@@ -109,7 +114,7 @@ fn evictable(terms: &Terms) -> bool {
 }
 
 impl Step {
-    fn random(random: &mut StdRng) -> Self {
+    pub(super) fn random(random: &mut StdRng) -> Self {
         let name = random.random_range(0..NAMES);
         let role = if random.random() { Role::Replica } else { Role::Cache };
         match random.random_range(0..10) {
@@ -124,7 +129,7 @@ impl Step {
         }
     }
 
-    fn request(&self) -> Request {
+    pub(super) fn request(&self) -> Request {
         let hash = |name: &u8| named(*name).cid().hash;
         match self {
             Self::Put(name, terms) => Request::Put(named(*name), *terms),
@@ -153,10 +158,10 @@ impl Step {
 
 /// What was acknowledged, and what is under way.
 #[derive(Clone, Debug, Default)]
-struct Expected {
+pub(super) struct Expected {
     chunks: BTreeMap<u8, Terms>,
     values: BTreeMap<u8, u8>,
-    pending: Vec<Step>,
+    pub(super) pending: Vec<Step>,
     /// The index is there and no test took it away: no power cut is a reason to make it anew.
     settled: bool,
 }
@@ -184,7 +189,7 @@ impl Expected {
         states
     }
 
-    fn check(&self, store: &Store, what: &str) {
+    pub(super) fn check(&self, store: &Store, what: &str) {
         let mut found: BTreeMap<Key, Entry> =
             all(store).into_iter().map(|entry| (Key::from(&entry.cid.hash), entry)).collect();
         for name in 0..NAMES {
@@ -216,6 +221,26 @@ impl Expected {
 }
 
 impl Expected {
+    /// Takes in what was answered to `steps`.
+    pub(super) fn take(&mut self, store: &Store, steps: &[Step], answers: &[Outcome]) {
+        // What failed may still be done by a kill, until something else is answered.
+        if answers.iter().any(Result::is_ok) {
+            self.pending.clear();
+        }
+        for (step, _) in steps.iter().zip(answers).filter(|(_, answer)| answer.is_ok()) {
+            for name in 0..NAMES {
+                let held = self.chunks.remove(&name);
+                step.after(name, held)[0].map(|terms| self.chunks.insert(name, terms));
+            }
+            if let Step::Value(key, value) = step {
+                self.values.insert(*key, *value);
+            }
+        }
+        // What gave way is the store's own choice, among those that may.
+        let here: BTreeSet<_> = all(store).into_iter().map(|entry| entry.cid).collect();
+        self.chunks.retain(|name, terms| here.contains(named(*name).cid()) || !evictable(terms));
+    }
+
     /// Takes what the store says for what was acknowledged.
     fn adopt(&mut self, store: &Store) {
         let found: BTreeMap<_, _> = all(store).into_iter().map(|entry| (entry.cid, entry.terms)).collect();
@@ -243,18 +268,18 @@ fn check_cuts(state: &State, expected: &Expected, random: &mut StdRng, what: &st
             let seen = Arc::clone(&seen);
             disk.watch(move |state| seen.lock().expect("nothing panics under it").push(state.clone()));
         }
-        let store = open(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let store = reopen(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
         expected.check(&store, &what);
         let anew = ["index.aside", "index.old"].iter().any(|name| disk.exists(&Path::new(ROOT).join(name)));
         assert!(!(expected.settled && anew), "{what}: the index was made anew");
         drop(store);
-        let store = open(&without_index(&image)).unwrap_or_else(|error| panic!("{what}, no index: {error}"));
+        let store = reopen(&without_index(&image)).unwrap_or_else(|error| panic!("{what}, no index: {error}"));
         expected.check(&store, &format!("{what}, no index"));
         // The power goes again while it recovers.
         let seen = seen.lock().expect("nothing panics under it");
         if !seen.is_empty() {
             let disk = seen[random.random_range(0..seen.len())].cut(Leaves::Some, random);
-            let store = open(&disk).unwrap_or_else(|error| panic!("{what}, twice: {error}"));
+            let store = reopen(&disk).unwrap_or_else(|error| panic!("{what}, twice: {error}"));
             expected.check(&store, &format!("{what}, twice"));
         }
     }
@@ -263,7 +288,7 @@ fn check_cuts(state: &State, expected: &Expected, random: &mut StdRng, what: &st
 /// A killed process leaves all in the cache: what is put again then is acknowledged, and survives a cut.
 fn check_kill(state: &State, expected: &Expected, random: &mut StdRng, what: &str) {
     let disk = TestDisk::killed(state);
-    let store = open(&disk).unwrap_or_else(|error| panic!("{what}, killed: {error}"));
+    let store = reopen(&disk).unwrap_or_else(|error| panic!("{what}, killed: {error}"));
     expected.check(&store, &format!("{what}, killed"));
     let here: Vec<u8> =
         (0..NAMES).filter(|name| store.entry(&named(*name).cid().hash).expect("it reads").is_some()).collect();
@@ -272,7 +297,7 @@ fn check_kill(state: &State, expected: &Expected, random: &mut StdRng, what: &st
     }
     let cut = disk.state().cut(Leaves::Nothing, random);
     for disk in [without_index(&cut), cut] {
-        let store = open(&disk).unwrap_or_else(|error| panic!("{what}, killed and cut: {error}"));
+        let store = reopen(&disk).unwrap_or_else(|error| panic!("{what}, killed and cut: {error}"));
         for name in &here {
             let found = block_on(store.get(&named(*name).cid().hash)).expect("it reads");
             assert_eq!(found, Some(named(*name)), "{what}: chunk {name} was known after a kill, and lost by a cut");
@@ -298,7 +323,7 @@ fn work(seed: u64, faults: bool) {
             check_kill(state, &expected, &mut random, &what);
         });
     }
-    let mut store = open(&disk).expect("it opens");
+    let mut store = reopen(&disk).expect("it opens");
     now().settled = true;
     for _ in 0..STEPS {
         if faults && random.random_bool(0.3) {
@@ -307,7 +332,10 @@ fn work(seed: u64, faults: bool) {
             now().settled &= fault != Fault::IndexSync;
         }
         match random.random_range(0..12) {
-            0 => drop(compact(&store, &disk).map_err(|error| assert!(faults, "{error}"))),
+            0 => drop(
+                compact(&store, &(Arc::new(disk.clone()) as Arc<dyn Disk>), Path::new(ROOT))
+                    .map_err(|error| assert!(faults, "{error}")),
+            ),
             kind @ 1..4 => {
                 if kind > 1 {
                     block_on(store.close()).expect("it closes");
@@ -317,12 +345,12 @@ fn work(seed: u64, faults: bool) {
                     now().settled = false;
                     disk.remove_directory(&Path::new(ROOT).join("index")).expect("it is removed");
                 }
-                store = match open(&disk) {
+                store = match reopen(&disk) {
                     Ok(store) => store,
                     Err(error) => {
                         assert!(faults, "{error}");
                         // A fault comes once.
-                        open(&disk).expect("it opens without a fault")
+                        reopen(&disk).expect("it opens without a fault")
                     }
                 };
                 // What had failed is done or not from now on.
@@ -334,27 +362,9 @@ fn work(seed: u64, faults: bool) {
                 let steps: Vec<Step> = (0..random.random_range(1..6)).map(|_| Step::random(&mut random)).collect();
                 now().pending.extend_from_slice(&steps);
                 let answers = batch(&store, steps.iter().map(Step::request).collect());
-                let mut expected = now();
-                // What failed may still be done by a kill, until something else is answered.
-                if answers.iter().any(Result::is_ok) {
-                    expected.pending.clear();
-                }
-                for (step, answer) in steps.iter().zip(&answers) {
-                    if let Err(error) = answer {
-                        assert!(faults || matches!(error, StoreError::NoSpace { .. }), "{error}");
-                        continue;
-                    }
-                    for name in 0..NAMES {
-                        let held = expected.chunks.remove(&name);
-                        step.after(name, held)[0].map(|terms| expected.chunks.insert(name, terms));
-                    }
-                    if let Step::Value(key, value) = step {
-                        expected.values.insert(*key, *value);
-                    }
-                }
-                // What gave way is the store's own choice, among those that may.
-                let here: BTreeSet<_> = all(&store).into_iter().map(|entry| entry.cid).collect();
-                expected.chunks.retain(|name, terms| here.contains(named(*name).cid()) || !evictable(terms));
+                let refused = |answer: &Outcome| matches!(answer, Err(StoreError::NoSpace { .. }));
+                assert!(faults || answers.iter().all(|answer| answer.is_ok() || refused(answer)), "{answers:?}");
+                now().take(&store, &steps, &answers);
             }
         }
         let seen = now().clone();
@@ -362,7 +372,7 @@ fn work(seed: u64, faults: bool) {
     }
 }
 
-fn seeds() -> Vec<u64> {
+pub(super) fn seeds() -> Vec<u64> {
     match std::env::var("P2P_TEST_SEED").ok().and_then(|text| text.parse().ok()) {
         Some(seed) => vec![seed],
         None => (1..=4).collect(),
@@ -377,4 +387,32 @@ fn a_power_cut_at_any_step_loses_nothing_that_was_acknowledged() {
 #[test]
 fn a_sync_or_a_write_that_fails_acknowledges_nothing_then_or_later() {
     seeds().into_iter().for_each(|seed| work(seed, true));
+}
+
+#[test]
+fn a_removed_segment_does_not_come_back_with_what_was_deleted() {
+    let disk = TestDisk::new();
+    let store = reopen(&disk).expect("it opens");
+    let put = |seed: u64| {
+        let chunk = chunk(seed, 1000);
+        (chunk.cid().hash, Request::Put(chunk, replica()))
+    };
+    // The first segment has chunks, the second their deletions and what fills it up, which goes too.
+    let (gone, puts): (Vec<_>, Vec<_>) = (0..5).map(put).unzip();
+    batch(&store, puts);
+    batch(&store, vec![put(10).1]);
+    batch(&store, vec![Request::Remove(gone.clone())]);
+    batch(&store, vec![put(11).1, put(12).1, put(13).1]);
+    batch(&store, vec![put(20).1]);
+    batch(&store, vec![Request::Remove((10..14).map(|seed| put(seed).0).collect())]);
+    compact(&store, &(Arc::new(disk.clone()) as Arc<dyn Disk>), Path::new(ROOT)).expect("it compacts");
+    let segments = disk.names(&Path::new(ROOT).join("segments")).expect("it is there");
+    assert!(!segments.iter().any(|name| name == "00000001.seg" || name == "00000002.seg"), "{segments:?}");
+    let mut random = StdRng::seed_from_u64(1);
+    for _ in 0..100 {
+        let store = reopen(&without_index(&disk.state().cut(Leaves::Some, &mut random))).expect("it opens");
+        for hash in &gone {
+            assert_eq!(store.entry(hash).expect("it reads"), None, "it was removed, and compacted away");
+        }
+    }
 }
