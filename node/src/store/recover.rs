@@ -66,7 +66,11 @@ pub(super) fn index(paths: &IndexPaths, log: &mut SegmentLog, failed: Option<Str
         Some(reason) => reason,
         None if !disk.exists(&paths.index) => "it is missing".into(),
         None => match open(&*disk, paths, &paths.index).and_then(|table| follow(table, log)) {
-            Ok(recovered) => return Ok(recovered),
+            Ok(recovered) => {
+                // Of an earlier start that was interrupted just before.
+                set_aside(&*disk, paths).map_err(Unfit::into_error)?;
+                return Ok(recovered);
+            }
             Err(Unfit::Store(error)) => return Err(error),
             Err(Unfit::Index(reason)) => reason,
         },
@@ -83,8 +87,6 @@ fn renew(disk: &dyn Disk, paths: &IndexPaths, log: &mut SegmentLog, reason: &str
         );
         set_aside(disk, paths)?;
         rename(disk, &paths.index, &paths.old)?;
-        // Before anything is answered: it is never followed again.
-        sync(disk, &paths.root)?;
     } else if log.all().iter().any(|(_, _, length)| *length > SEGMENT_HEAD_BYTES) {
         tracing::warn!(index = %paths.index.display(), "the index is missing; it is made again from the store's segments");
     }
@@ -101,13 +103,15 @@ fn renew(disk: &dyn Disk, paths: &IndexPaths, log: &mut SegmentLog, reason: &str
             Err(Unfit::Index(reason)) => tracing::debug!(%reason, "the old index could not be read to its end"),
             other => other?,
         }
+        // What only it knew is in the log now.
+        set_aside(disk, paths)?;
     }
     table.index().sync()?;
     // Closed before it moves: it has files that it opens by their names.
     drop(table);
     rename(disk, &paths.unfinished, &paths.index)?;
+    // Before anything is answered: the other is never followed again.
     sync(disk, &paths.root)?;
-    set_aside(disk, paths)?;
     count(open(disk, paths, &paths.index)?, log)
 }
 

@@ -55,8 +55,10 @@ pub(super) fn replay(table: &Table, log: &mut SegmentLog, from: Option<Position>
         // The position is the end of the log now, also where the log is empty.
         let draft = Draft::replay(table);
         apply(table, draft, &[], &log.position())?;
-        table.index().sync()?;
     }
+    // Also where nothing was replayed: whoever wrote to it may have been killed before it was synced, and a segment that
+    // its position is in must not go before that.
+    table.index().sync()?;
     Ok(())
 }
 

@@ -229,6 +229,11 @@ impl State {
         }
     }
 
+    /// Nothing is left that is to fail.
+    pub(super) fn faultless(&self) -> bool {
+        self.fault.is_none()
+    }
+
     /// The disk as a power cut leaves it.
     pub(super) fn cut(&self, leaves: Leaves, random: &mut StdRng) -> TestDisk {
         let mut state = self.clone();
@@ -300,6 +305,11 @@ impl TestDisk {
     /// The next such operation but `skip` fails.
     pub(super) fn fail(&self, fault: Fault, skip: u32) {
         self.state().fault = Some((fault, skip));
+    }
+
+    /// Which index is in the data directory: another one has another number.
+    pub(super) fn index_node(&self, root: &Path) -> Option<u64> {
+        self.state().find(&root.join("index"))
     }
 
     /// The bytes of a file, to be looked at and changed behind the store's back; on the disk at once.

@@ -268,9 +268,10 @@ fn check_cuts(state: &State, expected: &Expected, random: &mut StdRng, what: &st
             let seen = Arc::clone(&seen);
             disk.watch(move |state| seen.lock().expect("nothing panics under it").push(state.clone()));
         }
+        let before = disk.index_node(Path::new(ROOT));
         let store = reopen(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
         expected.check(&store, &what);
-        let anew = ["index.aside", "index.old"].iter().any(|name| disk.exists(&Path::new(ROOT).join(name)));
+        let anew = before.is_none() || before != disk.index_node(Path::new(ROOT));
         assert!(!(expected.settled && anew), "{what}: the index was made anew");
         drop(store);
         let store = reopen(&without_index(&image)).unwrap_or_else(|error| panic!("{what}, no index: {error}"));
@@ -365,6 +366,8 @@ fn work(seed: u64, faults: bool) {
                 let refused = |answer: &Outcome| matches!(answer, Err(StoreError::NoSpace { .. }));
                 assert!(faults || answers.iter().all(|answer| answer.is_ok() || refused(answer)), "{answers:?}");
                 now().take(&store, &steps, &answers);
+                // Whatever it was before, it is sound now: what is made anew is on disk before anything is answered.
+                now().settled = disk.state().faultless() && answers.iter().all(Result::is_ok);
             }
         }
         let seen = now().clone();
@@ -414,5 +417,50 @@ fn a_removed_segment_does_not_come_back_with_what_was_deleted() {
         for hash in &gone {
             assert_eq!(store.entry(hash).expect("it reads"), None, "it was removed, and compacted away");
         }
+    }
+}
+
+#[test]
+fn what_a_full_disk_took_back_does_not_come_back() {
+    let disk = TestDisk::new();
+    let store = reopen(&disk).expect("it opens");
+    let hashes: Vec<_> = (1..3).map(|name| named(name).cid().hash).collect();
+    for name in 1..3 {
+        block_on(store.put(named(name), replica())).expect("there is room");
+    }
+    // The first of two deletions gets to the file, the second does not: neither is done.
+    disk.fail(Fault::Write, 0);
+    assert!(matches!(block_on(store.remove(hashes.clone())), Err(StoreError::NoSpace { .. })));
+    assert_eq!(block_on(store.put(named(1), replica())).expect("it is here"), Put::Known);
+    let mut random = StdRng::seed_from_u64(1);
+    for _ in 0..100 {
+        let store = reopen(&disk.state().cut(Leaves::Some, &mut random)).expect("it opens");
+        assert!(store.entry(&hashes[0]).expect("it reads").is_some(), "it was acknowledged after the deletion failed");
+    }
+}
+
+#[test]
+fn a_segment_goes_only_when_the_index_on_disk_is_past_it() {
+    let disk = TestDisk::new();
+    let store = reopen(&disk).expect("it opens");
+    let gone: Vec<_> = (0..5).map(|seed| chunk(seed, 1000)).collect();
+    batch(&store, gone.iter().map(|chunk| Request::Put(chunk.clone(), replica())).collect());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let states = Arc::clone(&seen);
+    disk.watch(move |state| states.lock().expect("nothing panics under it").push(state.clone()));
+    // Its deletions are in the next segment; the index is behind for a moment, at the end of the first.
+    let hashes = gone.iter().map(|chunk| chunk.cid().hash).collect();
+    batch(&store, vec![Request::Remove(hashes), Request::Put(chunk(9, 1500), replica())]);
+    let states = std::mem::take(&mut *seen.lock().expect("nothing panics under it"));
+    assert!(states.len() > 5, "{}", states.len());
+    for state in states {
+        let disk = TestDisk::killed(&state);
+        let store = reopen(&disk).expect("it opens");
+        compact(&store, &(Arc::new(disk.clone()) as Arc<dyn Disk>), Path::new(ROOT)).expect("it compacts");
+        let disk = disk.state().cut(Leaves::Nothing, &mut StdRng::seed_from_u64(1));
+        let before = disk.index_node(Path::new(ROOT));
+        let store = reopen(&disk).expect("it opens");
+        assert_eq!(disk.index_node(Path::new(ROOT)), before, "the index was made anew");
+        assert_eq!(store.damaged(None, 9).expect("it reads"), [], "what was removed is not damaged");
     }
 }
