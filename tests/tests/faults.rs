@@ -28,6 +28,8 @@ fn main() -> ExitCode {
         always("killed_at_any_moment_a_node_has_all_that_was_acknowledged", killed_at_any_moment),
         always("a_lost_index_is_built_again", a_lost_index),
         always("damaged_bytes_are_noticed_and_never_served", damaged_bytes),
+        always("a_damaged_copy_is_written_anew_when_its_file_is_added_again", added_again),
+        Trial::ignorable_test("a_power_cut_of_a_real_file_system_loses_nothing_that_was_acknowledged", a_power_cut),
         always("a_torn_end_of_the_log_costs_nothing_that_was_acknowledged", a_torn_tail),
         Trial::ignorable_test("a_full_disk_is_exit_code_6_and_the_daemon_goes_on", a_full_disk),
         Trial::ignorable_test("an_output_on_a_full_disk_leaves_nothing_under_its_name", a_full_output),
@@ -170,9 +172,9 @@ fn a_lost_index() {
     }
 }
 
-fn damaged_bytes() {
+/// Three nodes with a file, two of whose chunks are damaged at the second; the file, and its root.
+fn with_damage(work: &Scratch) -> (Cluster, PathBuf, String) {
     let mut cluster = Cluster::start(NODE, 3);
-    let work = Scratch::new("damage");
     let file = work.join("file");
     let root = cluster[0].keep(&file, 211, 4 << 20);
     let bytes = fs::read(&file).expect("it is ours");
@@ -185,6 +187,57 @@ fn damaged_bytes() {
     }
     cluster[1].restart();
     cluster.meet();
+    (cluster, file, root)
+}
+
+fn added_again() {
+    let work = Scratch::new("again");
+    let (mut cluster, file, root) = with_damage(&work);
+    let line = cluster[0].add(&file);
+    assert_eq!((text(&line["cid"]), line["replicas"]["min"].as_u64()), (root.clone(), Some(3)), "{line}");
+    // Alone, it has all of it.
+    cluster[0].kill();
+    cluster[2].kill();
+    cluster[1].gives(&root, &file);
+}
+
+fn a_power_cut() -> Result<Completion, Failed> {
+    let work = Scratch::new("power");
+    let (image, cut) = (work.join("image"), work.join("cut"));
+    fs::File::create(&image).and_then(|file| file.set_len(256 << 20)).expect("it is ours");
+    let made = std::process::Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image).output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        return Ok(Completion::ignored_with("a file system in a file needs mkfs.ext4"));
+    }
+    let disk = match SmallDisk::image(&image) {
+        Ok(disk) => disk,
+        Err(reason) => return Ok(Completion::ignored_with(reason)),
+    };
+    let mut node = disk.on(NODE.daemon()).start();
+    let files: Vec<(PathBuf, String)> = (0..3)
+        .map(|number| {
+            let file = work.join(format!("file-{number}"));
+            let root = node.keep(&file, 260 + number, (3 << 20) + 1000 * number);
+            (file, root)
+        })
+        .collect();
+    // What the file system has given to its disk by now; the rest is only in memory.
+    fs::copy(&image, &cut).expect("there is room");
+    node.kill();
+    drop((node, disk));
+    let disk = SmallDisk::image(&cut).expect("another could be mounted before");
+    let node = disk.on(NODE.daemon()).start();
+    for (file, root) in &files {
+        node.gives(root, file);
+    }
+    assert_eq!(node.json_lines(["ls"]).len(), files.len());
+    assert!(!node.log().contains("index"), "the index was there, and fits: {}", node.log());
+    Ok(Completion::Completed)
+}
+
+fn damaged_bytes() {
+    let work = Scratch::new("damage");
+    let (mut cluster, file, root) = with_damage(&work);
     // Whoever is asked, and whoever is first asked for the chunks, gives the right bytes.
     cluster.nodes.iter().for_each(|node| node.gives(&root, &file));
     let log = cluster[1].log();

@@ -2,25 +2,21 @@
 //! once the copies are on disk and indexed. A thread of its own reads; the writer appends, between other batches.
 
 use std::{
-    fs::File,
-    sync::{
-        Arc, Condvar, Mutex, PoisonError,
-        mpsc::{Receiver, Sender},
-    },
+    sync::{Arc, Condvar, Mutex, PoisonError, mpsc::Receiver},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use p2p_protocol::{Chunk, Key, Multihash};
-use tokio::sync::oneshot;
 
 use super::{
     StoreError,
+    disk::Disk,
     log::{Sealed, failed},
     record::{HEAD_BYTES, Head, Record, body_checksum},
     segment::{self, Location, SEGMENT_HEAD_BYTES, Step, Walk},
     shared::{Read, Shared},
-    writer::{Operation, Request},
+    writer::Request,
 };
 
 /// Live bytes in a hundred under which a segment is compacted.
@@ -63,7 +59,9 @@ impl Stop {
 pub(super) struct Compaction {
     pub(super) shared: Arc<Shared>,
     pub(super) directory: std::path::PathBuf,
-    pub(super) writer: Sender<Operation>,
+    pub(super) disk: Arc<dyn Disk>,
+    /// Asks the writer, and waits for its answer.
+    pub(super) ask: Box<dyn Fn(Request) -> Result<(), StoreError> + Send>,
     pub(super) stop: Arc<Stop>,
 }
 
@@ -72,30 +70,35 @@ impl Compaction {
     pub(super) fn run(&self, jobs: &Receiver<Job>) {
         while let Ok((number, sealed)) = jobs.recv() {
             let done = match self.compact(number, sealed) {
-                Ok(()) => true,
+                Ok(done) => done,
                 Err(StoreError::Closed) => return,
                 Err(error) => {
                     tracing::warn!(segment = number, %error, "a segment was not compacted");
                     false
                 }
             };
-            if self.ask(Request::Compacted { number, done }).is_err() {
+            if (self.ask)(Request::Compacted { number, done }).is_err() {
                 return;
             }
         }
     }
 
-    fn compact(&self, number: u32, sealed: Sealed) -> Result<(), StoreError> {
-        let Some(salt) = sealed.salt else { return Ok(()) };
+    /// Empties and removes a segment; `false`: it has to stay.
+    pub(super) fn compact(&self, number: u32, sealed: Sealed) -> Result<bool, StoreError> {
+        let Some(salt) = sealed.salt else { return Ok(false) };
         let path = segment::path(&self.directory, number);
-        let file = File::open(&path).map_err(|e| failed("opening", &path, e))?;
+        let file = self.disk.open(&path, false).map_err(|e| failed("opening", &path, e))?;
         let mut damaged = false;
         let mut moved = Vec::new();
         let mut bytes = 0;
-        let mut walk = Walk::new(&file, salt, SEGMENT_HEAD_BYTES, sealed.length);
+        let mut walk = Walk::new(&*file, salt, SEGMENT_HEAD_BYTES, sealed.length);
         loop {
             let started = Instant::now();
             match walk.step().map_err(|e| failed("reading", &path, e))? {
+                Step::Record { head: Head::Unknown { .. }, .. } => {
+                    tracing::warn!(segment = %path.display(), "a segment has records that only a newer version knows; it stays as it is");
+                    return Ok(false);
+                }
                 Step::Record { offset, head } => match self.read(&walk, Location { segment: number, offset }, head)? {
                     Found::Live(record) => {
                         bytes += record.total_bytes();
@@ -120,7 +123,7 @@ impl Compaction {
         if damaged {
             self.rescue(number)?;
         }
-        self.ask(Request::Retire(number))
+        (self.ask)(Request::Retire(number)).map(|()| true)
     }
 
     fn read(&self, walk: &Walk<'_>, location: Location, head: Head) -> Result<Found, StoreError> {
@@ -137,6 +140,8 @@ impl Compaction {
                 }
             }
             Head::Amendment(entry) => Record::Amendment(entry),
+            // `compact` went no further.
+            Head::Unknown { .. } => return Ok(Found::Dead),
             Head::Deletion(entry, gone) => Record::Deletion(entry, gone),
             Head::Value { key, checksum, .. } => {
                 let Ok(body) = walk.read(location.offset + head.head_bytes(), head.body_bytes()) else {
@@ -155,7 +160,7 @@ impl Compaction {
 
     fn relocate(&self, moved: &mut Vec<(Location, Record)>, started: Instant) -> Result<(), StoreError> {
         if !moved.is_empty() {
-            self.ask(Request::Relocate(std::mem::take(moved)))?;
+            (self.ask)(Request::Relocate(std::mem::take(moved)))?;
         }
         // As long as it took: half of the disk's time at most.
         if self.stop.rest(started.elapsed().min(MAX_REST)) { Err(StoreError::Closed) } else { Ok(()) }
@@ -178,7 +183,7 @@ impl Compaction {
             let Some((last, ..)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for (key, location, value) in page.into_iter().filter(|(_, location, _)| location.segment == number) {
-                self.ask(Request::Relocate(vec![(location, Record::Value(key, value))]))?;
+                (self.ask)(Request::Relocate(vec![(location, Record::Value(key, value))]))?;
             }
         }
     }
@@ -187,20 +192,14 @@ impl Compaction {
         match self.shared.read(hash)? {
             Read::Chunk(chunk) => {
                 let Some(entry) = self.shared.entry(&Key::from(hash))? else { return Ok(()) };
-                self.ask(Request::Relocate(vec![(location, Record::Chunk(entry, chunk.into_bytes()))]))
+                (self.ask)(Request::Relocate(vec![(location, Record::Chunk(entry, chunk.into_bytes()))]))
             }
             Read::Missing => Ok(()),
             Read::Damaged(held) => {
                 self.shared.set_aside(&held);
-                self.ask(Request::Damaged(*hash, held.location))
+                (self.ask)(Request::Damaged(*hash, held.location))
             }
         }
-    }
-
-    fn ask(&self, request: Request) -> Result<(), StoreError> {
-        let (reply, answer) = oneshot::channel();
-        self.writer.send(Operation { request, reply, permit: None }).map_err(|_| StoreError::Closed)?;
-        answer.blocking_recv().map_err(|_| StoreError::Closed)?.map(drop)
     }
 }
 

@@ -206,7 +206,8 @@ impl<'a> Draft<'a> {
             At::Log(location) => location,
             At::Batch(number) => locations[number],
         };
-        let mut batches = vec![Vec::new()];
+        let mut sum = self.table.sum()?;
+        let mut batches = Vec::new();
         let mut shifts = Vec::new();
         for (key, slot) in self.slots {
             let after = slot.after.map(|(entry, at)| Held { entry, location: place(at) });
@@ -229,7 +230,10 @@ impl<'a> Draft<'a> {
             } else if slot.before.is_none() && self.table.damaged(&key)?.is_some() {
                 writes.push((table::mark_key(Mark::Damaged, &key), None));
             }
-            push(&mut batches, writes);
+            for held in [slot.before, after].into_iter().flatten() {
+                sum ^= table::chunk_print(&key, &held);
+            }
+            push(&mut batches, writes, sum);
             let locations = (slot.before.map(|held| held.location), after.map(|held| held.location));
             if locations.0 != locations.1 {
                 for (held, live) in [(slot.before, false), (after, true)] {
@@ -241,17 +245,23 @@ impl<'a> Draft<'a> {
             let location = place(at);
             shifts.extend(before.map(|(location, bytes)| Shift { location, bytes, live: false }));
             shifts.push(Shift { location, bytes: value_bytes(&key, &value), live: true });
-            push(&mut batches, vec![table::value_write(&key, location, &value)]);
+            sum ^= before.map_or(0, |(location, _)| table::value_print(&key, location));
+            sum ^= table::value_print(&key, location);
+            push(&mut batches, vec![table::value_write(&key, location, &value)], sum);
         }
-        push(&mut batches, vec![table::position_write(position)]);
+        push(&mut batches, vec![table::position_write(position)], sum);
         Ok((batches, shifts))
     }
 }
 
-fn push(batches: &mut Vec<Vec<Write>>, writes: Vec<Write>) {
+/// Adds writes after which the index's sum is `sum`; the first write of a batch records the sum at its end.
+fn push(batches: &mut Vec<Vec<Write>>, writes: Vec<Write>, sum: u64) {
     match batches.last_mut() {
-        Some(last) if last.len() + writes.len() <= MAX_BATCH => last.extend(writes),
-        _ => batches.push(writes),
+        Some(last) if last.len() + writes.len() <= MAX_BATCH => {
+            last[0] = table::sum_write(sum);
+            last.extend(writes);
+        }
+        _ => batches.push([vec![table::sum_write(sum)], writes].concat()),
     }
 }
 

@@ -1,16 +1,16 @@
 //! The data directory: what is in it, its lock, its format version, the remembered capacity.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use super::{
     StoreError,
-    log::{failed, free_space, sync_directory},
-    recover::IndexPaths,
+    disk::{Disk as _, SystemDisk},
+    log::failed,
 };
 
 /// The format that this version writes.
@@ -23,8 +23,6 @@ const CAPACITY_PERCENT: u64 = 80;
 pub(super) struct Layout {
     pub(super) root: PathBuf,
     pub(super) segments: PathBuf,
-    pub(super) quarantine: PathBuf,
-    pub(super) index: IndexPaths,
     /// Held by the open file.
     _lock: File,
 }
@@ -43,22 +41,16 @@ impl Layout {
             Err(TryLockError::Error(error)) => return Err(failed("locking", &lock_path, error)),
         }
         check_format(root)?;
-        let layout = Self {
-            root: root.to_owned(),
-            segments: root.join("segments"),
-            quarantine: root.join("quarantine"),
-            index: IndexPaths { index: root.join("index"), aside: root.join("index.aside") },
-            _lock: lock,
-        };
+        let layout = Self { root: root.to_owned(), segments: root.join("segments"), _lock: lock };
         // What is in `tmp` belonged to a run that is over.
         let tmp = root.join("tmp");
         if tmp.exists() {
             fs::remove_dir_all(&tmp).map_err(|e| failed("removing", &tmp, e))?;
         }
-        for directory in [&layout.segments, &layout.quarantine, &tmp] {
+        for directory in [&layout.segments, &root.join("quarantine"), &tmp] {
             make_directory(directory)?;
         }
-        sync_directory(root)?;
+        sync(root)?;
         Ok(layout)
     }
 
@@ -80,7 +72,7 @@ impl Layout {
             Err(error) => return Err(failed("reading", &path, error)),
         }
         // In two steps, so that the greatest number of bytes does not overflow.
-        let free = free_space(&self.root)?;
+        let free = SystemDisk.free_bytes(&self.root).map_err(|e| failed("asking the free space of", &self.root, e))?;
         let capacity = free / 100 * CAPACITY_PERCENT;
         replace(&self.root, "capacity", &format!("{capacity}\n"))?;
         Ok(capacity)
@@ -116,9 +108,13 @@ fn replace(root: &Path, name: &str, text: &str) -> Result<(), StoreError> {
         fs::rename(&partial, &path)
     };
     write().map_err(|e| failed("writing", &path, e))?;
-    sync_directory(root)
+    sync(root)
+}
+
+fn sync(directory: &Path) -> Result<(), StoreError> {
+    SystemDisk.sync_directory(directory).map_err(|e| failed("syncing", directory, e))
 }
 
 fn make_directory(path: &Path) -> Result<(), StoreError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("making", path, e))
+    SystemDisk.make_directory(path).map_err(|e| failed("making", path, e))
 }

@@ -1,10 +1,8 @@
 //! The log: where records are appended to. On disk it is segment files, in memory a map of payloads.
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{self, IoSlice, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    collections::{BTreeMap, BTreeSet},
+    io::{self, IoSlice},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -13,21 +11,19 @@ use bytes::Bytes;
 
 use super::{
     StoreError,
+    disk::{Disk, DiskFile, WRITE_BYTES},
     index::table::Position,
     record::{Record, Salt},
-    segment::{self, Location, SEGMENT_HEAD_BYTES},
+    segment::{self, Location, SEGMENT_HEAD_BYTES, SegmentHead},
 };
 
 /// A payload that is smaller is copied beside its header: one slice costs the system more than the copy.
 const COPY_BELOW_BYTES: usize = 16 * 1024;
-/// The most that one write takes. Measured on a virtual machine (Linux 6.18, ext4), `add --local` of 1 GiB: 0.7 to 3.2 s with one write a
-/// batch, 0.76 to 0.91 s over 18 runs in pieces; perf found the difference in the kernel's copy into the page cache. Probably (not proven)
-/// big writes get big folios, of memory that the host must find first; `dd` was as uneven: 0.7 s with 64 and 256 KiB, 0.9 s with 1 MiB,
-/// 2.1 and 2.6 s with 4 MiB, yet 0.8 and 0.9 s with 16 MiB.
-const WRITE_BYTES: usize = 256 * 1024;
 
 /// What can be appended to.
 pub(super) trait Log: Send {
+    /// Makes it fit to be appended to, and to be believed, after a failure; to be called before anything is answered.
+    fn ready(&mut self) -> Result<(), StoreError>;
     /// Appends all of `records` or none; they are not on disk before [`Log::sync`].
     fn append(&mut self, records: &[Record]) -> Result<Vec<Location>, StoreError>;
     /// Returns when everything appended is on disk.
@@ -49,83 +45,69 @@ pub(super) trait Log: Send {
 pub(super) struct Sealed {
     /// Its salt; `None` where its header is damaged: then only the index knows what is in it.
     pub(super) salt: Option<Salt>,
-    /// Its bytes.
+    /// Its bytes, as far as they count.
     pub(super) length: u64,
 }
 
 /// The log on disk.
 #[derive(Debug)]
 pub(super) struct SegmentLog {
-    directory: PathBuf,
+    files: Files,
     sealed: BTreeMap<u32, Sealed>,
     head: Head,
     segment_bytes: u64,
     reserve_bytes: u64,
-    /// A limit like a full disk's on the head segment, for tests.
-    #[cfg(test)]
-    pub(super) full_at: Arc<std::sync::atomic::AtomicU64>,
 }
 
 #[derive(Debug)]
 struct Head {
     number: u32,
     salt: Salt,
-    file: File,
+    file: Arc<dyn DiskFile>,
     /// The end of what was appended.
     end: u64,
-    /// The end of what is on disk.
+    /// The end of what is on disk, as far as this run knows: 0 where it did not begin the segment.
     synced: u64,
-    /// It cannot be trusted any more (a failed sync or truncation): the next batch begins a new segment.
+    /// It cannot be trusted any more (a failed sync, or a part that could not be taken back): nothing is answered
+    /// before it is closed at `synced` and the next one begun.
     spoilt: bool,
 }
 
 impl SegmentLog {
     /// Opens the segments in `directory` without reading their records; makes the first where there is none.
-    pub(super) fn open(directory: &Path, segment_bytes: u64, reserve_bytes: u64) -> Result<Self, StoreError> {
-        let mut numbers = Vec::new();
-        for found in fs::read_dir(directory).map_err(|e| failed("listing", directory, e))? {
-            let found = found.map_err(|e| failed("listing", directory, e))?;
-            numbers.extend(found.file_name().to_str().and_then(segment::number));
-        }
-        numbers.sort_unstable();
+    pub(super) fn open(
+        disk: &Arc<dyn Disk>,
+        directory: &Path,
+        segment_bytes: u64,
+        reserve_bytes: u64,
+    ) -> Result<Self, StoreError> {
+        let names = disk.names(directory).map_err(|e| failed("listing", directory, e))?;
+        let numbered = |extension| names.iter().filter_map(move |name| segment::number(name, extension));
+        let numbers: BTreeSet<u32> = numbered(".seg").collect();
+        let sides: BTreeSet<u32> = numbered(".head").collect();
+        let newest = numbers.iter().chain(&sides).max().copied();
+        let files = Files { disk: Arc::clone(disk), directory: directory.to_owned() };
         let mut sealed = BTreeMap::new();
         let mut head = None;
-        for (place, &number) in numbers.iter().enumerate() {
-            let path = segment::path(directory, number);
-            let last = place + 1 == numbers.len();
-            let file =
-                OpenOptions::new().read(true).write(last).open(&path).map_err(|e| failed("opening", &path, e))?;
-            let length = file.metadata().map_err(|e| failed("reading", &path, e))?.len();
-            let salt = segment::read_header(&file, number).map_err(|e| failed("reading", &path, e))?;
-            match salt {
-                Some(salt) if last => {
-                    head = Some(Head { number, salt, file, end: length, synced: length, spoilt: false });
-                }
-                None if last && length <= SEGMENT_HEAD_BYTES => {
-                    // Its making was interrupted: nothing was ever in it.
-                    fs::remove_file(&path).map_err(|e| failed("removing", &path, e))?;
-                }
-                _ => {
-                    if salt.is_none() {
-                        tracing::warn!(segment = %path.display(), "the header of a segment is damaged; what the index knows of it can still be read");
-                    }
-                    sealed.insert(number, Sealed { salt, length });
-                }
+        for &number in &numbers {
+            match files.open(number, newest == Some(number))? {
+                Opened::Head(found) => head = Some(found),
+                Opened::Sealed(found) => drop(sealed.insert(number, found)),
+                Opened::Nothing => {}
             }
         }
+        for &number in sides.difference(&numbers) {
+            // Either it was being removed, and nothing in it counted any more, or it is lost: the index knows.
+            tracing::warn!(segment = %segment::path(directory, number).display(), "a segment is missing");
+            files.remove(number)?;
+        }
+        // Of these entries too.
+        disk.sync_directory(directory).map_err(|e| failed("syncing", directory, e))?;
         let head = match head {
             Some(head) => head,
-            None => create(directory, numbers.last().map_or(1, |last| last + 1))?,
+            None => files.create(newest.map_or(1, |newest| newest + 1))?,
         };
-        Ok(Self {
-            directory: directory.to_owned(),
-            sealed,
-            head,
-            segment_bytes,
-            reserve_bytes,
-            #[cfg(test)]
-            full_at: Arc::new(std::sync::atomic::AtomicU64::new(u64::MAX)),
-        })
+        Ok(Self { files, sealed, head, segment_bytes, reserve_bytes })
     }
 
     /// The sealed segments, by number.
@@ -135,7 +117,7 @@ impl SegmentLog {
 
     /// The directory of the segments.
     pub(super) fn directory(&self) -> &Path {
-        &self.directory
+        &self.files.directory
     }
 
     /// All segments: number, salt and length, in order; the head is the last.
@@ -149,61 +131,156 @@ impl SegmentLog {
         self.sealed.keys().next().is_some_and(|first| *first < number)
     }
 
-    /// Cuts the head off at `end`.
+    /// The disk.
+    pub(super) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.files.disk
+    }
+
+    /// Puts the head's bytes from `from` on on disk, as far as this run has not done so. They are written once more:
+    /// whoever wrote them may have been killed, perhaps after a sync that failed, of which a second one says nothing.
+    pub(super) fn settle(&mut self, from: u64) -> Result<(), StoreError> {
+        let path = segment::path(&self.files.directory, self.head.number);
+        if self.head.synced == 0 {
+            let head = SegmentHead { salt: self.head.salt, end: 0 }.encode(self.head.number);
+            let written = self.head.file.write_at(&mut [IoSlice::new(&head)], 0);
+            written.map_err(|e| full_or_failed(SEGMENT_HEAD_BYTES, "writing", &path, e))?;
+        }
+        let mut at = from.max(self.head.synced);
+        let mut piece = vec![0; WRITE_BYTES];
+        while at < self.head.end {
+            let length = (self.head.end - at).min(WRITE_BYTES as u64) as usize;
+            let piece = &mut piece[..length];
+            self.head.file.read_at(piece, at).map_err(|e| failed("reading", &path, e))?;
+            let written = self.head.file.write_at(&mut [IoSlice::new(piece)], at);
+            written.map_err(|e| full_or_failed(length as u64, "writing", &path, e))?;
+            at += length as u64;
+        }
+        if self.head.end > self.head.synced {
+            self.head.file.sync().map_err(|e| failed("syncing", &path, e))?;
+        }
+        self.head.synced = self.head.end;
+        Ok(())
+    }
+
+    /// Cuts the head off at `end`. Not synced: what stands behind is no record, and stays none until the next batch is.
     pub(super) fn truncate(&mut self, end: u64) -> Result<(), StoreError> {
-        let path = segment::path(&self.directory, self.head.number);
-        self.head.file.set_len(end).map_err(|e| failed("truncating", &path, e))?;
-        self.head.file.sync_data().map_err(|e| failed("syncing", &path, e))?;
+        let path = segment::path(&self.files.directory, self.head.number);
+        self.head.file.set_length(end).map_err(|e| failed("truncating", &path, e))?;
         self.head.end = end;
         self.head.synced = end;
         Ok(())
     }
 
-    /// Removes a sealed segment.
+    /// Removes a sealed segment; it does not come back.
     pub(super) fn remove(&mut self, number: u32) -> Result<(), StoreError> {
         if self.sealed.remove(&number).is_some() {
-            let path = segment::path(&self.directory, number);
-            fs::remove_file(&path).map_err(|e| failed("removing", &path, e))?;
-            sync_directory(&self.directory)?;
+            self.files.remove(number)?;
         }
         Ok(())
     }
 
+    /// Closes the head and begins the next segment.
     fn roll(&mut self) -> Result<(), StoreError> {
-        let next = create(&self.directory, self.head.number + 1)?;
-        let old = std::mem::replace(&mut self.head, next);
-        self.sealed.insert(old.number, Sealed { salt: Some(old.salt), length: old.end });
+        let Head { number, salt, synced, .. } = self.head;
+        // From here on, what it may be said to end at stands: nothing more may be appended.
+        self.head.spoilt = true;
+        let closed = SegmentHead { salt, end: synced };
+        let written = closed.write_side(&*self.files.disk, &self.files.directory, number);
+        let side = segment::side_path(&self.files.directory, number);
+        written.map_err(|e| full_or_failed(SEGMENT_HEAD_BYTES, "closing", &side, e))?;
+        self.head = self.files.create(number + 1)?;
+        self.sealed.insert(number, Sealed { salt: Some(salt), length: synced });
         Ok(())
     }
+}
 
-    #[cfg(test)]
-    fn write(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-        let limit = self.full_at.load(std::sync::atomic::Ordering::SeqCst);
-        let total: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
-        if self.head.end + total <= limit {
-            return write_all(&mut self.head.file, slices);
+/// The segments' directory.
+#[derive(Debug)]
+struct Files {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+}
+
+/// What a segment was found to be.
+enum Opened {
+    Head(Head),
+    Sealed(Sealed),
+    Nothing,
+}
+
+impl Files {
+    /// Opens segment `number`; if it is the `newest` and was not closed it is the head.
+    fn open(&self, number: u32, newest: bool) -> Result<Opened, StoreError> {
+        let path = segment::path(&self.directory, number);
+        let file = self.disk.open(&path, newest).map_err(|e| failed("opening", &path, e))?;
+        let length = file.length().map_err(|e| failed("reading", &path, e))?;
+        let own = SegmentHead::read(&*file, number).map_err(|e| failed("reading", &path, e))?;
+        let side = SegmentHead::read_side(&*self.disk, &self.directory, number);
+        let side = side.map_err(|e| failed("reading the copy of the header of", &path, e))?;
+        if newest && own.is_none() && length <= SEGMENT_HEAD_BYTES {
+            // Its making was interrupted: nothing was ever in it.
+            self.remove(number)?;
+            return Ok(Opened::Nothing);
         }
-        // What a full disk does: it takes some, then no more.
-        let mut left = limit.saturating_sub(self.head.end) as usize;
-        for slice in slices {
-            let part = slice.len().min(left);
-            self.head.file.write_all(&slice[..part])?;
-            left -= part;
+        if own.is_none() || side.is_none() {
+            tracing::warn!(segment = %path.display(), "the header of a segment is damaged, or the copy of it");
         }
-        Err(io::ErrorKind::StorageFull.into())
+        let known = side.or(own);
+        // Of the newest it may not be on disk: whoever wrote it may have been killed before that.
+        if let Some(known) = known.filter(|_| newest || side.is_none()) {
+            let write = known.write_side(&*self.disk, &self.directory, number);
+            write.map_err(|e| full_or_failed(SEGMENT_HEAD_BYTES, "writing the copy of the header of", &path, e))?;
+        }
+        match known {
+            Some(SegmentHead { salt, end: 0 }) if newest => {
+                let end = length.max(SEGMENT_HEAD_BYTES);
+                Ok(Opened::Head(Head { number, salt, file, end, synced: 0, spoilt: false }))
+            }
+            _ => {
+                let end = known.map_or(0, |known| known.end);
+                let length = if end == 0 { length } else { length.min(end) };
+                Ok(Opened::Sealed(Sealed { salt: known.map(|known| known.salt), length }))
+            }
+        }
     }
 
-    #[cfg(not(test))]
-    fn write(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-        write_all(&mut self.head.file, slices)
+    fn create(&self, number: u32) -> Result<Head, StoreError> {
+        let path = segment::path(&self.directory, number);
+        let head = SegmentHead { salt: Salt(rand::random()), end: 0 };
+        let make = || {
+            // An earlier try may have left one that nothing was ever acknowledged in.
+            let file = self.disk.create(&path)?;
+            file.write_at(&mut [IoSlice::new(&head.encode(number))], 0)?;
+            file.sync()?;
+            head.write_side(&*self.disk, &self.directory, number)?;
+            self.disk.sync_directory(&self.directory)?;
+            Ok(file)
+        };
+        let file = make().map_err(|error| full_or_failed(2 * SEGMENT_HEAD_BYTES, "making", &path, error))?;
+        let (end, synced) = (SEGMENT_HEAD_BYTES, SEGMENT_HEAD_BYTES);
+        Ok(Head { number, salt: head.salt, file, end, synced, spoilt: false })
+    }
+
+    fn remove(&self, number: u32) -> Result<(), StoreError> {
+        for path in [segment::path(&self.directory, number), segment::side_path(&self.directory, number)] {
+            match self.disk.remove(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("removing", &path, error)),
+                _ => {}
+            }
+        }
+        self.disk.sync_directory(&self.directory).map_err(|e| failed("syncing", &self.directory, e))
     }
 }
 
 impl Log for SegmentLog {
+    fn ready(&mut self) -> Result<(), StoreError> {
+        if self.head.spoilt { self.roll() } else { Ok(()) }
+    }
+
     fn append(&mut self, records: &[Record]) -> Result<Vec<Location>, StoreError> {
         let total: u64 = records.iter().map(Record::total_bytes).sum();
         let used = self.head.end > SEGMENT_HEAD_BYTES;
-        if self.head.spoilt || (used && self.head.end + total > self.segment_bytes) {
+        if used && self.head.end + total > self.segment_bytes {
             self.roll()?;
         }
         let head = &mut self.head;
@@ -232,26 +309,22 @@ impl Log for SegmentLog {
             slices.extend(body.iter().flat_map(|body| body.chunks(WRITE_BYTES)).map(IoSlice::new));
             from = to;
         }
-        let outcome = head.file.seek(SeekFrom::Start(head.end)).and_then(|_| self.write(&mut slices));
-        if let Err(error) = outcome {
+        if let Err(error) = head.file.write_at(&mut slices, head.end) {
             self.undo();
-            return Err(full_or_failed(
-                total,
-                "appending to",
-                &segment::path(&self.directory, self.head.number),
-                error,
-            ));
+            let path = segment::path(&self.files.directory, self.head.number);
+            return Err(full_or_failed(total, "appending to", &path, error));
         }
         self.head.end = offset;
         Ok(locations)
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
-        if let Err(error) = self.head.file.sync_data() {
+        if let Err(error) = self.head.file.sync() {
             let needed = self.head.end - self.head.synced;
             // After a failed sync nobody knows which pages are on disk, and a second one may say "done" wrongly.
             self.head.spoilt = true;
-            let path = segment::path(&self.directory, self.head.number);
+            self.head.end = self.head.synced;
+            let path = segment::path(&self.files.directory, self.head.number);
             return Err(full_or_failed(needed, "syncing", &path, error));
         }
         self.head.synced = self.head.end;
@@ -259,8 +332,13 @@ impl Log for SegmentLog {
     }
 
     fn undo(&mut self) {
+        if self.head.spoilt {
+            return;
+        }
+        // On disk too: a record of what failed must not come back after something else was answered.
+        let taken = self.head.file.set_length(self.head.synced).and_then(|()| self.head.file.sync());
         self.head.end = self.head.synced;
-        if let Err(error) = self.head.file.set_len(self.head.synced) {
+        if let Err(error) = taken {
             tracing::warn!(%error, "a partial append could not be taken back; a new segment is begun");
             self.head.spoilt = true;
         }
@@ -273,7 +351,10 @@ impl Log for SegmentLog {
     fn release(&mut self, _: Location) {}
 
     fn free_bytes(&self) -> u64 {
-        free_space(&self.directory).map_or(u64::MAX, |free| free.saturating_sub(self.reserve_bytes))
+        self.files
+            .disk
+            .free_bytes(&self.files.directory)
+            .map_or(u64::MAX, |free| free.saturating_sub(self.reserve_bytes))
     }
 
     fn segments(&mut self) -> Option<&mut SegmentLog> {
@@ -300,6 +381,10 @@ impl MemoryLog {
 }
 
 impl Log for MemoryLog {
+    fn ready(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn append(&mut self, records: &[Record]) -> Result<Vec<Location>, StoreError> {
         let mut payloads = self.payloads.lock().unwrap_or_else(PoisonError::into_inner);
         let mut locations = Vec::with_capacity(records.len());
@@ -340,56 +425,9 @@ impl Log for MemoryLog {
     }
 }
 
-fn create(directory: &Path, number: u32) -> Result<Head, StoreError> {
-    let path = segment::path(directory, number);
-    let salt = Salt(rand::random());
-    let header = segment::encode_header(number, salt);
-    let make = || {
-        // An earlier try may have left one that nothing was ever acknowledged in.
-        let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        file.write_all(&header)?;
-        file.sync_all()?;
-        Ok(file)
-    };
-    let file = make().map_err(|error| full_or_failed(SEGMENT_HEAD_BYTES, "making", &path, error))?;
-    sync_directory(directory)?;
-    Ok(Head { number, salt, file, end: SEGMENT_HEAD_BYTES, synced: SEGMENT_HEAD_BYTES, spoilt: false })
-}
-
-/// Writes all of `slices`, none of which is empty or over [`WRITE_BYTES`], at the cursor.
-fn write_all(file: &mut File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    while !slices.is_empty() {
-        let mut bytes = 0;
-        let fits = slices.iter().take_while(|slice| {
-            bytes += slice.len();
-            bytes <= WRITE_BYTES
-        });
-        let count = fits.count().max(1);
-        match file.write_vectored(&slices[..count]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut slices, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Makes what was made in `directory` survive a power cut.
-pub(super) fn sync_directory(directory: &Path) -> Result<(), StoreError> {
-    File::open(directory).and_then(|file| file.sync_all()).map_err(|e| failed("syncing", directory, e))
-}
-
-/// Bytes free for this user on the file system of `directory`.
-pub(super) fn free_space(directory: &Path) -> Result<u64, StoreError> {
-    let found = rustix::fs::statvfs(directory).map_err(|e| failed("asking the free space of", directory, e.into()))?;
-    Ok(found.f_bavail.saturating_mul(found.f_frsize))
-}
-
 /// The error of `doing` something with `path`.
 pub(super) fn failed(doing: &str, path: &Path, source: io::Error) -> StoreError {
-    StoreError::Io { doing: format!("{doing} {}", path.display()), source }
+    StoreError::Io { doing: format!("{doing} {}", path.display()), source: Arc::new(source) }
 }
 
 fn full_or_failed(needed: u64, doing: &str, path: &Path, error: io::Error) -> StoreError {

@@ -7,6 +7,7 @@
 //! The formats are in protocol/SPEC.md, "On disk".
 
 mod compact;
+mod disk;
 mod draft;
 mod evict;
 mod index;
@@ -16,6 +17,7 @@ mod quiet;
 mod read;
 mod record;
 mod recover;
+mod replay;
 mod segment;
 mod shared;
 #[cfg(test)]
@@ -44,21 +46,22 @@ use tokio::{
 
 use self::{
     compact::{Compaction, Stop},
+    disk::{Disk, SystemDisk},
     draft::Counters,
     index::{
         memory::MemoryIndex,
         table::{Mark, Table},
     },
     layout::Layout,
-    log::{MemoryLog, Payloads, SegmentLog},
-    read::{Recency, Segments, Source},
+    log::{MemoryLog, Payloads},
+    read::{Recency, Source},
     record::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
     shared::{IndexState, Read, Shared},
     threads::WriterThread,
-    writer::{Operation, Outcome, Request, Writer},
+    writer::{Answer, Operation, Outcome, Request, Writer},
 };
 
-/// Bytes of a segment file (DESIGN: small enough to be compacted in seconds, large enough for few files).
+/// Bytes of a segment file (small enough to be compacted in seconds, large enough for few files).
 const SEGMENT_BYTES: u64 = 256 * 1024 * 1024;
 /// Bytes that puts leave free on the disk: for deletions, the index and a compaction, which make room again.
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
@@ -66,6 +69,9 @@ const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 const QUEUE_BYTES: u32 = 32 * 1024 * 1024;
 /// What every operation takes of the queue beside its payload: at most 32,768 are under way.
 const OPERATION_BYTES: u32 = 1024;
+/// Chunks that are verified at once without being read out: each takes a thread and at most 2 MiB (guess: as many as
+/// keep a disk busy).
+const VERIFYING: usize = 4;
 /// Hashes that one operation names: what one batch of the index takes.
 const HASHES_AT_ONCE: usize = 64;
 
@@ -151,7 +157,7 @@ pub struct Usage {
 }
 
 /// Why the store did not do as it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// No room under the capacity, or on the disk.
     #[error("no space for {needed} bytes: {reason}")]
@@ -178,7 +184,7 @@ pub enum StoreError {
         /// What was being done, on which file.
         doing: String,
         /// The system's error.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// The index failed and could not be rebuilt.
     #[error("the index failed: {0}")]
@@ -202,9 +208,9 @@ struct Inner {
 /// The way to the writer.
 enum Door {
     /// It has a thread.
-    Thread { sender: Sender<Operation>, queue: Arc<Semaphore> },
+    Thread { sender: Sender<Operation>, queue: Arc<Semaphore>, verifying: Arc<Semaphore> },
     /// Whoever asks does the work.
-    Inline(Mutex<Option<Writer>>),
+    Inline(Box<Mutex<Option<Writer>>>),
 }
 
 impl fmt::Debug for Store {
@@ -228,56 +234,42 @@ impl Store {
     /// `capacity_bytes`: the most that chunks may take, for this run only; `None`: what was remembered at an earlier
     /// start, else 80 % of the space free now, which is then remembered.
     pub fn open(dir: &Path, capacity_bytes: Option<u64>) -> Result<Self, StoreError> {
-        Self::open_tuned(dir, capacity_bytes, Tuning::default(), |_| {})
+        Self::open_on(Arc::new(SystemDisk), dir, capacity_bytes, Tuning::default())
     }
 
-    fn open_tuned(
+    /// The lock and the small files of the data directory are always on the system's disk.
+    fn open_on(
+        disk: Arc<dyn Disk>,
         dir: &Path,
         capacity_bytes: Option<u64>,
         tuning: Tuning,
-        prepare: impl FnOnce(&mut SegmentLog),
     ) -> Result<Self, StoreError> {
         let layout = Layout::open(dir)?;
         let capacity_bytes = layout.capacity(capacity_bytes)?;
-        let mut segments = SegmentLog::open(&layout.segments, tuning.segment_bytes, tuning.reserve_bytes)?;
-        let recovered = recover::index(&layout.index, &mut segments)?;
-        prepare(&mut segments);
-        let shared = Arc::new(Shared {
-            index: RwLock::new(IndexState::Open(recovered.table)),
-            source: Source::Disk(Segments::new(&layout.segments, &layout.quarantine)),
-            counters: Mutex::new(recovered.counters),
-            recency: Mutex::new(Recency::default()),
-            healing: AtomicBool::new(false),
-            batches: AtomicU64::new(0),
-            capacity_bytes,
-            disk: Some((layout.segments.clone(), tuning.reserve_bytes)),
-        });
-        let writer = Writer {
-            shared: Arc::clone(&shared),
-            log: Box::new(segments),
-            live: recovered.live,
-            kept: BTreeMap::new(),
-            evictor: evict::Evictor::default(),
-            index_paths: Some(layout.index.clone()),
-        };
+        let writer = writer::open(&disk, dir, capacity_bytes, tuning)?;
+        let shared = Arc::clone(&writer.shared);
         let (sender, receiver) = mpsc::channel();
         // One segment at a time: the next is chosen when the one before is done.
         let (jobs, todo) = mpsc::sync_channel(1);
         let stop = Arc::new(Stop::default());
-        let compaction = Compaction {
-            shared: Arc::clone(&shared),
-            directory: layout.segments.clone(),
-            writer: sender.clone(),
-            stop: Arc::clone(&stop),
+        let asking = sender.clone();
+        let ask = move |request| {
+            let (reply, answer) = oneshot::channel();
+            asking.send(Operation { request, reply, permit: None }).map_err(|_| StoreError::Closed)?;
+            answer.blocking_recv().map_err(|_| StoreError::Closed)?.map(drop)
         };
-        let spawning = |source| StoreError::Io { doing: "starting a thread".into(), source };
+        let (shared_too, directory) = (Arc::clone(&shared), layout.segments.clone());
+        let compaction =
+            Compaction { shared: shared_too, disk, directory, ask: Box::new(ask), stop: Arc::clone(&stop) };
+        let spawning = |source| StoreError::Io { doing: "starting a thread".into(), source: Arc::new(source) };
         let builder = thread::Builder::new().name("store-compaction".into());
         let compaction = builder.spawn(move || compaction.run(&todo)).map_err(spawning)?;
         let thread =
             WriterThread { writer, receiver, jobs, compacting: None, stuck: BTreeSet::new(), stop, compaction, layout };
         thread::Builder::new().name("store-writer".into()).spawn(move || thread.run()).map_err(spawning)?;
         let queue = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
-        Ok(Self { inner: Arc::new(Inner { shared, door: Door::Thread { sender, queue } }) })
+        let verifying = Arc::new(Semaphore::new(VERIFYING));
+        Ok(Self { inner: Arc::new(Inner { shared, door: Door::Thread { sender, queue, verifying } }) })
     }
 
     /// A store in memory with the same behaviour, for simulations: no threads, no blocking.
@@ -301,15 +293,26 @@ impl Store {
             evictor: evict::Evictor::default(),
             index_paths: None,
         };
-        Self { inner: Arc::new(Inner { shared, door: Door::Inline(Mutex::new(Some(writer))) }) }
+        Self { inner: Arc::new(Inner { shared, door: Door::Inline(Box::new(Mutex::new(Some(writer)))) }) }
     }
 
-    /// Keeps a chunk; returns when it and its terms are on disk. Waits while the queue is full. A dropped future may
+    /// Keeps a chunk; returns when it and its terms are on disk. One that is here already is verified first, and written
+    /// anew, as [`Put::New`], where it is damaged. Puts that are under way at once are done in any order. Waits while the queue is full. A dropped future may
     /// leave the chunk kept all the same. [`StoreError::NoSpace`] harms nobody else.
     pub async fn put(&self, chunk: Chunk, terms: Terms) -> Result<Put, StoreError> {
         // A chunk's constructors bound its length.
         let bytes = chunk.len() as u32;
-        self.ask(Request::Put(chunk, terms), bytes).await
+        let hash = chunk.cid().hash;
+        if let Err(StoreError::Index(_)) = self.verify(&hash).await {
+            // The writer makes the index anew before it does anything.
+            self.ask(Request::Heal, 0).await?;
+            self.verify(&hash).await?;
+        }
+        match self.ask(Request::Put(chunk, terms), bytes).await? {
+            Answer::Put(put) => Ok(put),
+            // The writer answers a put with nothing else (`Writer::plan`).
+            Answer::Done => unreachable!("a put is answered as one"),
+        }
     }
 
     /// What the index says.
@@ -319,18 +322,13 @@ impl Store {
 
     /// The chunk, verified; one that is damaged is set aside, said in the log, and `None`.
     pub async fn get(&self, hash: &Multihash) -> Result<Option<Chunk>, StoreError> {
-        let hash = *hash;
-        let shared = Arc::clone(&self.inner.shared);
-        let read = move || {
-            let read = shared.read(&hash);
-            if let Ok(Read::Damaged(held)) = &read {
-                shared.set_aside(held);
-            }
-            read
-        };
+        let (shared, hash) = (Arc::clone(&self.inner.shared), *hash);
         let read = match &self.inner.door {
-            Door::Inline(_) => read(),
-            Door::Thread { .. } => task::spawn_blocking(read).await.map_err(|_| StoreError::Closed)?,
+            Door::Inline(_) => shared.read_or_set_aside(&hash),
+            Door::Thread { .. } => {
+                let read = task::spawn_blocking(move || shared.read_or_set_aside(&hash));
+                read.await.map_err(|_| StoreError::Closed)?
+            }
         };
         match self.healing(read)? {
             Read::Chunk(chunk) => Ok(Some(chunk)),
@@ -340,6 +338,28 @@ impl Store {
                 Ok(None)
             }
         }
+    }
+
+    /// What the index says of a chunk whose bytes were just read and are intact: what may be confirmed to others. One
+    /// that is damaged is set aside, said in the log, and `None`. A few are read at once, the others wait.
+    pub async fn verify(&self, hash: &Multihash) -> Result<Option<Entry>, StoreError> {
+        // Most that is put is new, and has nothing to be read.
+        if self.entry(hash)?.is_none() {
+            return Ok(None);
+        }
+        let found = match &self.inner.door {
+            Door::Inline(_) => self.get(hash).await?,
+            Door::Thread { verifying, .. } => {
+                let (store, verifying, hash) = (self.clone(), Arc::clone(verifying), *hash);
+                // In a task: whoever is next in line for a place takes it though nobody waits any more.
+                let read = task::spawn(async move {
+                    let _place = verifying.acquire_owned().await;
+                    store.get(&hash).await
+                });
+                read.await.map_err(|_| StoreError::Closed)??
+            }
+        };
+        if found.is_some() { self.entry(hash) } else { Ok(None) }
     }
 
     /// Changes the terms of those that are here; returns when that is on disk. A dropped future may leave some or all
@@ -389,7 +409,7 @@ impl Store {
     pub async fn put_record(&self, key: Bytes, value: Bytes) -> Result<(), StoreError> {
         if key.len() > MAX_KEY_BYTES || value.len() > MAX_VALUE_BYTES {
             let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the key or the value is too long");
-            return Err(StoreError::Io { doing: "keeping a record".into(), source });
+            return Err(StoreError::Io { doing: "keeping a record".into(), source: Arc::new(source) });
         }
         let bytes = (key.len() + value.len()) as u32;
         self.ask(Request::Value(key, value), bytes).await.map(drop)
@@ -451,7 +471,7 @@ impl Store {
                 let Some(writer) = writer.as_mut() else { return Err(StoreError::Closed) };
                 writer.commit(vec![Operation { request, reply, permit: None }]);
             }
-            Door::Thread { sender, queue } => {
+            Door::Thread { sender, queue, .. } => {
                 let share = payload_bytes.saturating_add(OPERATION_BYTES).min(QUEUE_BYTES);
                 let permit = Arc::clone(queue).acquire_many_owned(share).await.map_err(|_| StoreError::Closed)?;
                 let operation = Operation { request, reply, permit: Some(permit) };

@@ -2,9 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::{self, File},
-    io,
-    os::unix::fs::FileExt as _,
+    fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -12,6 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    disk::{Disk, DiskFile},
     log::Payloads,
     record::HEAD_BYTES,
     segment::{self, Location},
@@ -34,9 +33,10 @@ pub(super) enum Source {
 /// Segment files that are open for reading.
 #[derive(Debug)]
 pub(super) struct Segments {
+    disk: Arc<dyn Disk>,
     directory: PathBuf,
     quarantine: PathBuf,
-    open: Mutex<VecDeque<(u32, Arc<File>)>>,
+    open: Mutex<VecDeque<(u32, Arc<dyn DiskFile>)>>,
 }
 
 impl Source {
@@ -49,7 +49,7 @@ impl Source {
             }
             Self::Disk(segments) => {
                 let mut bytes = vec![0; length as usize];
-                segments.file(location.segment)?.read_exact_at(&mut bytes, location.offset + HEAD_BYTES as u64)?;
+                segments.file(location.segment)?.read_at(&mut bytes, location.offset + HEAD_BYTES as u64)?;
                 Ok(bytes.into())
             }
         }
@@ -69,7 +69,7 @@ impl Source {
             return None;
         }
         let mut bytes = vec![0; HEAD_BYTES + length as usize];
-        segments.file(location.segment).ok()?.read_exact_at(&mut bytes, location.offset).ok()?;
+        segments.file(location.segment).ok()?.read_at(&mut bytes, location.offset).ok()?;
         let name = format!("{name}.{:08}.{}", location.segment, location.offset);
         let path = segments.quarantine.join(name);
         fs::write(&path, bytes).ok()?;
@@ -79,11 +79,16 @@ impl Source {
 
 impl Segments {
     /// Reads segments in `directory`.
-    pub(super) fn new(directory: &Path, quarantine: &Path) -> Self {
-        Self { directory: directory.to_owned(), quarantine: quarantine.to_owned(), open: Mutex::default() }
+    pub(super) fn new(disk: &Arc<dyn Disk>, directory: &Path, quarantine: &Path) -> Self {
+        Self {
+            disk: Arc::clone(disk),
+            directory: directory.to_owned(),
+            quarantine: quarantine.to_owned(),
+            open: Mutex::default(),
+        }
     }
 
-    fn file(&self, number: u32) -> io::Result<Arc<File>> {
+    fn file(&self, number: u32) -> io::Result<Arc<dyn DiskFile>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = open.iter().position(|(found, _)| *found == number)
             && let Some(found) = open.remove(place)
@@ -93,7 +98,7 @@ impl Segments {
             return Ok(file);
         }
         // Under the lock, so that a segment that is being removed cannot come back into the cache after `forget`.
-        let file = Arc::new(File::open(segment::path(&self.directory, number))?);
+        let file = self.disk.open(&segment::path(&self.directory, number), false)?;
         open.truncate(OPEN_SEGMENTS - 1);
         open.push_front((number, Arc::clone(&file)));
         Ok(file)

@@ -11,14 +11,20 @@ use p2p_protocol::{
 
 use super::{Entry, Role, Terms};
 
+/// What every header begins with, whatever the record's kind: all that is needed to check it and to step over it.
+pub(super) const COMMON_BYTES: usize = 24;
 /// Bytes of the header of a chunk, an amendment or a deletion.
-pub(super) const HEAD_BYTES: usize = 96;
+pub(super) const HEAD_BYTES: usize = 112;
 /// Bytes of the header of a value.
-pub(super) const VALUE_HEAD_BYTES: usize = 32;
+pub(super) const VALUE_HEAD_BYTES: usize = 40;
+/// The most bytes that a header of any kind may have: what a walk reads at once is more.
+const MAX_HEAD_BYTES: usize = 1024;
 /// The most bytes that the key of a value may have: it is part of an index key.
 pub(super) const MAX_KEY_BYTES: usize = 512;
 /// The most bytes that a value may have: what a gossip message may have, which is what values come from.
 pub(super) const MAX_VALUE_BYTES: usize = 64 * 1024;
+/// Where the checksum stands in a header.
+const SUM_AT: usize = 16;
 /// The most copies that can be wanted.
 const MAX_WANTED: u8 = 16;
 
@@ -71,6 +77,13 @@ pub(super) enum Head {
         /// Of the body.
         checksum: [u8; 8],
     },
+    /// Intact, and of a kind, a length or with fields that only a newer version knows.
+    Unknown {
+        /// Bytes of its header.
+        head: u16,
+        /// Bytes of its body.
+        body: u32,
+    },
 }
 
 impl Head {
@@ -78,6 +91,7 @@ impl Head {
     pub(super) fn head_bytes(&self) -> u64 {
         match self {
             Self::Value { .. } => VALUE_HEAD_BYTES as u64,
+            Self::Unknown { head, .. } => u64::from(*head),
             _ => HEAD_BYTES as u64,
         }
     }
@@ -87,38 +101,50 @@ impl Head {
         match self {
             Self::Chunk(entry) => u64::from(entry.length),
             Self::Value { key, value, .. } => (key + value) as u64,
+            Self::Unknown { body, .. } => u64::from(*body),
             Self::Amendment(_) | Self::Deletion(..) => 0,
         }
+    }
+
+    /// The length that a header claims to have; `None` where none begins. `bytes`: at least its common part.
+    pub(super) fn claimed_bytes(bytes: &[u8]) -> Option<usize> {
+        if bytes.get(..4)? != MAGIC {
+            return None;
+        }
+        let length = usize::from(u16::from_be_bytes(array(bytes, 6)?));
+        (COMMON_BYTES..=MAX_HEAD_BYTES).contains(&length).then_some(length)
     }
 
     /// Reads the header at the start of `bytes`, which stood at `offset` of the segment with `salt`; `None` where
     /// there is no valid one.
     pub(super) fn decode(bytes: &[u8], salt: Salt, offset: u64) -> Option<Self> {
-        if bytes.get(..4)? != MAGIC {
+        let head = bytes.get(..Self::claimed_bytes(bytes)?)?;
+        if checksum(salt, offset, head) != array(head, SUM_AT)? {
             return None;
         }
-        let kind = *bytes.get(4)?;
-        let length = if kind == 4 { VALUE_HEAD_BYTES } else { HEAD_BYTES };
-        let head = bytes.get(..length)?;
-        let (fields, sum) = head.split_at(length - 8);
-        if checksum(salt, offset, fields) != sum {
-            return None;
+        let body = u32::from_be_bytes(array(head, 8)?);
+        // `claimed_bytes` read it from two bytes.
+        let unknown = Self::Unknown { head: head.len() as u16, body };
+        Some(Self::known(head, body).unwrap_or(unknown))
+    }
+
+    fn known(head: &[u8], body: u32) -> Option<Self> {
+        if head[4] == 4 && head.len() == VALUE_HEAD_BYTES {
+            let key = usize::from(u16::from_be_bytes(array(head, 24)?));
+            let value = usize::try_from(body).ok()?.checked_sub(key)?;
+            let bounded = key <= MAX_KEY_BYTES && value <= MAX_VALUE_BYTES;
+            return bounded.then_some(Self::Value { key, value, checksum: array(head, 28)? });
         }
-        if kind == 4 {
-            let key = usize::from(u16::from_be_bytes(array(head, 6)?));
-            let value = usize::try_from(u32::from_be_bytes(array(head, 8)?)).ok()?;
-            if key > MAX_KEY_BYTES || value > MAX_VALUE_BYTES {
-                return None;
-            }
-            return Some(Self::Value { key, value, checksum: array(head, 12)? });
+        if head.len() != HEAD_BYTES {
+            return None;
         }
         let entry = decode_entry(head)?;
-        match (kind, head[9]) {
-            (1, 0) => Some(Self::Chunk(entry)),
-            (2, 0) => Some(Self::Amendment(entry)),
-            (3, 0) => Some(Self::Deletion(entry, Gone::Evicted)),
-            (3, 1) => Some(Self::Deletion(entry, Gone::Removed)),
-            (3, 2) => Some(Self::Deletion(entry, Gone::Damaged)),
+        match (head[4], head[28], body) {
+            (1, 0, body) if body == entry.length => Some(Self::Chunk(entry)),
+            (2, 0, 0) => Some(Self::Amendment(entry)),
+            (3, 0, 0) => Some(Self::Deletion(entry, Gone::Evicted)),
+            (3, 1, 0) => Some(Self::Deletion(entry, Gone::Removed)),
+            (3, 2, 0) => Some(Self::Deletion(entry, Gone::Damaged)),
             _ => None,
         }
     }
@@ -137,29 +163,38 @@ impl Record {
     /// Appends the header to `out`, as it stands at `offset` of the segment with `salt`.
     pub(super) fn encode_head(&self, salt: Salt, offset: u64, out: &mut Vec<u8>) {
         let start = out.len();
+        let (kind, length, body) = match self {
+            Self::Chunk(entry, _) => (1, HEAD_BYTES, entry.length),
+            Self::Amendment(_) => (2, HEAD_BYTES, 0),
+            Self::Deletion(..) => (3, HEAD_BYTES, 0),
+            // Both were bounded when they were taken (`MAX_KEY_BYTES`, `MAX_VALUE_BYTES`).
+            Self::Value(key, value) => (4, VALUE_HEAD_BYTES, (key.len() + value.len()) as u32),
+        };
         out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&[kind, 0]);
+        out.extend_from_slice(&(length as u16).to_be_bytes());
+        out.extend_from_slice(&body.to_be_bytes());
+        // Four bytes that nobody uses yet, and the place of the checksum.
+        out.extend_from_slice(&[0; 12]);
         match self {
-            Self::Chunk(entry, _) => encode_entry(entry, 1, 0, out),
-            Self::Amendment(entry) => encode_entry(entry, 2, 0, out),
+            Self::Chunk(entry, _) | Self::Amendment(entry) => encode_entry(entry, 0, out),
             Self::Deletion(entry, gone) => {
                 let reason = match gone {
                     Gone::Evicted => 0,
                     Gone::Removed => 1,
                     Gone::Damaged => 2,
                 };
-                encode_entry(entry, 3, reason, out);
+                encode_entry(entry, reason, out);
             }
             Self::Value(key, value) => {
-                out.extend_from_slice(&[4, 0]);
-                // Both were bounded when they were taken (`MAX_KEY_BYTES`, `MAX_VALUE_BYTES`).
                 out.extend_from_slice(&(key.len() as u16).to_be_bytes());
-                out.extend_from_slice(&(value.len() as u32).to_be_bytes());
+                out.extend_from_slice(&[0; 2]);
                 out.extend_from_slice(&body_checksum(key, value));
-                out.extend_from_slice(&[0; 4]);
             }
         }
+        out.resize(start + length, 0);
         let sum = checksum(salt, offset, &out[start..]);
-        out.extend_from_slice(&sum);
+        out[start + SUM_AT..start + COMMON_BYTES].copy_from_slice(&sum);
     }
 
     /// The parts of the body, in order.
@@ -178,8 +213,11 @@ pub(super) fn body_checksum(key: &[u8], value: &[u8]) -> [u8; 8] {
     first_eight(blake3::Hasher::new().update(key).update(value))
 }
 
-fn checksum(salt: Salt, offset: u64, fields: &[u8]) -> [u8; 8] {
-    first_eight(blake3::Hasher::new().update(&salt.0).update(&offset.to_be_bytes()).update(fields))
+/// Over all of the header but the checksum itself.
+fn checksum(salt: Salt, offset: u64, head: &[u8]) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&salt.0).update(&offset.to_be_bytes());
+    first_eight(hasher.update(&head[..SUM_AT]).update(&head[COMMON_BYTES..]))
 }
 
 pub(super) fn first_eight(hasher: &blake3::Hasher) -> [u8; 8] {
@@ -188,23 +226,22 @@ pub(super) fn first_eight(hasher: &blake3::Hasher) -> [u8; 8] {
     out
 }
 
-fn encode_entry(entry: &Entry, kind: u8, reason: u8, out: &mut Vec<u8>) {
+fn encode_entry(entry: &Entry, reason: u8, out: &mut Vec<u8>) {
     let Entry { cid, length, terms } = entry;
-    out.extend_from_slice(&[kind, cid.codec.code(), role_code(terms.role), terms.wanted, flags(terms), reason, 0, 0]);
+    out.extend_from_slice(&[cid.codec.code(), role_code(terms.role), terms.wanted, flags(terms), reason, 0, 0, 0]);
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(&cid.hash.to_bytes());
     out.extend_from_slice(&terms.root.map_or([0; CID_BYTES], |root| root.to_bytes()));
-    out.extend_from_slice(&[0; 2]);
 }
 
 fn decode_entry(head: &[u8]) -> Option<Entry> {
-    let codec = Codec::from_code(u64::from(head[5]))?;
-    let length = u32::from_be_bytes(array(head, 12)?);
+    let codec = Codec::from_code(u64::from(head[24]))?;
+    let length = u32::from_be_bytes(array(head, 32)?);
     if length as usize > MAX_CHUNK_BYTES {
         return None;
     }
-    let hash = Multihash::from_bytes(head.get(16..16 + MULTIHASH_BYTES)?).ok()?;
-    let terms = decode_terms(head[6], head[7], head[8], head.get(50..50 + CID_BYTES)?)?;
+    let hash = Multihash::from_bytes(head.get(36..36 + MULTIHASH_BYTES)?).ok()?;
+    let terms = decode_terms(head[25], head[26], head[27], head.get(70..70 + CID_BYTES)?)?;
     Some(Entry { cid: Cid { codec, hash }, length, terms })
 }
 

@@ -1,38 +1,54 @@
-//! Opening the index: it follows the log from where it was, or is thrown away and made again from the segments.
+//! Opening the index: it follows the log from where it was, or a new one is made from the segments.
+//!
+//! A new one is made in a directory of its own and takes the other's place when it is complete and on disk. What the old
+//! one knew to be where the log has nothing any more (a segment that is lost, or whose headers are) is not forgotten:
+//! values are written again, chunks too where their bytes are still good, and the others are remembered as damaged.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use p2p_protocol::Key;
+use bytes::Bytes;
+use p2p_protocol::{Chunk, Key};
 
 use super::{
-    StoreError,
+    Entry, StoreError,
+    disk::Disk,
     draft::{At, Counters, Draft, cost, value_bytes},
-    index::{
-        sled::SledIndex,
-        table::{Position, Table},
-    },
-    log::{Log as _, SegmentLog, failed, sync_directory},
-    record::{Gone, HEAD_BYTES, Head, Salt, body_checksum},
+    index::table::{Mark, Table, chunk_print, value_print},
+    log::{Log as _, SegmentLog, failed},
+    record::{Gone, HEAD_BYTES, Head, Record, body_checksum},
+    replay::{apply, replay},
     segment::{self, Location, SEGMENT_HEAD_BYTES, Step, Walk},
 };
 
 /// Entries read at once when the whole index is looked through.
 const PAGE: usize = 1024;
-/// Records whose changes are applied at once: with a chunk's marks, a few batches.
-const REPLAY_BATCH: usize = 64;
+/// Records and their bytes that are appended at once while what was lost is written down: an index batch, two chunks.
+const LOST_RECORDS: usize = 64;
+const LOST_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Where the index is, and where a damaged one is moved to.
+/// Where the index is, and the others that there may be beside it.
 #[derive(Clone, Debug)]
 pub(super) struct IndexPaths {
-    pub(super) index: PathBuf,
-    pub(super) aside: PathBuf,
+    root: PathBuf,
+    index: PathBuf,
+    /// One that is being made.
+    unfinished: PathBuf,
+    /// One that is not followed any more, until the new one has taken from it what only it knows.
+    old: PathBuf,
+    /// The last of them, for whoever wants to look at it.
+    aside: PathBuf,
+}
+
+impl IndexPaths {
+    /// Those of a data directory.
+    pub(super) fn below(root: &Path) -> Self {
+        let [index, unfinished, old, aside] =
+            ["index", "index.new", "index.old", "index.aside"].map(|name| root.join(name));
+        Self { root: root.to_owned(), index, unfinished, old, aside }
+    }
 }
 
 /// An index that has followed the log to its end, and what was counted in it.
@@ -42,38 +58,86 @@ pub(super) struct Recovered {
     pub(super) live: BTreeMap<u32, u64>,
 }
 
-/// Opens the index and lets it follow the log; the torn tail of the log is cut off.
-pub(super) fn index(paths: &IndexPaths, log: &mut SegmentLog) -> Result<Recovered, StoreError> {
-    let there = paths.index.exists();
-    let reason = match open(&paths.index).and_then(|table| follow(table, log)) {
-        Ok(recovered) => return Ok(recovered),
-        Err(Unfit::Store(error)) => return Err(error),
-        Err(Unfit::Index(reason)) => reason,
+/// Opens the index and lets it follow the log; the torn tail of the log is cut off. `failed`: why the one that is there
+/// must not be followed, whatever it says.
+pub(super) fn index(paths: &IndexPaths, log: &mut SegmentLog, failed: Option<String>) -> Result<Recovered, StoreError> {
+    let disk = std::sync::Arc::clone(log.disk());
+    let reason = match failed {
+        Some(reason) => reason,
+        None if !disk.exists(&paths.index) => "it is missing".into(),
+        None => match open(&*disk, paths, &paths.index).and_then(|table| follow(table, log)) {
+            Ok(recovered) => {
+                // Of an earlier start that was interrupted just before.
+                set_aside(&*disk, paths).map_err(Unfit::into_error)?;
+                return Ok(recovered);
+            }
+            Err(Unfit::Store(error)) => return Err(error),
+            Err(Unfit::Index(reason)) => reason,
+        },
     };
-    if there {
+    renew(&*disk, paths, log, &reason).map_err(Unfit::into_error)
+}
+
+/// Makes a new index from the log, in the place of the one that is there, if there is one.
+fn renew(disk: &dyn Disk, paths: &IndexPaths, log: &mut SegmentLog, reason: &str) -> Result<Recovered, Unfit> {
+    if disk.exists(&paths.index) {
         tracing::warn!(
             %reason, aside = %paths.aside.display(),
             "the index does not fit the store's segments; it is moved aside and made again from them"
         );
-        if paths.aside.exists() {
-            fs::remove_dir_all(&paths.aside).map_err(|e| failed("removing", &paths.aside, e))?;
-        }
-        fs::rename(&paths.index, &paths.aside).map_err(|e| failed("moving aside", &paths.index, e))?;
-    } else {
-        if log.all().iter().any(|(_, _, length)| *length > SEGMENT_HEAD_BYTES) {
-            tracing::warn!(index = %paths.index.display(), "the index is missing; it is made again from the store's segments");
-        }
-        // Made just now, and empty: nothing of it is worth keeping.
-        if paths.index.exists() {
-            fs::remove_dir_all(&paths.index).map_err(|e| failed("removing", &paths.index, e))?;
-        }
+        set_aside(disk, paths)?;
+        rename(disk, &paths.index, &paths.old)?;
+    } else if log.all().iter().any(|(_, _, length)| *length > SEGMENT_HEAD_BYTES) {
+        tracing::warn!(index = %paths.index.display(), "the index is missing; it is made again from the store's segments");
     }
-    let table = open(&paths.index).map_err(Unfit::into_error)?;
-    rebuild(table, log).map_err(Unfit::into_error)
+    remove(disk, &paths.unfinished)?;
+    let table = open(disk, paths, &paths.unfinished)?;
+    replay(&table, log, None)?;
+    if disk.exists(&paths.old) {
+        // What it cannot say any more is lost with it.
+        let lost = match open(disk, paths, &paths.old) {
+            Ok(old) => write_down_lost(&old, &table, log),
+            Err(error) => Err(error),
+        };
+        match lost {
+            Err(Unfit::Index(reason)) => tracing::debug!(%reason, "the old index could not be read to its end"),
+            other => other?,
+        }
+        // What only it knew is in the log now.
+        set_aside(disk, paths)?;
+    }
+    table.index().sync()?;
+    // Closed before it moves: it has files that it opens by their names.
+    drop(table);
+    rename(disk, &paths.unfinished, &paths.index)?;
+    // Before anything is answered: the other is never followed again.
+    sync(disk, &paths.root)?;
+    count(open(disk, paths, &paths.index)?, log)
+}
+
+/// What an old index had that is of no use any more is kept for whoever wants to look at it.
+fn set_aside(disk: &dyn Disk, paths: &IndexPaths) -> Result<(), Unfit> {
+    if disk.exists(&paths.old) {
+        remove(disk, &paths.aside)?;
+        rename(disk, &paths.old, &paths.aside)?;
+    }
+    Ok(())
+}
+
+fn rename(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), Unfit> {
+    Ok(disk.rename(from, to).map_err(|e| failed("moving", from, e))?)
+}
+
+fn remove(disk: &dyn Disk, path: &Path) -> Result<(), Unfit> {
+    Ok(disk.remove_directory(path).map_err(|e| failed("removing", path, e))?)
+}
+
+fn sync(disk: &dyn Disk, path: &Path) -> Result<(), Unfit> {
+    Ok(disk.sync_directory(path).map_err(|e| failed("syncing", path, e))?)
 }
 
 /// Why an index was not taken.
-enum Unfit {
+pub(super) enum Unfit {
     /// It is to be made again.
     Index(String),
     /// Making it again would not help.
@@ -98,20 +162,13 @@ impl From<StoreError> for Unfit {
     }
 }
 
-fn open(directory: &Path) -> Result<Table, Unfit> {
+fn open(disk: &dyn Disk, paths: &IndexPaths, directory: &Path) -> Result<Table, Unfit> {
     // With permissions of our own: sled would make it readable to all.
-    match fs::DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(failed("making", directory, error).into());
-        }
-        _ => {}
-    }
-    let index = SledIndex::open(directory)?;
-    sync_directory(directory)?;
-    if let Some(parent) = directory.parent() {
-        sync_directory(parent)?;
-    }
-    Ok(Table::new(Arc::new(index)))
+    disk.make_directory(directory).map_err(|e| failed("making", directory, e))?;
+    let index = disk.index(directory)?;
+    sync(disk, directory)?;
+    sync(disk, &paths.root)?;
+    Ok(Table::new(index))
 }
 
 /// Replays the tail from the index's position on.
@@ -127,151 +184,15 @@ fn follow(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
     count(table, log)
 }
 
-fn rebuild(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
-    replay(&table, log, None)?;
-    count(table, log)
-}
-
-/// Applies what the log says from `from` on, or all of it, and cuts off the head's torn tail.
-fn replay(table: &Table, log: &mut SegmentLog, from: Option<Position>) -> Result<(), Unfit> {
-    let segments = log.all();
-    let directory = log.directory().to_owned();
-    let mut changed = from.is_none();
-    for (place, (number, salt, length)) in segments.iter().copied().enumerate() {
-        let head = place + 1 == segments.len();
-        let start = match from {
-            Some(position) if number < position.segment => continue,
-            Some(position) if number == position.segment => position.offset,
-            _ => SEGMENT_HEAD_BYTES,
-        };
-        let path = segment::path(&directory, number);
-        let Some(salt) = salt else {
-            tracing::warn!(segment = %path.display(), "the header of a segment is damaged: its records are not found again");
-            continue;
-        };
-        if start >= length {
-            continue;
-        }
-        let file = File::open(&path).map_err(|e| failed("opening", &path, e))?;
-        let mut part = Part { table, number, salt, path: &path, verify: head, end: start, replayed: 0 };
-        part.replay(&file, length)?;
-        changed |= part.replayed > 0;
-        if head && part.end < length {
-            let torn = length - part.end;
-            tracing::warn!(segment = %path.display(), bytes = torn, "a torn end of the log was cut off");
-            log.truncate(part.end)?;
-        }
-    }
-    if changed {
-        // The position is the end of the log now, also where the log is empty.
-        let draft = Draft::replay(table);
-        apply(table, draft, &log.position())?;
-        table.index().sync()?;
-    }
-    Ok(())
-}
-
-/// The replay of one segment.
-struct Part<'a> {
-    table: &'a Table,
-    number: u32,
-    salt: Salt,
-    path: &'a Path,
-    /// Whether payloads are hashed: of the head, whose last batch may have been interrupted by a power cut.
-    verify: bool,
-    /// The end of the last record that is good.
-    end: u64,
-    replayed: u64,
-}
-
-impl Part<'_> {
-    fn replay(&mut self, file: &File, length: u64) -> Result<(), Unfit> {
-        let mut walk = Walk::new(file, self.salt, self.end, length);
-        let mut draft = Draft::replay(self.table);
-        loop {
-            let step = walk.step().map_err(|e| failed("reading", self.path, e))?;
-            match step {
-                Step::Record { offset, head } => {
-                    let end = offset + head.head_bytes() + head.body_bytes();
-                    if self.take(&walk, &mut draft, offset, head)? {
-                        self.end = end;
-                        self.replayed += 1;
-                    } else {
-                        tracing::warn!(segment = %self.path.display(), offset, "a record's bytes do not match its header; it is left out");
-                    }
-                }
-                Step::Damage { offset, length } => {
-                    tracing::warn!(segment = %self.path.display(), offset, bytes = length, "a damaged part of a segment is left out");
-                }
-                Step::Torn { offset } => {
-                    if !self.verify {
-                        tracing::warn!(segment = %self.path.display(), offset, bytes = length - offset, "the damaged end of a segment is left out");
-                    }
-                    break;
-                }
-                Step::End => break,
-            }
-            if draft.len() >= REPLAY_BATCH {
-                let full = std::mem::replace(&mut draft, Draft::replay(self.table));
-                apply(self.table, full, &self.position())?;
-            }
-        }
-        apply(self.table, draft, &self.position())
-    }
-
-    fn position(&self) -> Position {
-        Position { segment: self.number, salt: self.salt, offset: self.end }
-    }
-
-    /// Takes a record into the draft; false if its body is damaged.
-    fn take(&self, walk: &Walk<'_>, draft: &mut Draft<'_>, offset: u64, head: Head) -> Result<bool, Unfit> {
-        let location = Location { segment: self.number, offset };
-        let body = |from: u64| walk.read(offset + from, head.body_bytes()).map_err(|e| failed("reading", self.path, e));
-        match head {
-            Head::Chunk(entry) => {
-                if self.verify && entry.cid.hash.code.digest(&body(HEAD_BYTES as u64)?) != entry.cid.hash.digest {
-                    return Ok(false);
-                }
-                draft.keep(Key::from(&entry.cid.hash), entry, At::Log(location))?;
-            }
-            Head::Amendment(entry) => {
-                let key = Key::from(&entry.cid.hash);
-                if let Some((mut current, at)) = draft.chunk(&key)? {
-                    current.terms = entry.terms;
-                    draft.keep(key, current, at)?;
-                }
-            }
-            Head::Deletion(entry, gone) => {
-                draft.drop_chunk(Key::from(&entry.cid.hash), (gone == Gone::Damaged).then_some(entry))?;
-            }
-            Head::Value { key, checksum, .. } => {
-                let body = body(head.head_bytes())?;
-                let (key, value) = body.split_at(key);
-                if body_checksum(key, value) != checksum {
-                    return Ok(false);
-                }
-                draft.keep_value(key.to_vec().into(), value.to_vec().into(), At::Log(location))?;
-            }
-        }
-        Ok(true)
-    }
-}
-
-fn apply(table: &Table, draft: Draft<'_>, position: &Position) -> Result<(), Unfit> {
-    let (batches, _) = draft.finish(&[], position)?;
-    for batch in batches {
-        table.index().apply(batch)?;
-    }
-    Ok(())
-}
-
-/// Counts what the index holds, and looks whether each entry can be where it says.
-fn count(table: Table, log: &SegmentLog) -> Result<Recovered, Unfit> {
+/// Counts what the index holds, and holds it against its sum: a sync of it may have failed just before its process was
+/// killed, and what came later may be on disk without what came before. What is outside of the segments is lost, and written down.
+fn count(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
     let lengths: BTreeMap<u32, u64> = log.all().iter().map(|(number, _, length)| (*number, *length)).collect();
     let inside = |location: Location, bytes: u64| {
         lengths.get(&location.segment).is_some_and(|length| location.offset + bytes <= *length)
     };
-    let outside = || Unfit::Index("an entry of it is outside of the segments".into());
+    let mut missing = table.sum()?;
+    let mut lost = Lost::new(&table, log);
     let mut counters = Counters::default();
     let mut live: BTreeMap<u32, u64> = BTreeMap::new();
     let mut after = None;
@@ -280,28 +201,186 @@ fn count(table: Table, log: &SegmentLog) -> Result<Recovered, Unfit> {
         let Some((last, _)) = page.last() else { break };
         after = Some(*last);
         for (key, held) in &page {
-            if !inside(held.location, cost(&held.entry)) {
-                return Err(outside());
-            }
             if Key::from(&held.entry.cid.hash) != *key {
                 return Err(Unfit::Index("an entry of it is under a key that is not its own".into()));
+            }
+            missing ^= chunk_print(key, held);
+            if !inside(held.location, cost(&held.entry)) {
+                lost.damaged(held.entry)?;
+                continue;
             }
             counters.add(&held.entry);
             *live.entry(held.location.segment).or_default() += cost(&held.entry);
         }
     }
-    let mut after: Option<bytes::Bytes> = None;
+    let mut after: Option<Bytes> = None;
     loop {
         let page = table.values(after.as_deref(), PAGE)?;
         let Some((last, ..)) = page.last() else { break };
         after = Some(last.clone());
-        for (key, location, value) in &page {
-            let bytes = value_bytes(key, value);
-            if !inside(*location, bytes) {
-                return Err(outside());
+        for (key, mut location, value) in page {
+            let bytes = value_bytes(&key, &value);
+            missing ^= value_print(&key, location);
+            if !inside(location, bytes) {
+                location = lost.value(key, value)?;
             }
             *live.entry(location.segment).or_default() += bytes;
         }
     }
+    if missing != 0 {
+        return Err(Unfit::Index("it does not hold what it was given".into()));
+    }
+    lost.write()?;
     Ok(Recovered { table, counters, live })
+}
+
+/// Writes down what `old` says to be where the log has nothing any more, and `table`, made from the log, lacks. What the
+/// log does have there was removed by a later record.
+fn write_down_lost(old: &Table, table: &Table, log: &mut SegmentLog) -> Result<(), Unfit> {
+    let mut lost = Lost::new(table, log);
+    let mut after = None;
+    loop {
+        let page = old.chunks(after, PAGE)?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        for (key, held) in page {
+            if table.chunk(&key)?.is_some() || table.damaged(&key)?.is_some() {
+                continue;
+            }
+            let entry = held.entry;
+            let recorded = matches!(lost.head(held.location), Some(Head::Chunk(found)) if found.cid == entry.cid);
+            let payload = lost.bytes(held.location, HEAD_BYTES as u64, u64::from(entry.length));
+            match payload.and_then(|payload| Chunk::verify(entry.cid, payload).ok()) {
+                Some(_) if recorded => {}
+                Some(chunk) => drop(lost.add(Record::Chunk(entry, chunk.into_bytes()))?),
+                None => lost.damaged(entry)?,
+            }
+        }
+    }
+    let mut after = None;
+    loop {
+        let page = old.marked(Mark::Damaged, after, PAGE)?;
+        let Some(last) = page.last() else { break };
+        after = Some(*last);
+        for key in page {
+            if table.chunk(&key)?.is_none() && table.damaged(&key)?.is_none() {
+                old.damaged(&key)?.map_or(Ok(()), |entry| lost.damaged(entry))?;
+            }
+        }
+    }
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = old.values(after.as_deref(), PAGE)?;
+        let Some((last, ..)) = page.last() else { break };
+        after = Some(last.clone());
+        for (key, location, value) in page {
+            let newer = table.value(&key)?.is_some_and(|(found, _)| found >= location);
+            let recorded = match lost.head(location) {
+                Some(head @ Head::Value { key: split, checksum, .. }) => {
+                    let body = lost.bytes(location, head.head_bytes(), head.body_bytes());
+                    body.is_some_and(|body| body_checksum(&body[..split], &body[split..]) == checksum)
+                }
+                _ => false,
+            };
+            if !newer && !recorded {
+                lost.value(key, value)?;
+            }
+        }
+    }
+    lost.write()
+}
+
+/// What was lost, on its way into the log and the index.
+struct Lost<'a> {
+    table: &'a Table,
+    log: &'a mut SegmentLog,
+    records: Vec<Record>,
+    bytes: u64,
+    total: u64,
+}
+
+impl<'a> Lost<'a> {
+    fn new(table: &'a Table, log: &'a mut SegmentLog) -> Self {
+        Self { table, log, records: Vec::new(), bytes: 0, total: 0 }
+    }
+
+    /// The header that stands at `location`.
+    fn head(&self, location: Location) -> Option<Head> {
+        let (_, salt, length) = self.log.all().into_iter().find(|(number, ..)| *number == location.segment)?;
+        let file = self.log.disk().open(&segment::path(self.log.directory(), location.segment), false).ok()?;
+        match Walk::new(&*file, salt?, location.offset, length).step() {
+            Ok(Step::Record { offset, head }) if offset == location.offset => Some(head),
+            _ => None,
+        }
+    }
+
+    /// The `length` bytes that stand `skip` behind `location`.
+    fn bytes(&self, location: Location, skip: u64, length: u64) -> Option<Vec<u8>> {
+        let file = self.log.disk().open(&segment::path(self.log.directory(), location.segment), false).ok()?;
+        // A chunk's or a value's: bounded where the index was read.
+        let mut bytes = vec![0; length as usize];
+        file.read_at(&mut bytes, location.offset + skip).ok()?;
+        Some(bytes)
+    }
+
+    fn damaged(&mut self, entry: Entry) -> Result<(), Unfit> {
+        self.add(Record::Deletion(entry, Gone::Damaged))
+    }
+
+    /// Where the value is from now on.
+    fn value(&mut self, key: Bytes, value: Bytes) -> Result<Location, Unfit> {
+        self.add(Record::Value(key, value))?;
+        // Not its own place, but its segment unless the log begins another one just here; counts are taken anew at
+        // each start.
+        let position = self.log.position();
+        Ok(Location { segment: position.segment, offset: position.offset })
+    }
+
+    fn add(&mut self, record: Record) -> Result<(), Unfit> {
+        self.bytes += record.total_bytes();
+        self.records.push(record);
+        if self.records.len() >= LOST_RECORDS || self.bytes >= LOST_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn write(mut self) -> Result<(), Unfit> {
+        self.flush()?;
+        if self.total > 0 {
+            tracing::warn!(
+                records = self.total,
+                "parts of the log are lost; what the index knew of them is written down again"
+            );
+            self.table.index().sync()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Unfit> {
+        let records = std::mem::take(&mut self.records);
+        self.bytes = 0;
+        if records.is_empty() {
+            return Ok(());
+        }
+        let locations = match self.log.append(&records) {
+            Ok(locations) => locations,
+            // The store must open all the same; the next start tries again.
+            Err(error @ StoreError::NoSpace { .. }) => {
+                tracing::warn!(%error, "what was lost could not be written down");
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.log.sync()?;
+        let mut draft = Draft::replay(self.table);
+        for (number, record) in records.iter().enumerate() {
+            match record {
+                Record::Chunk(entry, _) => draft.keep(Key::from(&entry.cid.hash), *entry, At::Batch(number))?,
+                Record::Deletion(entry, _) | Record::Amendment(entry) => {
+                    draft.drop_chunk(Key::from(&entry.cid.hash), Some(*entry))?;
+                }
+                Record::Value(key, value) => draft.keep_value(key.clone(), value.clone(), At::Batch(number))?,
+            }
+        }
+        self.total += records.len() as u64;
+        apply(self.table, draft, &locations, &self.log.position())
+    }
 }

@@ -1,22 +1,26 @@
-//! One segment file: its name, its header, and a walk over its records that survives damage.
+//! One segment: its files' names, its header, and a walk over its records that survives damage.
+//!
+//! A copy of the header stands in a small file beside the segment, so that one bad sector never takes the salt, without
+//! which no record can be read. It is also what says that a segment ought to be there, and where a sealed one ends.
 
 use std::{
-    fs::File,
-    io,
-    os::unix::fs::FileExt as _,
+    io::{self, IoSlice},
     path::{Path, PathBuf},
 };
 
-use super::record::{Head, MAGIC, Salt, array, first_eight};
+use super::{
+    disk::{Disk, DiskFile},
+    record::{COMMON_BYTES, Head, MAGIC, Salt, array, first_eight},
+};
 
-/// Bytes of one copy of the header; there are two, so that one damaged copy harms nothing.
-const COPY_BYTES: usize = 64;
-/// Where the first record begins.
-pub(super) const SEGMENT_HEAD_BYTES: u64 = 2 * COPY_BYTES as u64;
+/// Bytes of a segment's header, and where its first record begins.
+pub(super) const SEGMENT_HEAD_BYTES: u64 = 64;
 const SEGMENT_MAGIC: [u8; 8] = *b"p2p-node";
 const SEGMENT_FORMAT: u32 = 1;
-/// What a walk reads at once: many small records a call, and little beside a chunk.
-const WINDOW_BYTES: usize = 256 * 1024;
+/// What a walk reads first where bodies are stepped over: a page, which costs little beside a chunk.
+const LEAST_WINDOW_BYTES: usize = 4 * 1024;
+/// What it reads at once where records follow each other closely: many small ones a call.
+const MOST_WINDOW_BYTES: usize = 256 * 1024;
 
 /// Where a record begins.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -32,45 +36,83 @@ pub(super) fn path(directory: &Path, number: u32) -> PathBuf {
     directory.join(format!("{number:08}.seg"))
 }
 
-/// The number of the segment that is called `name`.
-pub(super) fn number(name: &str) -> Option<u32> {
-    let digits = name.strip_suffix(".seg")?;
+/// The path of the file beside it.
+pub(super) fn side_path(directory: &Path, number: u32) -> PathBuf {
+    directory.join(format!("{number:08}.head"))
+}
+
+/// The number of the segment whose file is called `name`; `extension`: `.seg`, or `.head` for the file beside it.
+pub(super) fn number(name: &str, extension: &str) -> Option<u32> {
+    let digits = name.strip_suffix(extension)?;
     if digits.len() < 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     digits.parse().ok()
 }
 
-/// The header of a segment, both copies.
-pub(super) fn encode_header(number: u32, salt: Salt) -> Vec<u8> {
-    let mut copy = Vec::with_capacity(2 * COPY_BYTES);
-    copy.extend_from_slice(&SEGMENT_MAGIC);
-    copy.extend_from_slice(&SEGMENT_FORMAT.to_be_bytes());
-    copy.extend_from_slice(&number.to_be_bytes());
-    copy.extend_from_slice(&salt.0);
-    copy.resize(COPY_BYTES - 8, 0);
-    let sum = first_eight(blake3::Hasher::new().update(&copy));
-    copy.extend_from_slice(&sum);
-    copy.extend_from_within(..);
-    copy
+/// What the header of a segment says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SegmentHead {
+    /// Without which its records cannot be read.
+    pub(super) salt: Salt,
+    /// Where it ends; 0 as long as it is appended to, and always in the segment itself. What stands behind was written
+    /// by a batch that failed, and does not count.
+    pub(super) end: u64,
 }
 
-/// Reads the salt of segment `number`; `None` where both copies of the header are damaged.
-pub(super) fn read_header(file: &File, number: u32) -> io::Result<Option<Salt>> {
-    let mut header = [0; 2 * COPY_BYTES];
-    match file.read_exact_at(&mut header, 0) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
+impl SegmentHead {
+    /// The header of segment `number`.
+    pub(super) fn encode(&self, number: u32) -> Vec<u8> {
+        let mut out = Vec::with_capacity(SEGMENT_HEAD_BYTES as usize);
+        out.extend_from_slice(&SEGMENT_MAGIC);
+        out.extend_from_slice(&SEGMENT_FORMAT.to_be_bytes());
+        out.extend_from_slice(&number.to_be_bytes());
+        out.extend_from_slice(&self.salt.0);
+        out.extend_from_slice(&self.end.to_be_bytes());
+        out.resize(SEGMENT_HEAD_BYTES as usize - 8, 0);
+        let sum = first_eight(blake3::Hasher::new().update(&out));
+        out.extend_from_slice(&sum);
+        out
     }
-    Ok(header.chunks_exact(COPY_BYTES).find_map(|copy| {
-        let (fields, sum) = copy.split_at(COPY_BYTES - 8);
+
+    /// Reads that of segment `number` from the start of `file`; `None` where it is damaged.
+    pub(super) fn read(file: &dyn DiskFile, number: u32) -> io::Result<Option<Self>> {
+        let mut header = [0; SEGMENT_HEAD_BYTES as usize];
+        match file.read_at(&mut header, 0) {
+            Ok(()) => {}
+            Err(error) if unreadable(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let (fields, sum) = header.split_at(header.len() - 8);
         let valid = first_eight(blake3::Hasher::new().update(fields)) == sum
             && fields.starts_with(&SEGMENT_MAGIC)
             && array(fields, 8).map(u32::from_be_bytes) == Some(SEGMENT_FORMAT)
             && array(fields, 12).map(u32::from_be_bytes) == Some(number);
-        if valid { array(fields, 16).map(Salt) } else { None }
-    }))
+        let head = || Some(Self { salt: Salt(array(fields, 16)?), end: u64::from_be_bytes(array(fields, 32)?) });
+        Ok(if valid { head() } else { None })
+    }
+
+    /// Reads the copy beside segment `number`; `None` where it is missing or damaged.
+    pub(super) fn read_side(disk: &dyn Disk, directory: &Path, number: u32) -> io::Result<Option<Self>> {
+        match disk.open(&side_path(directory, number), false) {
+            Ok(file) => Self::read(&*file, number),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the copy beside segment `number`; on disk on return, its directory's entry aside.
+    pub(super) fn write_side(&self, disk: &dyn Disk, directory: &Path, number: u32) -> io::Result<()> {
+        let path = side_path(directory, number);
+        let file = if disk.exists(&path) { disk.open(&path, true)? } else { disk.create(&path)? };
+        file.write_at(&mut [IoSlice::new(&self.encode(number))], 0)?;
+        file.sync()
+    }
+}
+
+/// Whether the bytes are not to be had: the file is too short, or the disk cannot read them.
+pub(super) fn unreadable(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// What a walk meets next.
@@ -101,18 +143,20 @@ pub(super) enum Step {
 
 /// A walk over the records of a segment.
 pub(super) struct Walk<'a> {
-    file: &'a File,
+    file: &'a dyn DiskFile,
     salt: Salt,
     offset: u64,
     end: u64,
+    /// What is read next, if the next record follows closely.
+    window_bytes: usize,
     window: Vec<u8>,
     window_offset: u64,
 }
 
 impl<'a> Walk<'a> {
     /// From `offset`, which is a record's boundary, to `end`.
-    pub(super) fn new(file: &'a File, salt: Salt, offset: u64, end: u64) -> Self {
-        Self { file, salt, offset, end, window: Vec::new(), window_offset: 0 }
+    pub(super) fn new(file: &'a dyn DiskFile, salt: Salt, offset: u64, end: u64) -> Self {
+        Self { file, salt, offset, end, window_bytes: LEAST_WINDOW_BYTES, window: Vec::new(), window_offset: 0 }
     }
 
     /// The next thing; after [`Step::Torn`] and [`Step::End`] there is nothing more.
@@ -143,20 +187,20 @@ impl<'a> Walk<'a> {
     pub(super) fn read(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
         // `length` is of a valid header: bounded there.
         let mut bytes = vec![0; length as usize];
-        self.file.read_exact_at(&mut bytes, offset)?;
+        self.file.read_at(&mut bytes, offset)?;
         Ok(bytes)
     }
 
     fn head_at(&mut self, offset: u64) -> io::Result<Option<Head>> {
-        let salt = self.salt;
-        let end = self.end;
-        let head = Head::decode(self.bytes_at(offset, super::record::HEAD_BYTES)?, salt, offset);
+        let (salt, end) = (self.salt, self.end);
+        let Some(length) = Head::claimed_bytes(self.bytes_at(offset, COMMON_BYTES)?) else { return Ok(None) };
+        let head = Head::decode(self.bytes_at(offset, length)?, salt, offset);
         Ok(head.filter(|head| offset + head.head_bytes() + head.body_bytes() <= end))
     }
 
     fn find_magic(&mut self, mut at: u64) -> io::Result<Option<u64>> {
         loop {
-            let bytes = self.bytes_at(at, WINDOW_BYTES)?;
+            let bytes = self.bytes_at(at, MOST_WINDOW_BYTES)?;
             if bytes.len() < MAGIC.len() {
                 return Ok(None);
             }
@@ -173,10 +217,16 @@ impl<'a> Walk<'a> {
         let inside =
             offset >= self.window_offset && offset + wanted as u64 <= self.window_offset + self.window.len() as u64;
         if !inside {
-            let fill = self.end.saturating_sub(offset).min(WINDOW_BYTES.max(wanted) as u64) as usize;
+            // Close to the last window: small records, of which the next window takes more; far from it, a body was
+            // stepped over, and what is read beside the header is likely another one's payload.
+            let past = offset.checked_sub(self.window_offset + self.window.len() as u64);
+            let near = offset >= self.window_offset && past.is_none_or(|past| past < LEAST_WINDOW_BYTES as u64);
+            let grown = if near { self.window_bytes * 2 } else { LEAST_WINDOW_BYTES };
+            self.window_bytes = grown.min(MOST_WINDOW_BYTES);
+            let fill = self.end.saturating_sub(offset).min(self.window_bytes.max(wanted) as u64) as usize;
             self.window.resize(fill, 0);
             self.window_offset = offset;
-            if let Err(error) = self.file.read_exact_at(&mut self.window, offset) {
+            if let Err(error) = self.file.read_at(&mut self.window, offset) {
                 self.window.clear();
                 return Err(error);
             }

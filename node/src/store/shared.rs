@@ -4,7 +4,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64},
     },
 };
@@ -13,10 +13,11 @@ use p2p_protocol::{Chunk, Key, Multihash};
 
 use super::{
     Entry, StoreError, Usage,
+    disk::Disk,
     draft::{Counters, evictable},
     index::table::{Held, Table},
-    log,
     read::{Recency, Source},
+    segment::unreadable,
 };
 
 /// How often a read asks the index again where the chunk is, when it was not where the index said: each time a whole
@@ -45,7 +46,7 @@ pub(super) struct Shared {
     pub(super) batches: AtomicU64,
     pub(super) capacity_bytes: u64,
     /// Where free space is asked for, and how much of it is left alone.
-    pub(super) disk: Option<(PathBuf, u64)>,
+    pub(super) disk: Option<(Arc<dyn Disk>, PathBuf, u64)>,
 }
 
 /// What a read gave.
@@ -118,16 +119,27 @@ impl Shared {
                     }
                 }
                 // The segment is gone or too short (it may have been compacted meanwhile), or the disk cannot read it.
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {}
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound || unreadable(&error) => {}
                 Err(source) => {
-                    return Err(StoreError::Io { doing: format!("reading chunk {}", held.entry.cid), source });
+                    return Err(StoreError::Io {
+                        doing: format!("reading chunk {}", held.entry.cid),
+                        source: Arc::new(source),
+                    });
                 }
             }
             last = Some(held);
         }
         // It moved each time: it is here, and a later try will find it.
-        Err(StoreError::Io { doing: "reading a chunk".into(), source: io::ErrorKind::Interrupted.into() })
+        Err(StoreError::Io { doing: "reading a chunk".into(), source: Arc::new(io::ErrorKind::Interrupted.into()) })
+    }
+
+    /// Reads and verifies; what is damaged is set aside. Blocks, on disk.
+    pub(super) fn read_or_set_aside(&self, hash: &Multihash) -> Result<Read, StoreError> {
+        let read = self.read(hash);
+        if let Ok(Read::Damaged(held)) = &read {
+            self.set_aside(held);
+        }
+        read
     }
 
     /// Says that a chunk is damaged, and keeps its record for whoever wants to look at it. Blocks.
@@ -142,7 +154,9 @@ impl Shared {
         let counters = *self.counters();
         let under_capacity = self.capacity_bytes.saturating_sub(counters.used_bytes());
         let on_disk = match &self.disk {
-            Some((directory, reserve)) => log::free_space(directory).map_or(u64::MAX, |f| f.saturating_sub(*reserve)),
+            Some((disk, directory, reserve)) => {
+                disk.free_bytes(directory).map_or(u64::MAX, |free| free.saturating_sub(*reserve))
+            }
             None => u64::MAX,
         };
         Usage {

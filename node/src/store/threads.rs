@@ -11,10 +11,9 @@ use std::{
 };
 
 use super::{
-    Put,
     compact::{Job, LIVE_PERCENT, Stop},
     layout::Layout,
-    writer::{Operation, Request, Writer},
+    writer::{Answer, Operation, Request, Writer},
 };
 
 /// Operations in a batch: an index batch has as many entries.
@@ -59,7 +58,7 @@ impl WriterThread {
                     if !done {
                         self.stuck.insert(number);
                     }
-                    let _ = reply.send(Ok(Put::Known));
+                    let _ = reply.send(Ok(Answer::Done));
                 }
                 _ => {}
             }
@@ -77,7 +76,7 @@ impl WriterThread {
         drop(writer);
         drop(layout);
         if let Some(operation) = close {
-            let _ = operation.reply.send(Ok(Put::Known));
+            let _ = operation.reply.send(Ok(Answer::Done));
         }
     }
 

@@ -5,8 +5,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -14,19 +17,30 @@ use p2p_protocol::{Chunk, Key, Multihash};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    Amendment, Entry, Put, Role, StoreError, Terms,
+    Amendment, Entry, Put, Role, StoreError, Terms, Tuning,
+    disk::Disk,
     draft::{At, Draft, Shift, cost, evictable},
     evict::{self, Evictor},
     index::table::Table,
     log::{Log, Sealed, SegmentLog},
+    read::{Recency, Segments, Source},
     record::{Gone, Record},
     recover,
     segment::Location,
     shared::{IndexState, Shared},
 };
 
-/// What is answered: for a put, whether the chunk was here; for everything else the value says nothing.
-pub(super) type Outcome = Result<Put, StoreError>;
+/// What is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    /// To a put.
+    Put(Put),
+    /// To everything else.
+    Done,
+}
+
+/// What is answered, or why it was not done.
+pub(super) type Outcome = Result<Answer, StoreError>;
 
 /// What is asked of the writer.
 pub(super) enum Request {
@@ -78,6 +92,31 @@ pub(super) struct Writer {
     pub(super) index_paths: Option<recover::IndexPaths>,
 }
 
+/// Opens the segments and the index below `root`, on `disk`.
+pub(super) fn open(
+    disk: &Arc<dyn Disk>,
+    root: &Path,
+    capacity_bytes: u64,
+    tuning: Tuning,
+) -> Result<Writer, StoreError> {
+    let segments = root.join("segments");
+    let index_paths = recover::IndexPaths::below(root);
+    let mut log = SegmentLog::open(disk, &segments, tuning.segment_bytes, tuning.reserve_bytes)?;
+    let recovered = recover::index(&index_paths, &mut log, None)?;
+    let shared = Arc::new(Shared {
+        index: RwLock::new(IndexState::Open(recovered.table)),
+        source: Source::Disk(Segments::new(disk, &segments, &root.join("quarantine"))),
+        counters: Mutex::new(recovered.counters),
+        recency: Mutex::new(Recency::default()),
+        healing: AtomicBool::new(false),
+        batches: AtomicU64::new(0),
+        capacity_bytes,
+        disk: Some((Arc::clone(disk), segments, tuning.reserve_bytes)),
+    });
+    let (live, kept) = (recovered.live, BTreeMap::new());
+    Ok(Writer { shared, log: Box::new(log), live, kept, evictor: Evictor::default(), index_paths: Some(index_paths) })
+}
+
 /// What a batch will append, and what is answered when that is done.
 struct Plan<'a> {
     draft: Draft<'a>,
@@ -112,13 +151,14 @@ impl Writer {
             Err(error) => {
                 for operation in operations {
                     drop(operation.permit);
-                    let _ = operation.reply.send(Err(again(&error)));
+                    let _ = operation.reply.send(Err(error.clone()));
                 }
             }
         }
     }
 
     fn try_commit(&mut self, operations: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
+        self.log.ready()?;
         self.heal()?;
         let shared = Arc::clone(&self.shared);
         let table = match &*shared.index.read().unwrap_or_else(PoisonError::into_inner) {
@@ -158,7 +198,7 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(operations.len());
         for operation in operations {
             outcomes.push(match self.plan(&mut plan, table, &operation.request) {
-                Ok(put) => Ok(put),
+                Ok(answer) => Ok(answer),
                 Err(error @ StoreError::NoSpace { .. }) => Err(error),
                 Err(error) => return Err(error),
             });
@@ -253,7 +293,7 @@ impl Writer {
             }
             Request::Retire(_) | Request::Compacted { .. } | Request::Heal | Request::Close => {}
         }
-        Ok(Put::Known)
+        Ok(Answer::Done)
     }
 
     fn plan_put(&mut self, plan: &mut Plan<'_>, table: &Table, chunk: &Chunk, terms: Terms) -> Outcome {
@@ -269,7 +309,7 @@ impl Writer {
             if evictable(&entry) {
                 self.shared.recency().touch(&key.0);
             }
-            return Ok(Put::Known);
+            return Ok(Answer::Put(Put::Known));
         }
         // A chunk's constructors bound its length.
         let entry = Entry { cid: *chunk.cid(), length: chunk.len() as u32, terms };
@@ -279,7 +319,7 @@ impl Writer {
         if evictable(&entry) {
             self.shared.recency().touch(&key.0);
         }
-        Ok(Put::New)
+        Ok(Answer::Put(Put::New))
     }
 
     /// Evicts caches until `needed` bytes fit under the capacity.
@@ -372,7 +412,7 @@ impl Writer {
 
     /// Removes a sealed segment in which nothing is live.
     pub(super) fn retire(&mut self, number: u32) -> Outcome {
-        let Some(segments) = self.log.segments() else { return Ok(Put::Known) };
+        let Some(segments) = self.log.segments() else { return Ok(Answer::Done) };
         if self.live.get(&number).is_some_and(|live| *live > 0) {
             return Err(StoreError::Index(format!("something live is still in segment {number}")));
         }
@@ -380,18 +420,18 @@ impl Writer {
         self.live.remove(&number);
         self.kept.remove(&number);
         self.shared.source.forget(number);
-        Ok(Put::Known)
+        Ok(Answer::Done)
     }
 
     /// Makes the index again if it failed.
     fn heal(&mut self) -> Result<(), StoreError> {
         self.shared.healing.store(false, Ordering::SeqCst);
-        let failed =
-            matches!(&*self.shared.index.read().unwrap_or_else(PoisonError::into_inner), IndexState::Failed(_));
-        let (true, Some(paths), Some(segments)) = (failed, &self.index_paths, self.log.segments()) else {
-            return Ok(());
+        let failed = match &*self.shared.index.read().unwrap_or_else(PoisonError::into_inner) {
+            IndexState::Failed(reason) => reason.clone(),
+            _ => return Ok(()),
         };
-        let recovered = recover::index(paths, segments)?;
+        let (Some(paths), Some(segments)) = (&self.index_paths, self.log.segments()) else { return Ok(()) };
+        let recovered = recover::index(paths, segments, Some(failed))?;
         *self.shared.counters() = recovered.counters;
         self.live = recovered.live;
         self.kept.clear();
@@ -437,18 +477,4 @@ fn stronger(one: Terms, other: Terms) -> Terms {
 /// Copies wanted, as the contract bounds them: what is written must be readable again.
 fn bounded(wanted: u8) -> u8 {
     wanted.clamp(1, 16)
-}
-
-/// The same error once more, for each who waited for the same batch.
-fn again(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::NoSpace { needed, reason } => StoreError::NoSpace { needed: *needed, reason: reason.clone() },
-        StoreError::Locked(path) => StoreError::Locked(path.clone()),
-        StoreError::TooNew { found, known } => StoreError::TooNew { found: *found, known: *known },
-        StoreError::Io { doing, source } => {
-            StoreError::Io { doing: doing.clone(), source: io::Error::new(source.kind(), source.to_string()) }
-        }
-        StoreError::Index(reason) => StoreError::Index(reason.clone()),
-        StoreError::Closed => StoreError::Closed,
-    }
 }

@@ -1,10 +1,10 @@
-//! A small disk that can be filled: a tmpfs in a mount namespace of its own, which a sleeping process holds open.
+//! A small disk that can be filled, or whose power can be cut: a tmpfs, or an ext4 in a file, in a mount namespace of its own, which a sleeping process holds open.
 //!
 //! Needs root and util-linux (`unshare`, `nsenter`). Nothing is mounted where anybody else sees it; the mount goes when its
 //! holder does.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -23,13 +23,23 @@ pub struct SmallDisk {
 impl SmallDisk {
     /// Mounts one of `mebibytes`, or says why that cannot be done here.
     pub fn new(mebibytes: u32) -> Result<Self, String> {
+        Self::mount(r#"mount -t tmpfs -o size="$1"m none "$0""#, mebibytes.to_string().as_ref())
+    }
+
+    /// Mounts the ext4 in a file, or says why that cannot be done here. What its cache holds is written late, so that a
+    /// copy of the file is what a power cut leaves.
+    pub fn image(file: &Path) -> Result<Self, String> {
+        Self::mount(r#"mount -t ext4 -o loop,commit=300 "$1" "$0""#, file.as_os_str())
+    }
+
+    fn mount(command: &str, argument: &OsStr) -> Result<Self, String> {
         let scratch = Scratch::new("disk");
         let path = scratch.path().to_owned();
-        let script = r#"mount -t tmpfs -o size="$1"m none "$0" && echo mounted && exec sleep 86400"#;
+        let script = format!("{command} && echo mounted && exec sleep 86400");
         let mut holder = Command::new("unshare")
-            .args(["--mount", "sh", "-c", script])
+            .args(["--mount", "sh", "-c", &script])
             .arg(&path)
-            .arg(mebibytes.to_string())
+            .arg(argument)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -41,7 +51,7 @@ impl SmallDisk {
         let read = pipe.map(|mut pipe| pipe.read_line(&mut line));
         let disk = Self { holder, path, _scratch: scratch };
         if !matches!(read, Some(Ok(1..))) || line.trim() != "mounted" {
-            return Err("a small disk needs root, to mount it in a namespace".into());
+            return Err("a small disk needs root, to mount it in a namespace, and one in a file a loop device".into());
         }
         let entered = disk.enter(Command::new("nsenter")).arg("true").status();
         if !entered.is_ok_and(|status| status.success()) {

@@ -257,6 +257,6 @@ fn record_key(key: &EntryKey) -> Bytes {
 fn invalid(publication: &Publication, reason: String) -> StoreError {
     StoreError::Io {
         doing: format!("publishing {}", publication.name.as_deref().unwrap_or(&publication.label)),
-        source: io::Error::new(io::ErrorKind::InvalidInput, reason),
+        source: io::Error::new(io::ErrorKind::InvalidInput, reason).into(),
     }
 }

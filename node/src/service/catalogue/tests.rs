@@ -271,7 +271,7 @@ async fn entries_of_another_network_are_left_out_when_loading() {
     let store = Store::in_memory(1 << 20);
     let foreign = signed(3, "other", publication(3, "x", 1));
     store.set_meta("catalogue", &foreign.publication().key().0, foreign.bytes()).expect("it is kept");
-    store.set_meta("catalogue", b"noise", b"\x01noise").expect("it is kept");
+    store.set_meta("catalogue", b"noise", b"\x01\x00noise").expect("it is kept");
     // What a later version wrote stays for it to read again.
     store.set_meta("catalogue", b"later", b"\x02later").expect("it is kept");
     let a = start(&hub, keypair(1), store).await;

@@ -18,7 +18,7 @@ use p2p_protocol::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Report, Shared, UNIT_BYTES, Wish, amend::Change, owed::again};
+use super::{Report, Shared, UNIT_BYTES, Wish, amend::Change};
 use crate::{
     service::transfer::Ask,
     store::{Amendment, Entry, Put, Role, StoreError, Terms},
@@ -108,7 +108,7 @@ impl State {
     }
 
     fn failed(&self) -> Option<StoreError> {
-        self.progress().failed.as_ref().map(again)
+        self.progress().failed.clone()
     }
 
     async fn run(
@@ -140,13 +140,15 @@ impl State {
         let role = if plan.is_member(&local) { Role::Replica } else { Role::Cache };
         // Where this node is all that is wanted, nothing is owed and no mark has to be taken off.
         let terms = Terms { role, wanted, owed: wanted > 1 || role == Role::Cache, root: None };
-        // Added before and not owed: as long as nothing is known to be missing there is nothing to write.
-        let stands = !self.wish.local && entry.is_some_and(|entry| stands(&entry, &terms));
+        // Added before, not owed, and intact: there is nothing to write.
+        let stands = !self.wish.local
+            && entry.is_some_and(|entry| stands(&entry, &terms))
+            && shared.store.verify(&cid.hash).await?.is_some();
         if !stands {
             // Said before the chunk is counted off: `finish` looks for failures as soon as none is left.
             let kept = shared.store.put(chunk.clone(), terms).await;
             kept.inspect_err(|error| {
-                self.progress().failed.get_or_insert(again(error));
+                self.progress().failed.get_or_insert(error.clone());
             })?;
         }
         if self.wish.local {
@@ -290,7 +292,7 @@ impl Job {
         {
             let mut progress = state.progress();
             if let Some(error) = &progress.failed {
-                return Err(again(error));
+                return Err(error.clone());
             }
             if !progress.remember(hash) {
                 return Ok(Put::Known);

@@ -21,7 +21,7 @@ use crate::{
         transfer::{Ask, Offered, TransferError},
         worker::Work,
     },
-    store::{Amendment, Entry, Role, StoreError},
+    store::{Amendment, Entry, Role},
 };
 
 /// Owed entries that are read from the index at once.
@@ -163,18 +163,4 @@ async fn load(shared: &Shared, entry: Entry, bytes: &tokio::sync::OnceCell<Optio
         })
     });
     loaded.await.clone()
-}
-
-/// The same failure for another caller.
-pub(super) fn again(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::NoSpace { needed, reason } => StoreError::NoSpace { needed: *needed, reason: reason.clone() },
-        StoreError::Locked(path) => StoreError::Locked(path.clone()),
-        StoreError::TooNew { found, known } => StoreError::TooNew { found: *found, known: *known },
-        StoreError::Io { doing, source } => {
-            StoreError::Io { doing: doing.clone(), source: std::io::Error::new(source.kind(), source.to_string()) }
-        }
-        StoreError::Index(reason) => StoreError::Index(reason.clone()),
-        StoreError::Closed => StoreError::Closed,
-    }
 }

@@ -260,7 +260,8 @@ async fn consider(shared: &Shared, first: u32, offers: Vec<Offer>, replies: &mps
         let answer = if !shared.storing {
             Some(Message::Refused("it takes no chunks".into()))
         } else {
-            match shared.store.entry(&offer.cid.hash) {
+            // Read and hashed: "kept" says that its bytes are intact.
+            match shared.store.verify(&offer.cid.hash).await {
                 Err(error) => Some(refusal(&error)),
                 Ok(None) if u64::from(offer.length) > shared.store.usage().free_bytes => Some(Message::NoSpace),
                 Ok(None) => Some(Message::Send),

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::StoreError;
 
-/// The most writes that go into one batch: sled keeps a batch in memory several times over (MEASURED.md: 323 MiB at
-/// the peak with 64, 3.2 GiB with 10,000).
+/// The most writes that go into one batch: sled keeps a batch in memory several times over (measured:
+/// 323 MiB at the peak with 64, 3.2 GiB with 10,000).
 pub(super) const MAX_BATCH: usize = 64;
 
 /// A key and its new value, or `None` to remove it.

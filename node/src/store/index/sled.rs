@@ -1,11 +1,13 @@
 //! The index in sled 0.34.
 //!
-//! Its `flush` alone is not durable (MEASURED.md: acknowledged entries were lost in every simulated power cut), so
+//! Its `flush` alone is not durable (measured: acknowledged entries were lost in every simulated power cut), so
 //! its `db` file is synced once more. It panics where its file is damaged: every call is caught.
 
 use std::{
     fs::{File, OpenOptions},
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -18,6 +20,9 @@ const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// How often sled's own thread writes out what `apply` without `sync` left (metadata only) and cleans its file.
 /// Without that thread the file is never cleaned.
 const FLUSH_MILLISECONDS: u64 = 1000;
+
+/// How long one that was closed just now may still hold its lock: its threads have little to end.
+const LOCKED: Duration = Duration::from_secs(2);
 
 /// An open sled.
 pub(in crate::store) struct SledIndex {
@@ -34,7 +39,17 @@ impl SledIndex {
             .cache_capacity(CACHE_BYTES)
             .mode(sled::Mode::LowSpace)
             .flush_every_ms(Some(FLUSH_MILLISECONDS));
-        let tree = caught(|| config.open())?;
+        // Its threads let go of the file a moment after it was dropped.
+        let started = Instant::now();
+        let tree = loop {
+            match caught(|| config.open()) {
+                // It has no error of its own for that.
+                Err(StoreError::Index(reason)) if reason.contains("acquire lock") && started.elapsed() < LOCKED => {
+                    thread::sleep(LOCKED / 100);
+                }
+                opened => break opened?,
+            }
+        };
         let file = OpenOptions::new()
             .read(true)
             .write(true)

@@ -14,11 +14,13 @@ use p2p_protocol::{
 use super::{Index, Write};
 use crate::store::{
     Entry, StoreError,
-    record::{Salt, array, decode_terms, flags, role_code},
+    record::{Salt, array, decode_terms, first_eight, flags, role_code},
     segment::Location,
 };
 
 const POSITION: u8 = 0;
+/// Behind [`POSITION`], the key of the sum.
+const SUM: u8 = 1;
 const CHUNK: u8 = 1;
 const RECORD: u8 = 5;
 const META: u8 = 6;
@@ -77,6 +79,12 @@ impl Table {
             })
         };
         position().map(Some).ok_or_else(|| StoreError::Index("its log position cannot be read".into()))
+    }
+
+    /// The sum over all chunks and values that it should hold.
+    pub(in crate::store) fn sum(&self) -> Result<u64, StoreError> {
+        let value = self.index.get(&[POSITION, SUM])?;
+        Ok(value.and_then(|value| array(&value, 0)).map_or(0, u64::from_be_bytes))
     }
 
     pub(in crate::store) fn chunk(&self, key: &Key) -> Result<Option<Held>, StoreError> {
@@ -147,6 +155,26 @@ impl Table {
     pub(in crate::store) fn set_meta(&self, tree: &str, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
         self.index.apply(vec![(meta_key(tree, key)?, value.map(<[u8]>::to_vec))])
     }
+}
+
+/// The write that records what the index should hold: in every batch, so that it is never true of another state.
+pub(in crate::store) fn sum_write(sum: u64) -> Write {
+    (vec![POSITION, SUM], Some(sum.to_be_bytes().to_vec()))
+}
+
+/// What a chunk adds to the sum, and what takes it out again.
+pub(in crate::store) fn chunk_print(key: &Key, held: &Held) -> u64 {
+    print(&key.0, &encode_held(held))
+}
+
+/// What a value adds to the sum, by its place: another value has another.
+pub(in crate::store) fn value_print(key: &[u8], location: Location) -> u64 {
+    let [segment, offset] = [u64::from(location.segment), location.offset].map(u64::to_be_bytes);
+    print(&[&segment[..], &offset].concat(), key)
+}
+
+fn print(one: &[u8], other: &[u8]) -> u64 {
+    u64::from_be_bytes(first_eight(blake3::Hasher::new().update(one).update(other)))
 }
 
 /// The write that records how far the log is indexed.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{super::*, SMALL, all, cache, chunk, directory, replica, run};
+use super::{super::*, SMALL, all, cache, chunk, directory, disk::TestDisk, replica, run};
 use crate::store::record::HEAD_BYTES;
 
 /// What a chunk of a thousand bytes takes.
@@ -13,7 +13,8 @@ fn both<F: Future<Output = ()>>(chunks: u64, test: impl Fn(Store) -> F) {
     run(async {
         test(Store::in_memory(chunks * COST)).await;
         let directory = directory();
-        let store = Store::open_tuned(directory.path(), Some(chunks * COST), SMALL, |_| {}).expect("it opens");
+        let store =
+            Store::open_on(Arc::new(SystemDisk), directory.path(), Some(chunks * COST), SMALL).expect("it opens");
         test(store.clone()).await;
         let before = all(&store);
         store.close().await.expect("it closes");
@@ -97,14 +98,12 @@ fn one_that_does_not_fit_does_not_harm_the_others_of_its_batch() {
 fn a_full_disk_refuses_what_does_not_fit_and_serves_on() {
     run(async {
         let directory = directory();
-        let full_at = Arc::new(std::sync::atomic::AtomicU64::new(u64::MAX));
+        let disk = TestDisk::new();
         let tuning = Tuning { segment_bytes: 1 << 20, ..SMALL };
-        let store =
-            Store::open_tuned(directory.path(), Some(1 << 40), tuning, |log| log.full_at = Arc::clone(&full_at))
-                .expect("it opens");
+        let store = Store::open_on(Arc::new(disk.clone()), directory.path(), Some(1 << 40), tuning).expect("it opens");
         store.put(chunk(0, 1000), replica()).await.expect("there is room");
         // Room for two more of a thousand bytes.
-        full_at.store(128 + 3 * COST + 50, Ordering::SeqCst);
+        disk.state().full_at = 64 + 3 * COST + 50;
         let puts = [chunk(1, 1000), chunk(2, 30_000), chunk(3, 1000), chunk(4, 1000), chunk(5, 1000)];
         let done = futures::future::join_all(puts.map(|chunk| store.put(chunk, replica()))).await;
         let kept: Vec<_> = done.iter().map(Result::is_ok).collect();
@@ -112,12 +111,12 @@ fn a_full_disk_refuses_what_does_not_fit_and_serves_on() {
         assert!(matches!(&done[1], Err(StoreError::NoSpace { reason, .. }) if reason == "the disk is full"));
         assert_eq!(there(&store, 0..6), [0, 1, 3]);
         assert!(store.get(&chunk(1, 1000).cid().hash).await.expect("it reads").is_some());
-        let length = std::fs::metadata(&super::segment_files(directory.path())[0]).expect("it is there").len();
-        assert_eq!(length, 128 + 3 * COST, "what was half appended is taken back");
-        full_at.store(u64::MAX, Ordering::SeqCst);
+        let segment = disk.open(&directory.path().join("segments/00000001.seg"), false).expect("it is there");
+        assert_eq!(segment.length().expect("it is open"), 64 + 3 * COST, "what was half appended is taken back");
+        disk.state().full_at = u64::MAX;
         store.put(chunk(4, 1000), replica()).await.expect("there is room again");
         store.close().await.expect("it closes");
-        let store = super::open(directory.path());
+        let store = Store::open_on(Arc::new(disk), directory.path(), Some(1 << 40), tuning).expect("it opens");
         assert_eq!(there(&store, 0..6), [0, 1, 3, 4]);
         store.close().await.expect("it closes");
     });

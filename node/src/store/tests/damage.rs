@@ -145,8 +145,8 @@ fn what_is_damaged_is_remembered_over_a_rebuild() {
         let directory = directory();
         let chunks = made(directory.path(), 3).await;
         let length = fs::metadata(&segment_files(directory.path())[0]).expect("it is there").len() as usize;
-        // The last chunk's payload: before the two records of 32 + 1 + 4 bytes.
-        flip(&segment_files(directory.path())[0], length - 2 * 37 - 1);
+        // The last chunk's payload: before the two records of 40 + 1 + 4 bytes.
+        flip(&segment_files(directory.path())[0], length - 2 * 45 - 1);
         let store = open(directory.path());
         assert_eq!(store.get(&chunks[2].cid().hash).await.expect("it reads"), None);
         let damaged = store.damaged(None, 9).expect("it reads");

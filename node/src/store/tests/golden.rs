@@ -42,8 +42,8 @@ fn golden() -> String {
 
 #[test]
 fn records_are_written_and_read_as_ever() {
-    let header = segment::encode_header(1, SALT);
-    let mut lines = vec![format!("header: {}", hex(&header))];
+    let header = segment::SegmentHead { salt: SALT, end: 0 };
+    let mut lines = vec![format!("header: {}", hex(&header.encode(1)))];
     let mut offset = segment::SEGMENT_HEAD_BYTES;
     for (name, record) in records() {
         let mut bytes = Vec::new();

@@ -3,8 +3,12 @@
 mod capacity;
 mod crash;
 mod damage;
+mod disk;
 mod golden;
+mod images;
+mod lost;
 mod model;
+mod power;
 mod speed;
 
 use std::{
@@ -42,7 +46,7 @@ fn directory() -> tempfile::TempDir {
 }
 
 fn open(path: &Path) -> Store {
-    Store::open_tuned(path, Some(1 << 40), SMALL, |_| {}).expect("the store opens")
+    Store::open_on(std::sync::Arc::new(super::disk::SystemDisk), path, Some(1 << 40), SMALL).expect("the store opens")
 }
 
 fn all(store: &Store) -> Vec<Entry> {
@@ -60,6 +64,7 @@ fn all(store: &Store) -> Vec<Entry> {
 fn segment_files(path: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(path.join("segments")).expect("it is there");
     let mut files: Vec<_> = files.map(|file| file.expect("it is listed").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
     files.sort();
     files
 }

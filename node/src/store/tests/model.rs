@@ -119,7 +119,9 @@ async fn play(path: Option<&Path>, steps: &[Step]) {
     for step in steps {
         match step {
             Step::Put(puts) => {
-                // At once, so that they share a batch; the order of asking is the order of doing.
+                // At once, so that they share a batch; of one chunk only one, for they are done in any order.
+                let mut seen = std::collections::BTreeSet::new();
+                let puts: Vec<_> = puts.iter().filter(|(name, _)| seen.insert(*name)).collect();
                 let puts_here = puts.iter().map(|(name, terms)| store.put(named(*name), *terms));
                 let done = futures::future::join_all(puts_here).await;
                 for ((name, terms), put) in puts.iter().zip(done) {
