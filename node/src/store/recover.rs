@@ -106,12 +106,10 @@ fn renew(disk: &dyn Disk, paths: &IndexPaths, log: &mut SegmentLog, reason: &str
         // What only it knew is in the log now.
         set_aside(disk, paths)?;
     }
-    table.index().sync()?;
-    // Closed before it moves: it has files that it opens by their names.
+    // On disk by now, and closed before it moves: it has files that it opens by their names. Opening it again syncs the
+    // move, before anything is answered: the other is never followed again.
     drop(table);
     rename(disk, &paths.unfinished, &paths.index)?;
-    // Before anything is answered: the other is never followed again.
-    sync(disk, &paths.root)?;
     count(open(disk, paths, &paths.index)?, log)
 }
 
