@@ -147,12 +147,13 @@ async fn live_together(first: Dialect, second: Dialect) {
     eventually("they greet each other", || newer.rooms.locate.reachable() == 1 && older.rooms.locate.reachable() == 1)
         .await;
     let names = |newest: u8| ["transfer", "catalogue"].map(|protocol| protocol_name(NETWORK, protocol, newest));
-    {
+    // Identify tells of a protocol that came after the connection.
+    eventually("all versions are listed", || {
         let peers = older.network.peers();
-        let table = peers.borrow();
-        let listed = &table.peers[&newer.id()].protocols;
-        assert!(names(2).iter().chain(&names(1)).all(|name| listed.contains(name)), "{listed:?}");
-    }
+        let listed = &peers.borrow().peers[&newer.id()].protocols;
+        names(2).iter().chain(&names(1)).all(|name| listed.contains(name))
+    })
+    .await;
     let hello = older.rooms.transfer.greeting(newer.id()).await.expect("it greets").hello;
     assert_eq!(hello, Hello { version: 2, features: u64::MAX });
     let epochs = (newer.epoch(older), older.epoch(newer));
