@@ -98,7 +98,7 @@ impl SegmentLog {
         }
         for &number in sides.difference(&numbers) {
             // Either it was being removed, and nothing in it counted any more, or it is lost: the index knows.
-            tracing::warn!(segment = %segment::path(directory, number).display(), "a segment is missing");
+            tracing::warn!(segment = %segment::path(directory, number).display(), "a segment is missing; the index knows what was still in it, if anything");
             files.remove(number)?;
         }
         // Of these entries too.
@@ -262,13 +262,14 @@ impl Files {
     }
 
     fn remove(&self, number: u32) -> Result<(), StoreError> {
-        for path in [segment::path(&self.directory, number), segment::side_path(&self.directory, number)] {
-            match self.disk.remove(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("removing", &path, error)),
-                _ => {}
-            }
-        }
-        self.disk.sync_directory(&self.directory).map_err(|e| failed("syncing", &self.directory, e))
+        let remove = |path: &Path| match self.disk.remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", path, error)),
+            _ => Ok(()),
+        };
+        remove(&segment::path(&self.directory, number))?;
+        self.disk.sync_directory(&self.directory).map_err(|e| failed("syncing", &self.directory, e))?;
+        // After it, for good: a segment that came back without it would not know where it ends.
+        remove(&segment::side_path(&self.directory, number))
     }
 }
 

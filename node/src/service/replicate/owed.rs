@@ -113,7 +113,11 @@ async fn settle(shared: &Arc<Shared>, entry: Entry) -> bool {
     loop {
         while let Some(peer) = plan.poll_ask() {
             if peer == local {
-                plan.kept(&local);
+                // A copy whose bytes are damaged is none.
+                match shared.store.verify(&cid.hash).await {
+                    Ok(Some(_)) => plan.kept(&local),
+                    Ok(None) | Err(_) => plan.refused(&local),
+                }
                 continue;
             }
             let bytes = &bytes;

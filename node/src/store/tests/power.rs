@@ -227,18 +227,31 @@ impl Expected {
         if answers.iter().any(Result::is_ok) {
             self.pending.clear();
         }
-        for (step, _) in steps.iter().zip(answers).filter(|(_, answer)| answer.is_ok()) {
-            for name in 0..NAMES {
-                let held = self.chunks.remove(&name);
-                step.after(name, held)[0].map(|terms| self.chunks.insert(name, terms));
-            }
+        let done: Vec<&Step> =
+            steps.iter().zip(answers).filter(|(_, answer)| answer.is_ok()).map(|(step, _)| step).collect();
+        let puts = steps.iter().any(|step| matches!(step, Step::Put(..)));
+        let found: BTreeMap<_, _> = all(store).into_iter().map(|entry| (entry.cid, entry.terms)).collect();
+        for name in 0..NAMES {
+            // Caches give way at any place of a batch that puts something; which of them is the store's own choice.
+            let giving = |mut states: Vec<Option<Terms>>| {
+                if puts && states.iter().flatten().any(evictable) {
+                    states.push(None);
+                }
+                states
+            };
+            let before = giving(vec![self.chunks.remove(&name)]);
+            let after = done.iter().fold(before, |states, step| {
+                giving(states.into_iter().map(|state| step.after(name, state)[0]).collect())
+            });
+            let terms = found.get(named(name).cid()).copied();
+            assert!(after.contains(&terms), "chunk {name} is {terms:?}, not one of {after:?}");
+            terms.map(|terms| self.chunks.insert(name, terms));
+        }
+        for step in done {
             if let Step::Value(key, value) = step {
                 self.values.insert(*key, *value);
             }
         }
-        // What gave way is the store's own choice, among those that may.
-        let here: BTreeSet<_> = all(store).into_iter().map(|entry| entry.cid).collect();
-        self.chunks.retain(|name, terms| here.contains(named(*name).cid()) || !evictable(terms));
     }
 
     /// Takes what the store says for what was acknowledged.
