@@ -183,7 +183,7 @@ impl Fabric {
         }
     }
 
-    /// Cuts the link between two nodes, which stays down until [`heal`](Self::heal).
+    /// Cuts the link between two nodes, which stays down until they are [connected](Self::connect) again.
     pub fn sever(&self, a: PeerId, b: PeerId) {
         let mut state = self.lock();
         state.severed.insert(pair(a, b));
