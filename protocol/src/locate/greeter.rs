@@ -32,7 +32,7 @@ pub enum Input {
     Greeted {
         /// The peer.
         peer: PeerId,
-        /// The connection of the [`Output::Greet`] that this answers.
+        /// The connection of the [`Greet`] that this answers.
         epoch: u64,
     },
     /// A peer could not be greeted.
