@@ -33,7 +33,8 @@ impl From<PeerId> for Candidate {
 
 /// The `count` of `candidates` nearest to `key`, nearest first; fewer if there are fewer.
 ///
-/// Candidates are distinct. Cost: O(n) for the selection, O(count log count) for the order.
+/// Candidates are distinct. Cost: O(n) for the selection, O(count log count) for the order: a look at all of them, which
+/// tests and the benchmark hold [`Ranking::nearest`](crate::ranking::Ranking::nearest) against.
 pub fn closest(key: &Key, candidates: &[Candidate], count: usize) -> Vec<PeerId> {
     let mut ranked: Vec<_> = candidates.iter().map(|c| (c.key.distance(key), c.peer)).collect();
     if count == 0 || ranked.is_empty() {

@@ -3,8 +3,8 @@
 //! Whoever builds the rooms owns [`Workers`]. Each room gets a [`Layer`] of it, in the order in which they are built, and
 //! starts all of its tasks there; [`Workers::stop`] ends the layers in the reverse order, so that nothing is stopped
 //! while something above still uses it. A task ends in one of two ways: it is dropped where it waits ([`Layer::spawn`],
-//! [`Layer::task`]), or, where dropping it would leave something half done, it is told and ends by itself
-//! ([`Layer::spawn_to_end`], [`Layer::carry_through`]), but for one that takes too long, which is then dropped as well.
+//! [`Layer::task`]), or, where dropping it would leave something half done, it comes to its own end
+//! ([`Layer::carry_through`]), but for one that takes too long, which is then dropped as well.
 
 use std::{
     collections::BTreeMap,
@@ -158,15 +158,6 @@ impl Layer {
         self.inner.tasks.spawn(self.inner.stopping.clone().run_until_cancelled_owned(work));
     }
 
-    /// Starts a worker that ends by itself, soon after [`Work::stopping`].
-    pub fn spawn_to_end<F>(&self, name: &'static str, work: impl FnOnce(Work) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let work = work(self.listed(name));
-        self.inner.tasks.spawn(self.inner.cut.clone().run_until_cancelled_owned(work));
-    }
-
     /// Starts a piece of work, of which there are many and which no list names, that may be dropped wherever it waits.
     /// Its handle gives `None` if it was.
     pub fn task<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<Option<T>> {
@@ -216,11 +207,6 @@ impl Work {
     /// Nothing before `until`, unless something happens.
     pub fn waiting(&self, until: Instant) {
         self.set(State::Waiting { until });
-    }
-
-    /// Cancelled when the worker is to end.
-    pub fn stopping(&self) -> CancellationToken {
-        self.inner.stopping.clone()
     }
 
     fn set(&self, state: State) {
@@ -276,17 +262,20 @@ mod tests {
             pending().await
         });
         let said = Said("above", ends.clone());
-        above.spawn_to_end("above", |work| async move {
-            work.stopping().cancelled().await;
+        drop(above.carry_through(async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
             drop(said);
+        }));
+        above.spawn("idle", |work| async move {
+            let _listed = work;
+            pending().await
         });
         let said = Said("task", ends.clone());
         above.task(async move {
             let _until_dropped = said;
             pending::<()>().await
         });
-        assert_eq!(workers.list().iter().map(|standing| standing.name).collect::<Vec<_>>(), ["below", "above"]);
+        assert_eq!(workers.list().iter().map(|standing| standing.name).collect::<Vec<_>>(), ["below", "idle"]);
         assert!(workers.stop(Duration::from_secs(4)).await);
         assert_eq!(
             [ended.recv().await, ended.recv().await, ended.recv().await],
@@ -303,10 +292,7 @@ mod tests {
     async fn what_does_not_end_in_time_is_cut_off() {
         let workers = Workers::default();
         let layer = workers.layer();
-        layer.spawn_to_end("stubborn", |work| async move {
-            let _listed = work;
-            pending().await
-        });
+        drop(layer.carry_through(pending::<()>()));
         let began = Instant::now();
         assert!(!workers.stop(Duration::from_secs(4)).await);
         assert!(began.elapsed() < Duration::from_secs(5) && workers.list().is_empty());
