@@ -140,10 +140,11 @@ impl State {
         let role = if plan.is_member(&local) { Role::Replica } else { Role::Cache };
         // Where this node is all that is wanted, nothing is owed and no mark has to be taken off.
         let terms = Terms { role, wanted, owed: wanted > 1 || role == Role::Cache, root: None };
-        // Added before, not owed, and intact: there is nothing to write.
+        // Added before, not owed, and intact: there is nothing to write. Where it cannot be read the put below says why,
+        // before the chunk is counted off.
         let stands = !self.wish.local
             && entry.is_some_and(|entry| stands(&entry, &terms))
-            && shared.store.verify(&cid.hash).await?.is_some();
+            && matches!(shared.store.verify(&cid.hash).await, Ok(Some(_)));
         if !stands {
             // Said before the chunk is counted off: `finish` looks for failures as soon as none is left.
             let kept = shared.store.put(chunk.clone(), terms).await;
