@@ -297,16 +297,21 @@ impl Store {
     }
 
     /// Keeps a chunk; returns when it and its terms are on disk. One that is here already is verified first, and written
-    /// anew, as [`Put::New`], where it is damaged. Puts that are under way at once are done in any order. Waits while the queue is full. A dropped future may
-    /// leave the chunk kept all the same. [`StoreError::NoSpace`] harms nobody else.
+    /// anew, as [`Put::New`], where it is damaged. Puts that are under way at once are done in any order. Waits while the
+    /// queue is full. A dropped future may leave the chunk kept all the same. [`StoreError::NoSpace`] harms nobody else.
     pub async fn put(&self, chunk: Chunk, terms: Terms) -> Result<Put, StoreError> {
         // A chunk's constructors bound its length.
         let bytes = chunk.len() as u32;
         let hash = chunk.cid().hash;
-        if let Err(StoreError::Index(_)) = self.verify(&hash).await {
+        match self.verify(&hash).await {
+            Ok(_) => {}
             // The writer makes the index anew before it does anything.
-            self.ask(Request::Heal, 0).await?;
-            self.verify(&hash).await?;
+            Err(StoreError::Index(_)) => {
+                self.ask(Request::Heal, 0).await?;
+                self.verify(&hash).await?;
+            }
+            // What is here could not be read: nobody can say that it is intact.
+            Err(error) => return Err(error),
         }
         match self.ask(Request::Put(chunk, terms), bytes).await? {
             Answer::Put(put) => Ok(put),
