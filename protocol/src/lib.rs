@@ -18,6 +18,7 @@ pub mod fetch;
 pub mod key;
 pub mod locate;
 pub mod machine;
+pub mod manifest;
 pub mod owed;
 pub mod placement;
 pub mod ranking;
