@@ -351,11 +351,7 @@ fn open(settings: &Settings) -> Result<Opened> {
     let store = Store::open(&settings.data_dir, settings.capacity_bytes)?;
     let keypair = identity::load_or_make(&settings.data_dir)?;
     let known = remember::known(&store, &settings.network)?;
-    let port = store
-        .records()?
-        .into_iter()
-        .find(|(key, _)| key == PORT_RECORD)
-        .and_then(|(_, value)| std::str::from_utf8(&value).ok()?.parse().ok());
+    let port = store.record(PORT_RECORD)?.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
     Ok((store, keypair, known, port))
 }
 

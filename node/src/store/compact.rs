@@ -142,7 +142,13 @@ impl Compaction {
             Head::Amendment(entry) => Record::Amendment(entry),
             // `compact` went no further.
             Head::Unknown { .. } => return Ok(Found::Dead),
-            Head::Deletion(entry, gone) => Record::Deletion(entry, gone),
+            Head::Deletion(entry, gone, origin) => Record::Deletion(entry, gone, origin),
+            Head::Unset { checksum, origin, .. } => {
+                match walk.read(location.offset + head.head_bytes(), head.body_bytes()) {
+                    Ok(key) if body_checksum(&key, &[]) == checksum => Record::Unset(key.into(), origin),
+                    _ => return Ok(Found::Damaged),
+                }
+            }
             Head::Value { key, checksum, .. } => {
                 let Ok(body) = walk.read(location.offset + head.head_bytes(), head.body_bytes()) else {
                     return Ok(Found::Damaged);
@@ -179,7 +185,7 @@ impl Compaction {
         }
         let mut after: Option<Bytes> = None;
         loop {
-            let page = self.shared.with(|table| table.values(after.as_deref(), PAGE))?;
+            let page = self.shared.with(|table| table.values(&[], after.as_deref(), PAGE))?;
             let Some((last, ..)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for (key, location, value) in page.into_iter().filter(|(_, location, _)| location.segment == number) {

@@ -35,8 +35,8 @@ struct Slot {
 struct ValueSlot {
     /// The record that held so far, and its bytes.
     before: Option<(Location, u64)>,
-    at: At,
-    value: Bytes,
+    /// The one that holds from now on, and its value; `None`: there is none.
+    after: Option<(At, Bytes)>,
 }
 
 /// The store's counters, kept as the batches go.
@@ -177,13 +177,22 @@ impl<'a> Draft<'a> {
     /// Where the record of a value is.
     pub(super) fn value(&self, key: &Bytes) -> Result<Option<At>, StoreError> {
         match self.values.get(key) {
-            Some(slot) => Ok(Some(slot.at)),
+            Some(slot) => Ok(slot.after.as_ref().map(|(at, _)| *at)),
             None => Ok(self.table.value(key)?.map(|(location, _)| At::Log(location))),
         }
     }
 
     /// The value of `key` from now on.
     pub(super) fn keep_value(&mut self, key: Bytes, value: Bytes, at: At) -> Result<(), StoreError> {
+        self.set_value(key, Some((at, value)))
+    }
+
+    /// The key has no value from now on.
+    pub(super) fn drop_value(&mut self, key: Bytes) -> Result<(), StoreError> {
+        self.set_value(key, None)
+    }
+
+    fn set_value(&mut self, key: Bytes, after: Option<(At, Bytes)>) -> Result<(), StoreError> {
         let before = match self.values.get(&key) {
             Some(slot) => slot.before,
             None => {
@@ -191,7 +200,7 @@ impl<'a> Draft<'a> {
                 found.map(|(location, value)| (location, value_bytes(&key, &value)))
             }
         };
-        self.values.insert(key, ValueSlot { before, at, value });
+        self.values.insert(key, ValueSlot { before, after });
         Ok(())
     }
 
@@ -241,13 +250,23 @@ impl<'a> Draft<'a> {
                 }
             }
         }
-        for (key, ValueSlot { before, at, value }) in self.values {
-            let location = place(at);
+        for (key, ValueSlot { before, after }) in self.values {
+            let after = after.map(|(at, value)| (place(at), value));
+            if before.is_none() && after.is_none() {
+                continue;
+            }
             shifts.extend(before.map(|(location, bytes)| Shift { location, bytes, live: false }));
-            shifts.push(Shift { location, bytes: value_bytes(&key, &value), live: true });
-            sum ^= before.map_or(0, |(location, _)| table::value_print(&key, location));
-            sum ^= table::value_print(&key, location);
-            push(&mut batches, vec![table::value_write(&key, location, &value)], sum);
+            let bytes = |value: &Bytes| value_bytes(&key, value);
+            shifts.extend(after.as_ref().map(|(location, value)| Shift {
+                location: *location,
+                bytes: bytes(value),
+                live: true,
+            }));
+            let locations = [before.map(|(location, _)| location), after.as_ref().map(|(location, _)| *location)];
+            for location in locations.into_iter().flatten() {
+                sum ^= table::value_print(&key, location);
+            }
+            push(&mut batches, vec![table::value_write(&key, after)], sum);
         }
         push(&mut batches, vec![table::position_write(position)], sum);
         Ok((batches, shifts))

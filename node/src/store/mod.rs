@@ -74,6 +74,8 @@ const OPERATION_BYTES: u32 = 1024;
 const VERIFYING: usize = 4;
 /// Hashes that one operation names: what one batch of the index takes.
 const HASHES_AT_ONCE: usize = 64;
+/// Records that one operation changes: as many.
+const RECORDS_AT_ONCE: usize = 64;
 
 /// What tests make smaller.
 #[derive(Clone, Copy, Debug)]
@@ -409,20 +411,50 @@ impl Store {
         self.inner.shared.usage()
     }
 
-    /// Appends to the log what could not be derived again (this node's own publications); last writer wins by `key`.
+    /// Appends to the log what could not be derived again (entries of the catalogue); last writer wins by `key`.
     /// Durable on return. A key has at most 512 bytes, a value at most 64 KiB.
     pub async fn put_record(&self, key: Bytes, value: Bytes) -> Result<(), StoreError> {
-        if key.len() > MAX_KEY_BYTES || value.len() > MAX_VALUE_BYTES {
+        self.change_records(vec![(key, Some(value))]).await
+    }
+
+    /// Removes a record, if it is here; durable on return: it does not come back.
+    pub async fn remove_record(&self, key: Bytes) -> Result<(), StoreError> {
+        self.change_records(vec![(key, None)]).await
+    }
+
+    /// Keeps each record whose value is given and removes the others; durable on return, with a few syncs for all. A
+    /// key stands in it once. A failure, a crash or a dropped future may leave any part of it done.
+    pub async fn change_records(&self, changes: Vec<(Bytes, Option<Bytes>)>) -> Result<(), StoreError> {
+        let long = |(key, value): &(Bytes, Option<Bytes>)| {
+            key.len() > MAX_KEY_BYTES || value.as_ref().is_some_and(|value| value.len() > MAX_VALUE_BYTES)
+        };
+        if changes.iter().any(long) {
             let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the key or the value is too long");
             return Err(StoreError::Io { doing: "keeping a record".into(), source: Arc::new(source) });
         }
-        let bytes = (key.len() + value.len()) as u32;
-        self.ask(Request::Value(key, value), bytes).await.map(drop)
+        let parts = changes.chunks(RECORDS_AT_ONCE).map(|part| {
+            let bytes = part.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum::<usize>();
+            // At most 64 of 65 KiB.
+            self.ask(Request::Values(part.to_vec()), bytes as u32)
+        });
+        futures::future::try_join_all(parts).await.map(drop)
     }
 
-    /// Every record, by key.
-    pub fn records(&self) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-        let found = self.inner.shared.with(|table| table.values(None, usize::MAX));
+    /// The value of a record.
+    pub fn record(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let found = self.inner.shared.with(|table| table.value(key));
+        Ok(self.healing(found)?.map(|(_, value)| value))
+    }
+
+    /// Records whose keys begin with `prefix`: up to `limit` in key order, strictly after `after`. All of them are a
+    /// page after the other, each from the last key of the one before.
+    pub fn records(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let found = self.inner.shared.with(|table| table.values(prefix, after, limit));
         Ok(self.healing(found)?.into_iter().map(|(key, _, value)| (key, value)).collect())
     }
 

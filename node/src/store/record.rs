@@ -15,7 +15,7 @@ use super::{Entry, Role, Terms};
 pub(super) const COMMON_BYTES: usize = 24;
 /// Bytes of the header of a chunk, an amendment or a deletion.
 pub(super) const HEAD_BYTES: usize = 112;
-/// Bytes of the header of a value.
+/// Bytes of the header of a value, or of a value's deletion.
 pub(super) const VALUE_HEAD_BYTES: usize = 40;
 /// The most bytes that a header of any kind may have: what a walk reads at once is more.
 const MAX_HEAD_BYTES: usize = 1024;
@@ -25,6 +25,8 @@ pub(super) const MAX_KEY_BYTES: usize = 512;
 pub(super) const MAX_VALUE_BYTES: usize = 64 * 1024;
 /// Where the checksum stands in a header.
 const SUM_AT: usize = 16;
+/// Where the origin stands in the header of a chunk's deletion.
+const ORIGIN_AT: usize = 106;
 /// The most copies that can be wanted.
 const MAX_WANTED: u8 = 16;
 
@@ -54,10 +56,16 @@ pub(super) enum Record {
     /// The terms of a chunk from now on.
     Amendment(Entry),
     /// The chunk is gone.
-    Deletion(Entry, Gone),
+    Deletion(Entry, Gone, Origin),
     /// A key and its value; the last one holds.
     Value(Bytes, Bytes),
+    /// The key has no value any more.
+    Unset(Bytes, Origin),
 }
+
+/// Where a deletion was appended first: the number of that segment, or `None` where it still stands there. What it
+/// deletes is in that segment or in older ones, however often the deletion itself was copied since.
+pub(super) type Origin = Option<u32>;
 
 /// A header that was read: what the record is, without its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +75,7 @@ pub(super) enum Head {
     /// See [`Record::Amendment`].
     Amendment(Entry),
     /// See [`Record::Deletion`].
-    Deletion(Entry, Gone),
+    Deletion(Entry, Gone, Origin),
     /// A value; the body is key and value.
     Value {
         /// Bytes of the key.
@@ -76,6 +84,15 @@ pub(super) enum Head {
         value: usize,
         /// Of the body.
         checksum: [u8; 8],
+    },
+    /// See [`Record::Unset`]; the body is the key.
+    Unset {
+        /// Bytes of the key.
+        key: usize,
+        /// Of the body.
+        checksum: [u8; 8],
+        /// See [`Origin`].
+        origin: Origin,
     },
     /// Intact, and of a kind, a length or with fields that only a newer version knows.
     Unknown {
@@ -90,7 +107,7 @@ impl Head {
     /// Bytes of the header.
     pub(super) fn head_bytes(&self) -> u64 {
         match self {
-            Self::Value { .. } => VALUE_HEAD_BYTES as u64,
+            Self::Value { .. } | Self::Unset { .. } => VALUE_HEAD_BYTES as u64,
             Self::Unknown { head, .. } => u64::from(*head),
             _ => HEAD_BYTES as u64,
         }
@@ -101,6 +118,7 @@ impl Head {
         match self {
             Self::Chunk(entry) => u64::from(entry.length),
             Self::Value { key, value, .. } => (key + value) as u64,
+            Self::Unset { key, .. } => *key as u64,
             Self::Unknown { body, .. } => u64::from(*body),
             Self::Amendment(_) | Self::Deletion(..) => 0,
         }
@@ -135,16 +153,23 @@ impl Head {
             let bounded = key <= MAX_KEY_BYTES && value <= MAX_VALUE_BYTES;
             return bounded.then_some(Self::Value { key, value, checksum: array(head, 28)? });
         }
+        if head[4] == 5 && head.len() == VALUE_HEAD_BYTES {
+            let key = usize::from(u16::from_be_bytes(array(head, 24)?));
+            let bounded = key <= MAX_KEY_BYTES && key == body as usize;
+            let (checksum, origin) = (array(head, 28)?, decode_origin(head, 36)?);
+            return bounded.then_some(Self::Unset { key, checksum, origin });
+        }
         if head.len() != HEAD_BYTES {
             return None;
         }
         let entry = decode_entry(head)?;
+        let origin = decode_origin(head, ORIGIN_AT)?;
         match (head[4], head[28], body) {
             (1, 0, body) if body == entry.length => Some(Self::Chunk(entry)),
             (2, 0, 0) => Some(Self::Amendment(entry)),
-            (3, 0, 0) => Some(Self::Deletion(entry, Gone::Evicted)),
-            (3, 1, 0) => Some(Self::Deletion(entry, Gone::Removed)),
-            (3, 2, 0) => Some(Self::Deletion(entry, Gone::Damaged)),
+            (3, 0, 0) => Some(Self::Deletion(entry, Gone::Evicted, origin)),
+            (3, 1, 0) => Some(Self::Deletion(entry, Gone::Removed, origin)),
+            (3, 2, 0) => Some(Self::Deletion(entry, Gone::Damaged, origin)),
             _ => None,
         }
     }
@@ -157,6 +182,7 @@ impl Record {
             Self::Chunk(_, payload) => (HEAD_BYTES + payload.len()) as u64,
             Self::Amendment(_) | Self::Deletion(..) => HEAD_BYTES as u64,
             Self::Value(key, value) => (VALUE_HEAD_BYTES + key.len() + value.len()) as u64,
+            Self::Unset(key, _) => (VALUE_HEAD_BYTES + key.len()) as u64,
         }
     }
 
@@ -169,6 +195,7 @@ impl Record {
             Self::Deletion(..) => (3, HEAD_BYTES, 0),
             // Both were bounded when they were taken (`MAX_KEY_BYTES`, `MAX_VALUE_BYTES`).
             Self::Value(key, value) => (4, VALUE_HEAD_BYTES, (key.len() + value.len()) as u32),
+            Self::Unset(key, _) => (5, VALUE_HEAD_BYTES, key.len() as u32),
         };
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[kind, 0]);
@@ -178,18 +205,25 @@ impl Record {
         out.extend_from_slice(&[0; 12]);
         match self {
             Self::Chunk(entry, _) | Self::Amendment(entry) => encode_entry(entry, 0, out),
-            Self::Deletion(entry, gone) => {
+            Self::Deletion(entry, gone, origin) => {
                 let reason = match gone {
                     Gone::Evicted => 0,
                     Gone::Removed => 1,
                     Gone::Damaged => 2,
                 };
                 encode_entry(entry, reason, out);
+                out.extend_from_slice(&origin.unwrap_or(0).to_be_bytes());
             }
             Self::Value(key, value) => {
                 out.extend_from_slice(&(key.len() as u16).to_be_bytes());
                 out.extend_from_slice(&[0; 2]);
                 out.extend_from_slice(&body_checksum(key, value));
+            }
+            Self::Unset(key, origin) => {
+                out.extend_from_slice(&(key.len() as u16).to_be_bytes());
+                out.extend_from_slice(&[0; 2]);
+                out.extend_from_slice(&body_checksum(key, &[]));
+                out.extend_from_slice(&origin.unwrap_or(0).to_be_bytes());
             }
         }
         out.resize(start + length, 0);
@@ -204,6 +238,7 @@ impl Record {
             Self::Chunk(_, payload) => [payload, &EMPTY],
             Self::Amendment(_) | Self::Deletion(..) => [&EMPTY, &EMPTY],
             Self::Value(key, value) => [key, value],
+            Self::Unset(key, _) => [key, &EMPTY],
         }
     }
 }
@@ -243,6 +278,12 @@ fn decode_entry(head: &[u8]) -> Option<Entry> {
     let hash = Multihash::from_bytes(head.get(36..36 + MULTIHASH_BYTES)?).ok()?;
     let terms = decode_terms(head[25], head[26], head[27], head.get(70..70 + CID_BYTES)?)?;
     Some(Entry { cid: Cid { codec, hash }, length, terms })
+}
+
+/// The origin at `at` of a deletion's header; segments are numbered from 1.
+fn decode_origin(head: &[u8], at: usize) -> Option<Origin> {
+    let number = u32::from_be_bytes(array(head, at)?);
+    Some((number != 0).then_some(number))
 }
 
 /// The byte of a role.

@@ -213,7 +213,7 @@ fn count(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
     }
     let mut after: Option<Bytes> = None;
     loop {
-        let page = table.values(after.as_deref(), PAGE)?;
+        let page = table.values(&[], after.as_deref(), PAGE)?;
         let Some((last, ..)) = page.last() else { break };
         after = Some(last.clone());
         for (key, mut location, value) in page {
@@ -268,7 +268,7 @@ fn write_down_lost(old: &Table, table: &Table, log: &mut SegmentLog) -> Result<(
     }
     let mut after: Option<Bytes> = None;
     loop {
-        let page = old.values(after.as_deref(), PAGE)?;
+        let page = old.values(&[], after.as_deref(), PAGE)?;
         let Some((last, ..)) = page.last() else { break };
         after = Some(last.clone());
         for (key, location, value) in page {
@@ -322,7 +322,7 @@ impl<'a> Lost<'a> {
     }
 
     fn damaged(&mut self, entry: Entry) -> Result<(), Unfit> {
-        self.add(Record::Deletion(entry, Gone::Damaged))
+        self.add(Record::Deletion(entry, Gone::Damaged, None))
     }
 
     /// Where the value is from now on.
@@ -372,10 +372,11 @@ impl<'a> Lost<'a> {
         for (number, record) in records.iter().enumerate() {
             match record {
                 Record::Chunk(entry, _) => draft.keep(Key::from(&entry.cid.hash), *entry, At::Batch(number))?,
-                Record::Deletion(entry, _) | Record::Amendment(entry) => {
+                Record::Deletion(entry, ..) | Record::Amendment(entry) => {
                     draft.drop_chunk(Key::from(&entry.cid.hash), Some(*entry))?;
                 }
                 Record::Value(key, value) => draft.keep_value(key.clone(), value.clone(), At::Batch(number))?,
+                Record::Unset(key, _) => draft.drop_value(key.clone())?,
             }
         }
         self.total += records.len() as u64;

@@ -132,8 +132,15 @@ impl Part<'_> {
                     draft.keep(key, current, at)?;
                 }
             }
-            Head::Deletion(entry, gone) => {
+            Head::Deletion(entry, gone, _) => {
                 draft.drop_chunk(Key::from(&entry.cid.hash), (gone == Gone::Damaged).then_some(entry))?;
+            }
+            Head::Unset { checksum, .. } => {
+                let key = body(head.head_bytes())?;
+                if body_checksum(&key, &[]) != checksum {
+                    return Ok(false);
+                }
+                draft.drop_value(key.into())?;
             }
             // Of a newer version: nobody here knows what it says, and the compaction leaves it where it is.
             Head::Unknown { .. } => {}

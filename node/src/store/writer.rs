@@ -50,8 +50,8 @@ pub(super) enum Request {
     Amend(Vec<Multihash>, Amendment),
     /// Remove chunks, whatever their terms.
     Remove(Vec<Multihash>),
-    /// Keep a value.
-    Value(Bytes, Bytes),
+    /// Keep values, or remove them where there is none.
+    Values(Vec<(Bytes, Option<Bytes>)>),
     /// A read found that the record there is damaged.
     Damaged(Multihash, Location),
     /// Records of a segment that is being compacted.
@@ -231,7 +231,7 @@ impl Writer {
     fn account(&mut self, records: &[Record], locations: &[Location], shifts: &[Shift]) {
         for (record, location) in records.iter().zip(locations) {
             // They are live until a compaction finds that nothing needs them.
-            if matches!(record, Record::Amendment(_) | Record::Deletion(..)) {
+            if matches!(record, Record::Amendment(_) | Record::Deletion(..) | Record::Unset(..)) {
                 *self.kept.entry(location.segment).or_default() += record.total_bytes();
             }
         }
@@ -268,14 +268,24 @@ impl Writer {
                     let key = Key::from(hash);
                     if let Some((entry, _)) = plan.draft.chunk(&key)? {
                         plan.draft.drop_chunk(key, None)?;
-                        plan.records.push(Record::Deletion(entry, Gone::Removed));
+                        plan.records.push(Record::Deletion(entry, Gone::Removed, None));
                     }
                 }
             }
-            Request::Value(key, value) => {
-                let at = At::Batch(plan.records.len());
-                plan.draft.keep_value(key.clone(), value.clone(), at)?;
-                plan.records.push(Record::Value(key.clone(), value.clone()));
+            Request::Values(changes) => {
+                for (key, value) in changes {
+                    match value {
+                        Some(value) => {
+                            plan.draft.keep_value(key.clone(), value.clone(), At::Batch(plan.records.len()))?;
+                            plan.records.push(Record::Value(key.clone(), value.clone()));
+                        }
+                        None if plan.draft.value(key)?.is_some() => {
+                            plan.draft.drop_value(key.clone())?;
+                            plan.records.push(Record::Unset(key.clone(), None));
+                        }
+                        None => {}
+                    }
+                }
             }
             Request::Damaged(hash, location) => {
                 let key = Key::from(hash);
@@ -283,7 +293,7 @@ impl Writer {
                     && found == *location
                 {
                     plan.draft.drop_chunk(key, Some(entry))?;
-                    plan.records.push(Record::Deletion(entry, Gone::Damaged));
+                    plan.records.push(Record::Deletion(entry, Gone::Damaged, None));
                 }
             }
             Request::Relocate(moved) => {
@@ -359,7 +369,7 @@ impl Writer {
                 freed += cost(&entry);
                 useless = 0;
                 plan.draft.drop_chunk(key, None)?;
-                plan.records.push(Record::Deletion(entry, Gone::Evicted));
+                plan.records.push(Record::Deletion(entry, Gone::Evicted, None));
             }
         }
         Ok(freed)
@@ -387,7 +397,7 @@ impl Writer {
                     plan.records.push(Record::Amendment(current));
                 }
             }
-            Record::Deletion(entry, gone) => {
+            Record::Deletion(entry, gone, origin) => {
                 // Needed while the deleted record may still be in an older segment; a mark of damage, until the chunk
                 // is here again.
                 let key = Key::from(&entry.cid.hash);
@@ -395,9 +405,17 @@ impl Writer {
                     Gone::Damaged => plan.draft.damaged(&key)?.is_some(),
                     Gone::Evicted | Gone::Removed => true,
                 };
-                let older = self.log.segments().is_some_and(|segments| segments.has_older(from.segment));
+                let origin = origin.unwrap_or(from.segment);
+                let older = self.log.segments().is_some_and(|segments| segments.has_older(origin));
                 if plan.draft.chunk(&key)?.is_none() && needed && (older || *gone == Gone::Damaged) {
-                    plan.records.push(record.clone());
+                    plan.records.push(Record::Deletion(*entry, *gone, Some(origin)));
+                }
+            }
+            Record::Unset(key, origin) => {
+                let origin = origin.unwrap_or(from.segment);
+                let older = self.log.segments().is_some_and(|segments| segments.has_older(origin));
+                if plan.draft.value(key)?.is_none() && older {
+                    plan.records.push(Record::Unset(key.clone(), Some(origin)));
                 }
             }
             Record::Value(key, value) => {

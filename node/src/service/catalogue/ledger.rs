@@ -66,7 +66,7 @@ impl Ledger {
     ) -> Result<Self, StoreError> {
         let local = keypair.public().to_peer_id();
         let mut map = Map::default();
-        let own = store.records()?.into_iter().filter(|(key, _)| key.starts_with(RECORD_PREFIX));
+        let own = store.records(RECORD_PREFIX, None, usize::MAX)?.into_iter();
         let others = store.meta(META)?;
         for (index, (key, value)) in own.chain(others).enumerate() {
             if index % LOADED_AT_ONCE == LOADED_AT_ONCE - 1 {

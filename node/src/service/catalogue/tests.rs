@@ -138,7 +138,10 @@ async fn what_cannot_be_published_is_refused() {
     ] {
         assert!(matches!(a.catalogue.publish(bad).await, Err(StoreError::Io { .. })));
     }
-    assert_eq!((a.catalogue.entries(), a.store.records().expect("they are read").len()), (vec![], 0));
+    assert_eq!(
+        (a.catalogue.entries(), a.store.records(b"", None, usize::MAX).expect("they are read").len()),
+        (vec![], 0)
+    );
     // Any file name makes a label.
     let odd = a.catalogue.publish(Draft { label: "a\nb".to_owned(), ..draft("x") }).await.expect("it is kept");
     assert_eq!(odd.label, "a_b");
@@ -299,7 +302,7 @@ async fn a_lost_log_never_makes_a_version_twice() {
     }
     // And it is in the log again.
     let key = [&b"publication/"[..], &EntryKey::named(&a.peer, "site").0].concat();
-    let records = a.store.records().expect("they are read");
+    let records = a.store.records(b"", None, usize::MAX).expect("they are read");
     let record = records.iter().find(|(name, _)| *name == key).expect("it is in the log");
     assert_eq!(SignedPublication::decode(NETWORK, &record.1).expect("it is valid").publication().version, 8);
 }

@@ -119,17 +119,21 @@ impl Table {
         self.index.get(&prefixed(RECORD, key))?.map(decode_value).transpose()
     }
 
-    /// Every log record's key, location and value; a page of `limit`, strictly after `after`.
+    /// Keys of log records that begin with `prefix`, their locations and values: a page of `limit` in key order,
+    /// strictly after `after`.
     pub(in crate::store) fn values(
         &self,
+        prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Bytes, Location, Bytes)>, StoreError> {
+        let space = prefixed(RECORD, prefix);
         let mut from = prefixed(RECORD, after.unwrap_or_default());
         if after.is_some() {
             from.push(0);
         }
-        let pairs = self.index.range(&from, &[RECORD + 1], limit)?;
+        let end = behind(&space);
+        let pairs = self.index.range(&from.max(space), &end, limit)?;
         let decoded = pairs.into_iter().map(|(key, value)| {
             let (location, value) = decode_value(value)?;
             Ok((key.slice(1..), location, value))
@@ -140,14 +144,7 @@ impl Table {
     /// All of metadata tree `tree`, in key order.
     pub(in crate::store) fn meta(&self, tree: &str) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         let prefix = meta_key(tree, &[])?;
-        let mut end = prefix.clone();
-        // The first key after all that begin with `prefix`; its first byte is under 255, so there is one.
-        while end.last() == Some(&u8::MAX) {
-            end.pop();
-        }
-        if let Some(last) = end.last_mut() {
-            *last += 1;
-        }
+        let end = behind(&prefix);
         let pairs = self.index.range(&prefix, &end, usize::MAX)?;
         Ok(pairs.into_iter().map(|(key, value)| (key.slice(prefix.len()..), value)).collect())
     }
@@ -194,12 +191,16 @@ pub(in crate::store) fn mark_key(mark: Mark, key: &Key) -> Vec<u8> {
     prefixed(mark as u8, &key.0)
 }
 
-pub(in crate::store) fn value_write(key: &[u8], location: Location, value: &[u8]) -> Write {
-    let mut out = Vec::with_capacity(12 + value.len());
-    out.extend_from_slice(&location.segment.to_be_bytes());
-    out.extend_from_slice(&location.offset.to_be_bytes());
-    out.extend_from_slice(value);
-    (prefixed(RECORD, key), Some(out))
+/// The write that keeps a value and the place of its record, or removes it.
+pub(in crate::store) fn value_write(key: &[u8], value: Option<(Location, Bytes)>) -> Write {
+    let value = value.map(|(location, value)| {
+        let mut out = Vec::with_capacity(12 + value.len());
+        out.extend_from_slice(&location.segment.to_be_bytes());
+        out.extend_from_slice(&location.offset.to_be_bytes());
+        out.extend_from_slice(&value);
+        out
+    });
+    (prefixed(RECORD, key), value)
 }
 
 pub(in crate::store) fn encode_held(held: &Held) -> Vec<u8> {
@@ -246,6 +247,18 @@ fn decode_key(key: &[u8]) -> Result<Key, StoreError> {
         return Err(StoreError::Index("a key of it has the wrong length".into()));
     }
     array(key, 1).map(Key).ok_or_else(|| StoreError::Index("a key of it cannot be read".into()))
+}
+
+/// The first key behind all that begin with `prefix`, whose first byte is a key space: under 255.
+fn behind(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while end.last() == Some(&u8::MAX) {
+        end.pop();
+    }
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
 }
 
 fn prefixed(space: u8, key: &[u8]) -> Vec<u8> {

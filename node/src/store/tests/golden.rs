@@ -24,10 +24,14 @@ fn records() -> Vec<(&'static str, Record)> {
         ("chunk", Record::Chunk(entry(&two, plain), two.bytes().clone())),
         ("chunk", Record::Chunk(entry(&three, plain), three.bytes().clone())),
         ("amendment", Record::Amendment(entry(&one, Terms { role: Role::Replica, owed: false, ..owed }))),
-        ("deletion evicted", Record::Deletion(entry(&two, plain), Gone::Evicted)),
-        ("deletion removed", Record::Deletion(entry(&two, plain), Gone::Removed)),
-        ("deletion damaged", Record::Deletion(entry(&three, plain), Gone::Damaged)),
+        ("deletion evicted", Record::Deletion(entry(&two, plain), Gone::Evicted, None)),
+        ("deletion removed", Record::Deletion(entry(&two, plain), Gone::Removed, None)),
+        ("deletion damaged", Record::Deletion(entry(&three, plain), Gone::Damaged, None)),
+        ("deletion removed, copied", Record::Deletion(entry(&two, plain), Gone::Removed, Some(1))),
         ("value", Record::Value(Bytes::from_static(b"key"), Bytes::from_static(b"value"))),
+        ("value", Record::Value(Bytes::from_static(b"gone"), Bytes::from_static(b""))),
+        ("value removed", Record::Unset(Bytes::from_static(b"gone"), None)),
+        ("value removed, copied", Record::Unset(Bytes::from_static(b"gone"), Some(1))),
     ]
 }
 
@@ -85,7 +89,7 @@ fn a_store_of_format_1_opens() {
         assert_eq!(store.get(&one.cid().hash).await.expect("it reads"), Some(one));
         assert_eq!(store.damaged(None, 9).expect("it reads").len(), 1);
         let record = (Bytes::from_static(b"key"), Bytes::from_static(b"value"));
-        assert_eq!(store.records().expect("it reads"), [record]);
+        assert_eq!(store.records(b"", None, usize::MAX).expect("it reads"), [record]);
         store.close().await.expect("it closes");
     });
 }

@@ -9,6 +9,7 @@ mod images;
 mod lost;
 mod model;
 mod power;
+mod records;
 mod speed;
 
 use std::{

@@ -15,6 +15,7 @@ enum Step {
     Amend(Vec<u8>, Amendment),
     Remove(Vec<u8>),
     Value(u8, u8),
+    Unset(Vec<u8>),
     Meta(u8, Option<u8>),
     Reopen,
     /// Reopen without the index.
@@ -46,6 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (names(), amendment()).prop_map(|(names, change)| Step::Amend(names, change)),
         3 => names().prop_map(Step::Remove),
         2 => (0..5u8, any::<u8>()).prop_map(|(key, value)| Step::Value(key, value)),
+        1 => proptest::collection::btree_set(0..5u8, 1..4).prop_map(|keys| Step::Unset(keys.into_iter().collect())),
         1 => (0..5u8, any::<Option<u8>>()).prop_map(|(key, value)| Step::Meta(key, value)),
         1 => Just(Step::Reopen),
         1 => Just(Step::Rebuild),
@@ -101,7 +103,15 @@ async fn compare(store: &Store, model: &Model) {
     let owed: Vec<_> = entries.iter().filter(|entry| entry.terms.owed).copied().collect();
     assert_eq!(store.owed(None, 100).expect("it reads"), owed);
     let values: Vec<_> = model.values.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-    assert_eq!(store.records().expect("it reads"), values);
+    assert_eq!(store.records(b"", None, usize::MAX).expect("it reads"), values);
+    for key in 0..5u8 {
+        let key = [key; 9];
+        assert_eq!(store.record(&key).expect("it reads").as_ref(), model.values.get(&key[..]));
+        let one = store.records(&key[..4], None, 2).expect("it reads").into_iter().map(|(_, value)| value);
+        assert_eq!(one.collect::<Vec<_>>(), model.values.get(&key[..]).cloned().into_iter().collect::<Vec<_>>());
+        let next = store.records(b"", Some(&key), 1).expect("it reads").pop();
+        assert_eq!(next, values.iter().find(|(found, _)| found[..] > key[..]).cloned());
+    }
     let meta: Vec<_> = model.meta.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     assert_eq!(store.meta("tree").expect("it reads"), meta);
     let usage = store.usage();
@@ -142,6 +152,12 @@ async fn play(path: Option<&Path>, steps: &[Step]) {
                 let (key, value) = (Bytes::from(vec![*key; 9]), Bytes::from(vec![*value; usize::from(*value)]));
                 store.put_record(key.clone(), value.clone()).await.expect("it writes");
                 model.values.insert(key, value);
+            }
+            Step::Unset(keys) => {
+                let keys: Vec<_> = keys.iter().map(|key| Bytes::from(vec![*key; 9])).collect();
+                keys.iter().for_each(|key| drop(model.values.remove(key)));
+                let changes = keys.into_iter().map(|key| (key, None)).collect();
+                store.change_records(changes).await.expect("it writes");
             }
             Step::Meta(key, Some(value)) => {
                 store.set_meta("tree", &[*key], &[*value]).expect("it writes");

@@ -101,6 +101,7 @@ pub(super) enum Step {
     Remove(u8),
     Amend(u8, Amendment),
     Value(u8, u8),
+    Unset(u8),
 }
 
 fn stronger(held: Terms, terms: Terms) -> Terms {
@@ -125,6 +126,7 @@ impl Step {
             }
             5..8 => Self::Remove(name),
             8 => Self::Amend(name, Amendment { role: Some(role), owed: Some(false), wanted: None }),
+            _ if random.random_bool(0.3) => Self::Unset(name % 4),
             _ => Self::Value(name % 4, random.random()),
         }
     }
@@ -135,7 +137,8 @@ impl Step {
             Self::Put(name, terms) => Request::Put(named(*name), *terms),
             Self::Remove(name) => Request::Remove(vec![hash(name)]),
             Self::Amend(name, change) => Request::Amend(vec![hash(name)], *change),
-            Self::Value(name, value) => Request::Value(vec![*name].into(), vec![*value; 40].into()),
+            Self::Value(name, value) => Request::Values(vec![(vec![*name].into(), Some(vec![*value; 40].into()))]),
+            Self::Unset(name) => Request::Values(vec![(vec![*name].into(), None)]),
         }
     }
 
@@ -202,12 +205,14 @@ impl Expected {
             assert_eq!(read, entry.map(|_| chunk), "{what}: chunk {name} is intact");
         }
         assert!(found.is_empty(), "{what}: {found:?}");
-        let values: BTreeMap<Bytes, Bytes> = store.records().expect("it reads").into_iter().collect();
+        let values: BTreeMap<Bytes, Bytes> =
+            store.records(b"", None, usize::MAX).expect("it reads").into_iter().collect();
         for name in 0..4 {
             let mut allowed: Vec<Option<u8>> = vec![self.values.get(&name).copied()];
             let pending = self.pending.iter();
             allowed.extend(pending.filter_map(|step| match step {
                 Step::Value(key, value) if *key == name => Some(Some(*value)),
+                Step::Unset(key) if *key == name => Some(None),
                 _ => None,
             }));
             let value = values.get(&[name][..]).map(|value| value[0]);
@@ -248,8 +253,10 @@ impl Expected {
             terms.map(|terms| self.chunks.insert(name, terms));
         }
         for step in done {
-            if let Step::Value(key, value) = step {
-                self.values.insert(*key, *value);
+            match step {
+                Step::Value(key, value) => drop(self.values.insert(*key, *value)),
+                Step::Unset(key) => drop(self.values.remove(key)),
+                Step::Put(..) | Step::Remove(_) | Step::Amend(..) => {}
             }
         }
     }
@@ -259,7 +266,7 @@ impl Expected {
         let found: BTreeMap<_, _> = all(store).into_iter().map(|entry| (entry.cid, entry.terms)).collect();
         let names = (0..NAMES).filter_map(|name| Some((name, *found.get(named(name).cid())?)));
         self.chunks = names.collect();
-        let values = store.records().expect("it reads").into_iter();
+        let values = store.records(b"", None, usize::MAX).expect("it reads").into_iter();
         self.values = values.map(|(key, value)| (key[0], value[0])).collect();
         self.pending.clear();
     }
