@@ -30,8 +30,19 @@ const MAX_REST: Duration = Duration::from_millis(200);
 /// Index entries read at once when a damaged segment's survivors are looked for.
 const PAGE: usize = 1024;
 
-/// A segment to compact.
-pub(super) type Job = (u32, Sealed);
+/// Steps of a sweep before whoever waits for the thread has its turn: some seconds.
+const SWEEP_STEPS: usize = 512;
+/// Entries of the key table that a step of a sweep removes: what one batch of the index takes.
+const SWEEP_ENTRIES: usize = 64;
+
+/// What the thread does next.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Job {
+    /// Compact this segment.
+    Segment(u32, Sealed),
+    /// Remove a part of what does not count any more of the key table.
+    Sweep,
+}
 
 /// Tells the thread to end, also while it rests.
 #[derive(Debug, Default)]
@@ -68,8 +79,12 @@ pub(super) struct Compaction {
 impl Compaction {
     /// Compacts what comes through `jobs` until the other end is gone.
     pub(super) fn run(&self, jobs: &Receiver<Job>) {
-        while let Ok((number, sealed)) = jobs.recv() {
-            let done = match self.compact(number, sealed) {
+        while let Ok(job) = jobs.recv() {
+            let (outcome, number) = match job {
+                Job::Segment(number, sealed) => (self.compact(number, sealed), Some(number)),
+                Job::Sweep => (self.sweep().map(|()| true), None),
+            };
+            let done = match outcome {
                 Ok(done) => done,
                 Err(StoreError::Closed) => return,
                 Err(error) => {
@@ -77,10 +92,28 @@ impl Compaction {
                     false
                 }
             };
-            if (self.ask)(Request::Compacted { number, done }).is_err() {
+            let stuck = number.filter(|_| !done);
+            if (self.ask)(Request::Compacted { stuck }).is_err() {
                 return;
             }
         }
+    }
+
+    /// Removes a part of what does not count any more of the key table.
+    fn sweep(&self) -> Result<(), StoreError> {
+        for _ in 0..SWEEP_STEPS {
+            let started = Instant::now();
+            match self.shared.with(|table| table.keys().sweep(SWEEP_ENTRIES)) {
+                Ok(true) => {}
+                // Of an index that failed nothing is left, and the writer makes it again.
+                Ok(false) | Err(StoreError::Index(_)) => break,
+                Err(error) => return Err(error),
+            }
+            if self.stop.rest(started.elapsed().min(MAX_REST)) {
+                return Err(StoreError::Closed);
+            }
+        }
+        Ok(())
     }
 
     /// Empties and removes a segment; `false`: it has to stay.
@@ -92,8 +125,8 @@ impl Compaction {
         let mut moved = Vec::new();
         let mut bytes = 0;
         let mut walk = Walk::new(&*file, salt, SEGMENT_HEAD_BYTES, sealed.length);
+        let mut started = Instant::now();
         loop {
-            let started = Instant::now();
             match walk.step().map_err(|e| failed("reading", &path, e))? {
                 Step::Record { head: Head::Unknown { .. }, .. } => {
                     tracing::warn!(segment = %path.display(), "a segment has records that only a newer version knows; it stays as it is");
@@ -117,9 +150,10 @@ impl Compaction {
             if bytes >= STEP_BYTES || moved.len() >= STEP_RECORDS {
                 self.relocate(&mut moved, started)?;
                 bytes = 0;
+                started = Instant::now();
             }
         }
-        self.relocate(&mut moved, Instant::now())?;
+        self.relocate(&mut moved, started)?;
         if damaged {
             self.rescue(number)?;
         }

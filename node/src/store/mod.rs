@@ -9,8 +9,10 @@
 mod compact;
 mod disk;
 mod draft;
+mod error;
 mod evict;
 mod index;
+mod key_table;
 mod layout;
 mod log;
 mod quiet;
@@ -20,6 +22,7 @@ mod recover;
 mod replay;
 mod segment;
 mod shared;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -38,7 +41,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use p2p_protocol::{Chunk, Cid, Key, Multihash};
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use p2p_protocol::{Chunk, Key, Multihash};
 use tokio::{
     sync::{Semaphore, oneshot},
     task,
@@ -60,6 +64,14 @@ use self::{
     threads::WriterThread,
     writer::{Answer, Operation, Outcome, Request, Writer},
 };
+pub use self::{
+    error::StoreError,
+    key_table::{
+        Edit, KeyTable, MAX_NOTE_BYTES, MAX_NOTE_NAME_BYTES, MAX_TABLE_CHANGES, MAX_TABLE_VALUE_BYTES, Merge, Rebuild,
+        TableChange,
+    },
+    terms::{Amendment, Entry, Put, Removed, Role, Terms, Usage},
+};
 
 /// Bytes of a segment file (small enough to be compacted in seconds, large enough for few files).
 const SEGMENT_BYTES: u64 = 256 * 1024 * 1024;
@@ -72,10 +84,11 @@ const OPERATION_BYTES: u32 = 1024;
 /// Chunks that are verified at once without being read out: each takes a thread and at most 2 MiB (guess: as many as
 /// keep a disk busy).
 const VERIFYING: usize = 4;
-/// Hashes that one operation names: what one batch of the index takes.
-const HASHES_AT_ONCE: usize = 64;
-/// Records that one operation changes: as many.
-const RECORDS_AT_ONCE: usize = 64;
+/// Hashes or records that one operation is about: what one batch of the index takes.
+const PART: usize = 64;
+/// Operations that one call with many hashes or records has under way: they share a sync, and whoever comes meanwhile
+/// waits for no more than these.
+const PARTS_AT_ONCE: usize = 4;
 
 /// What tests make smaller.
 #[derive(Clone, Copy, Debug)]
@@ -88,112 +101,6 @@ impl Default for Tuning {
     fn default() -> Self {
         Self { segment_bytes: SEGMENT_BYTES, reserve_bytes: RESERVE_BYTES }
     }
-}
-
-/// Why this node keeps a chunk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Role {
-    /// It is of the chunk's replica set.
-    Replica,
-    /// An adder's own copy of what it does not have to hold; gives way when a replica needs the room.
-    Cache,
-}
-
-/// On what terms a chunk is kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Terms {
-    /// Why.
-    pub role: Role,
-    /// Copies wanted in the network, 1 to 16.
-    pub wanted: u8,
-    /// Fewer copies than wanted are known to exist: it is pinned, and offered to peers as they come.
-    pub owed: bool,
-    /// The root that it belongs to, where the writer knew it.
-    pub root: Option<Cid>,
-}
-
-/// What the index says of a chunk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Entry {
-    /// The address under which it came first.
-    pub cid: Cid,
-    /// Payload bytes.
-    pub length: u32,
-    /// On what terms.
-    pub terms: Terms,
-}
-
-/// A change of the terms of chunks that are here; `None` leaves a field as it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Amendment {
-    /// The new role.
-    pub role: Option<Role>,
-    /// The new mark.
-    pub owed: Option<bool>,
-    /// The new number of copies wanted.
-    pub wanted: Option<u8>,
-}
-
-/// Whether a chunk was here before.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Put {
-    /// It was not.
-    New,
-    /// It was; its terms are now the stronger of both (replica over cache, more copies, owed over not).
-    Known,
-}
-
-/// What the store holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Usage {
-    /// Chunks, replicas and caches.
-    pub chunks: u64,
-    /// Their payload bytes.
-    pub bytes: u64,
-    /// The most that they may take.
-    pub capacity_bytes: u64,
-    /// Bytes that a new replica could have: what is free, and what caches would give.
-    pub free_bytes: u64,
-    /// Chunks marked owed.
-    pub owed: u64,
-}
-
-/// Why the store did not do as it was asked.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum StoreError {
-    /// No room under the capacity, or on the disk.
-    #[error("no space for {needed} bytes: {reason}")]
-    NoSpace {
-        /// How many were asked for.
-        needed: u64,
-        /// Whose limit it was.
-        reason: String,
-    },
-    /// Another daemon has it open.
-    #[error("another daemon already runs on {0}")]
-    Locked(std::path::PathBuf),
-    /// Made by a newer version.
-    #[error("the data directory has format {found}, and this version reads up to {known}")]
-    TooNew {
-        /// Its format.
-        found: u32,
-        /// What is known here.
-        known: u32,
-    },
-    /// The system failed.
-    #[error("{doing}: {source}")]
-    Io {
-        /// What was being done, on which file.
-        doing: String,
-        /// The system's error.
-        source: Arc<std::io::Error>,
-    },
-    /// The index failed and could not be rebuilt.
-    #[error("the index failed: {0}")]
-    Index(String),
-    /// The store is closed.
-    #[error("the store is closed")]
-    Closed,
 }
 
 /// The handle: clone it freely. When the last one is dropped the store closes by itself, soon; [`Store::close`] waits.
@@ -266,8 +173,16 @@ impl Store {
         let spawning = |source| StoreError::Io { doing: "starting a thread".into(), source: Arc::new(source) };
         let builder = thread::Builder::new().name("store-compaction".into());
         let compaction = builder.spawn(move || compaction.run(&todo)).map_err(spawning)?;
-        let thread =
-            WriterThread { writer, receiver, jobs, compacting: None, stuck: BTreeSet::new(), stop, compaction, layout };
+        let thread = WriterThread {
+            writer,
+            receiver,
+            jobs,
+            compacting: false,
+            stuck: BTreeSet::new(),
+            stop,
+            compaction,
+            layout,
+        };
         thread::Builder::new().name("store-writer".into()).spawn(move || thread.run()).map_err(spawning)?;
         let queue = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
         let verifying = Arc::new(Semaphore::new(VERIFYING));
@@ -277,8 +192,9 @@ impl Store {
     /// A store in memory with the same behaviour, for simulations: no threads, no blocking.
     pub fn in_memory(capacity_bytes: u64) -> Self {
         let payloads = Payloads::default();
+        let table = Table::new(Arc::new(MemoryIndex::default())).expect("an empty map in memory reads");
         let shared = Arc::new(Shared {
-            index: RwLock::new(IndexState::Open(Table::new(Arc::new(MemoryIndex::default())))),
+            index: RwLock::new(IndexState::Open(table)),
             source: Source::Memory(Arc::clone(&payloads)),
             counters: Mutex::new(Counters::default()),
             recency: Mutex::new(Recency::default()),
@@ -302,6 +218,15 @@ impl Store {
     /// anew, as [`Put::New`], where it is damaged. Puts that are under way at once are done in any order. Waits while the
     /// queue is full. A dropped future may leave the chunk kept all the same. [`StoreError::NoSpace`] harms nobody else.
     pub async fn put(&self, chunk: Chunk, terms: Terms) -> Result<Put, StoreError> {
+        self.put_checked(chunk, terms, None).await.map(|(put, _)| put)
+    }
+
+    async fn put_checked(
+        &self,
+        chunk: Chunk,
+        terms: Terms,
+        change: Option<TableChange>,
+    ) -> Result<(Put, bool), StoreError> {
         // A chunk's constructors bound its length.
         let bytes = chunk.len() as u32;
         let hash = chunk.cid().hash;
@@ -315,10 +240,15 @@ impl Store {
             // What is here could not be read: nobody can say that it is intact.
             Err(error) => return Err(error),
         }
-        match self.ask(Request::Put(chunk, terms), bytes).await? {
-            Answer::Put(put) => Ok(put),
+        let request = match change {
+            None => Request::Put(chunk, terms),
+            Some(change) => Request::PutWith(chunk, terms, change),
+        };
+        match self.ask(request, bytes).await? {
+            Answer::Put(put) => Ok((put, false)),
+            Answer::PutWith(put, changed) => Ok((put, changed)),
             // The writer answers a put with nothing else (`Writer::plan`).
-            Answer::Done => unreachable!("a put is answered as one"),
+            Answer::Done | Answer::Removed(_) | Answer::Table(_) => unreachable!("a put is answered as one"),
         }
     }
 
@@ -372,18 +302,19 @@ impl Store {
     /// Changes the terms of those that are here; returns when that is on disk. A dropped future may leave some or all
     /// of it done.
     pub async fn amend(&self, hashes: Vec<Multihash>, change: Amendment) -> Result<(), StoreError> {
-        self.ask_in_parts(&hashes, |part| Request::Amend(part, change)).await
+        self.ask_for_parts(&hashes, |part| (Request::Amend(part, change), 0)).await.map(drop)
     }
 
-    /// Removes those that are here, whatever their terms; returns when that is on disk.
-    pub async fn remove(&self, hashes: Vec<Multihash>) -> Result<(), StoreError> {
-        self.ask_in_parts(&hashes, Request::Remove).await
+    /// Removes those that are here, whatever their terms, and says what that was of; returns when it is on disk.
+    /// However many there are, others are served between them. A dropped future may leave some of it done.
+    pub async fn remove(&self, hashes: Vec<Multihash>) -> Result<Removed, StoreError> {
+        self.ask_for_parts(&hashes, |part| (Request::Remove(part), 0)).await
     }
 
     /// Up to `limit` entries in key order, strictly after `after`.
     pub fn scan(&self, after: Option<Key>, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        let found = self.inner.shared.with(|table| table.chunks(after, limit));
-        Ok(self.healing(found)?.into_iter().map(|(_, held)| held.entry).collect())
+        let found = self.with(|table| table.chunks(after, limit));
+        Ok(found?.into_iter().map(|(_, held)| held.entry).collect())
     }
 
     /// Up to `limit` owed entries in key order, strictly after `after`.
@@ -432,18 +363,18 @@ impl Store {
             let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the key or the value is too long");
             return Err(StoreError::Io { doing: "keeping a record".into(), source: Arc::new(source) });
         }
-        let parts = changes.chunks(RECORDS_AT_ONCE).map(|part| {
+        let request = |part: Vec<(Bytes, Option<Bytes>)>| {
             let bytes = part.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum::<usize>();
             // At most 64 of 65 KiB.
-            self.ask(Request::Values(part.to_vec()), bytes as u32)
-        });
-        futures::future::try_join_all(parts).await.map(drop)
+            (Request::Values(part), bytes as u32)
+        };
+        self.ask_for_parts(&changes, request).await.map(drop)
     }
 
     /// The value of a record.
     pub fn record(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let found = self.inner.shared.with(|table| table.value(key));
-        Ok(self.healing(found)?.map(|(_, value)| value))
+        let found = self.with(|table| table.value(key));
+        Ok(found?.map(|(_, value)| value))
     }
 
     /// Records whose keys begin with `prefix`: up to `limit` in key order, strictly after `after`. All of them are a
@@ -454,24 +385,24 @@ impl Store {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-        let found = self.inner.shared.with(|table| table.values(prefix, after, limit));
-        Ok(self.healing(found)?.into_iter().map(|(key, _, value)| (key, value)).collect())
+        let found = self.with(|table| table.values(prefix, after, limit));
+        Ok(found?.into_iter().map(|(key, _, value)| (key, value)).collect())
     }
 
     /// Small derivable metadata in the index (catalogue of others, peers, settings): `tree` names a key space and has
     /// at most 255 bytes; lost when the index is rebuilt. On disk within about a second, or with the next put.
     pub fn set_meta(&self, tree: &str, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.healing(self.inner.shared.with(|table| table.set_meta(tree, key, Some(value))))
+        self.with(|table| table.set_meta(tree, key, Some(value)))
     }
 
     /// Removes one.
     pub fn remove_meta(&self, tree: &str, key: &[u8]) -> Result<(), StoreError> {
-        self.healing(self.inner.shared.with(|table| table.set_meta(tree, key, None)))
+        self.with(|table| table.set_meta(tree, key, None))
     }
 
     /// All of a key space, in key order.
     pub fn meta(&self, tree: &str) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-        self.healing(self.inner.shared.with(|table| table.meta(tree)))
+        self.with(|table| table.meta(tree))
     }
 
     /// Ends what is under way, flushes, releases the lock: on return the same process can open it again. Everything
@@ -491,13 +422,33 @@ impl Store {
         }
     }
 
-    async fn ask_in_parts(
+    /// Asks for parts of `items`, a few at a time; `request` makes an operation and its payload bytes of each. Gives
+    /// what they removed.
+    async fn ask_for_parts<T: Clone>(
         &self,
-        hashes: &[Multihash],
-        request: impl Fn(Vec<Multihash>) -> Request,
-    ) -> Result<(), StoreError> {
-        let parts = hashes.chunks(HASHES_AT_ONCE).map(|part| self.ask(request(part.to_vec()), 0));
-        futures::future::try_join_all(parts).await.map(drop)
+        items: &[T],
+        request: impl Fn(Vec<T>) -> (Request, u32),
+    ) -> Result<Removed, StoreError> {
+        let mut total = Removed::default();
+        let mut asked = FuturesUnordered::new();
+        let mut parts = items.chunks(PART);
+        loop {
+            while asked.len() < PARTS_AT_ONCE
+                && let Some(part) = parts.next()
+            {
+                let (request, bytes) = request(part.to_vec());
+                asked.push(self.ask(request, bytes));
+            }
+            match asked.next().await {
+                Some(Ok(Answer::Removed(removed))) => {
+                    total.chunks += removed.chunks;
+                    total.bytes += removed.bytes;
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error),
+                None => return Ok(total),
+            }
+        }
     }
 
     async fn ask(&self, request: Request, payload_bytes: u32) -> Outcome {
@@ -516,6 +467,25 @@ impl Store {
             }
         }
         answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Runs `work` on the index.
+    fn with<T>(&self, work: impl FnOnce(&Table) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.healing(self.inner.shared.with(work))
+    }
+
+    /// Has what does not count any more of the key table removed: in the background, or here where there is none.
+    fn sweep(&self) {
+        match &self.inner.door {
+            Door::Thread { sender, .. } => {
+                let (reply, _) = oneshot::channel();
+                // The writer looks for what is to be done after each commit, also one of nothing. Closed: the next
+                // start does.
+                let _ = sender.send(Operation { request: Request::Heal, reply, permit: None });
+            }
+            // What failed is found again by the next sweep.
+            Door::Inline(_) => while let Ok(true) = self.with(|table| table.keys().sweep(PART)) {},
+        }
     }
 
     /// Lets the writer make the index again if it failed.

@@ -166,7 +166,7 @@ fn open(disk: &dyn Disk, paths: &IndexPaths, directory: &Path) -> Result<Table, 
     let index = disk.index(directory)?;
     sync(disk, directory)?;
     sync(disk, &paths.root)?;
-    Ok(Table::new(index))
+    Ok(Table::new(index)?)
 }
 
 /// Replays the tail from the index's position on.
@@ -229,6 +229,7 @@ fn count(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
         return Err(Unfit::Index("it does not hold what it was given".into()));
     }
     lost.write()?;
+    table.keys().check()?;
     Ok(Recovered { table, counters, live })
 }
 

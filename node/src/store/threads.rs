@@ -28,8 +28,8 @@ pub(super) struct WriterThread {
     pub(super) writer: Writer,
     pub(super) receiver: Receiver<Operation>,
     pub(super) jobs: SyncSender<Job>,
-    /// The segment that is being compacted.
-    pub(super) compacting: Option<u32>,
+    /// The compaction has something to do.
+    pub(super) compacting: bool,
     /// Segments whose compaction failed: tried again after the next start.
     pub(super) stuck: BTreeSet<u32>,
     pub(super) stop: Arc<Stop>,
@@ -53,11 +53,9 @@ impl WriterThread {
                 Some(Operation { request: Request::Retire(number), reply, .. }) => {
                     let _ = reply.send(self.writer.retire(number));
                 }
-                Some(Operation { request: Request::Compacted { number, done }, reply, .. }) => {
-                    self.compacting = None;
-                    if !done {
-                        self.stuck.insert(number);
-                    }
+                Some(Operation { request: Request::Compacted { stuck }, reply, .. }) => {
+                    self.compacting = false;
+                    self.stuck.extend(stuck);
                     let _ = reply.send(Ok(Answer::Done));
                 }
                 _ => {}
@@ -92,7 +90,7 @@ impl WriterThread {
                     Request::Retire(_) | Request::Compacted { .. } | Request::Close => return (batch, Some(operation)),
                     // Big already, and paced: nobody waits behind more than one.
                     Request::Relocate(_) => BATCH_BYTES,
-                    Request::Put(chunk, _) => chunk.len() as u64,
+                    Request::Put(chunk, _) | Request::PutWith(chunk, ..) => chunk.len() as u64,
                     _ => 0,
                 };
                 batch.push(operation);
@@ -115,13 +113,15 @@ impl WriterThread {
         }
     }
 
-    /// Gives the compaction its next segment, if it is idle and one is worth it.
+    /// Gives the compaction its next segment, if it is idle and one is worth it, or what is to be swept.
     fn propose(&mut self) {
-        if self.compacting.is_none()
-            && let Some(job) = self.writer.worth_compacting(LIVE_PERCENT, &self.stuck)
-            && self.jobs.try_send(job).is_ok()
-        {
-            self.compacting = Some(job.0);
+        if self.compacting {
+            return;
+        }
+        let segment = self.writer.worth_compacting(LIVE_PERCENT, &self.stuck);
+        let job = segment.map(|(number, sealed)| Job::Segment(number, sealed));
+        if let Some(job) = job.or_else(|| self.writer.has_garbage().then_some(Job::Sweep)) {
+            self.compacting = self.jobs.try_send(job).is_ok();
         }
     }
 }

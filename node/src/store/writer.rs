@@ -17,11 +17,12 @@ use p2p_protocol::{Chunk, Key, Multihash};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    Amendment, Entry, Put, Role, StoreError, Terms, Tuning,
+    Amendment, Entry, Put, Removed, Role, StoreError, Terms, Tuning,
     disk::Disk,
     draft::{At, Draft, Shift, cost, evictable},
     evict::{self, Evictor},
     index::table::Table,
+    key_table::TableChange,
     log::{Log, Sealed, SegmentLog},
     read::{Recency, Segments, Source},
     record::{Gone, Record},
@@ -35,6 +36,12 @@ use super::{
 pub(super) enum Answer {
     /// To a put.
     Put(Put),
+    /// To a put with a change of the key table, and whether that was made.
+    PutWith(Put, bool),
+    /// To a change of the key table: whether it was made.
+    Table(bool),
+    /// To a removal: what it was of.
+    Removed(Removed),
     /// To everything else.
     Done,
 }
@@ -46,6 +53,12 @@ pub(super) type Outcome = Result<Answer, StoreError>;
 pub(super) enum Request {
     /// Keep a chunk.
     Put(Chunk, Terms),
+    /// Keep a chunk, and change the key table.
+    PutWith(Chunk, Terms, TableChange),
+    /// Change the key table.
+    Table(TableChange),
+    /// Sync what was changed without a commit.
+    Flush,
     /// Change terms.
     Amend(Vec<Multihash>, Amendment),
     /// Remove chunks, whatever their terms.
@@ -58,17 +71,30 @@ pub(super) enum Request {
     Relocate(Vec<(Location, Record)>),
     /// Nothing live is in this segment any more: remove it.
     Retire(u32),
-    /// The compaction is idle again; whether it could do what it had.
+    /// The compaction is idle again.
     Compacted {
-        /// The segment.
-        number: u32,
-        /// Whether it is gone.
-        done: bool,
+        /// The segment that it could not remove.
+        stuck: Option<u32>,
     },
     /// Make the index again if it failed; commit nothing.
     Heal,
     /// End.
     Close,
+}
+
+impl Request {
+    /// What it changes of the key table.
+    fn change(&self) -> Option<&TableChange> {
+        match self {
+            Self::PutWith(_, _, change) | Self::Table(change) => Some(change),
+            _ => None,
+        }
+    }
+
+    /// Whether it waits for a sync though it changes nothing.
+    fn flushes(&self) -> bool {
+        matches!(self, Self::Flush)
+    }
 }
 
 /// A request, where its answer goes, and its share of the queue.
@@ -207,25 +233,40 @@ impl Writer {
             return Err(StoreError::NoSpace { needed: 0, reason: "the batch is committed in parts".into() });
         }
         let Plan { draft, records, .. } = plan;
-        if records.is_empty() {
+        let asked = operations.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+        let apart = asked.filter(|(operation, _)| operation.request.change().is_some() || operation.request.flushes());
+        if records.is_empty() && apart.count() == 0 {
             return Ok(outcomes);
         }
         let counters = draft.counters();
-        let locations = self.log.append(&records)?;
-        if let Err(error) = self.log.sync() {
-            self.log.undo();
-            return Err(error);
+        let mut batches = (Vec::new(), Vec::new());
+        let mut locations = Vec::new();
+        if !records.is_empty() {
+            locations = self.log.append(&records)?;
+            if let Err(error) = self.log.sync() {
+                self.log.undo();
+                return Err(error);
+            }
+            batches = draft.finish(&locations, &self.log.position())?;
         }
-        let (batches, shifts) = draft.finish(&locations, &self.log.position())?;
-        *logged = Some(outcomes);
+        // Without the changes of the key table: where the index fails now, the table is lost.
+        *logged = Some(outcomes.clone());
+        let (batches, shifts) = batches;
         for batch in batches {
             table.index().apply(batch)?;
+        }
+        for (operation, outcome) in operations.iter().zip(&mut outcomes) {
+            if let (Some(change), Ok(Answer::PutWith(_, made) | Answer::Table(made))) =
+                (operation.request.change(), outcome)
+            {
+                *made = table.keys().apply(change)?;
+            }
         }
         table.index().sync()?;
         self.shared.batches.fetch_add(1, Ordering::Relaxed);
         *self.shared.counters() = counters;
         self.account(&records, &locations, &shifts);
-        Ok(logged.take().unwrap_or_default())
+        Ok(outcomes)
     }
 
     fn account(&mut self, records: &[Record], locations: &[Location], shifts: &[Shift]) {
@@ -248,7 +289,11 @@ impl Writer {
 
     fn plan(&mut self, plan: &mut Plan<'_>, table: &Table, request: &Request) -> Outcome {
         match request {
-            Request::Put(chunk, terms) => return self.plan_put(plan, table, chunk, *terms),
+            Request::Put(chunk, terms) => return self.plan_put(plan, table, chunk, *terms).map(Answer::Put),
+            Request::PutWith(chunk, terms, _) => {
+                return self.plan_put(plan, table, chunk, *terms).map(|put| Answer::PutWith(put, false));
+            }
+            Request::Table(_) => return Ok(Answer::Table(false)),
             Request::Amend(hashes, change) => {
                 for hash in hashes {
                     let key = Key::from(hash);
@@ -264,13 +309,17 @@ impl Writer {
                 }
             }
             Request::Remove(hashes) => {
+                let mut removed = Removed::default();
                 for hash in hashes {
                     let key = Key::from(hash);
                     if let Some((entry, _)) = plan.draft.chunk(&key)? {
                         plan.draft.drop_chunk(key, None)?;
                         plan.records.push(Record::Deletion(entry, Gone::Removed, None));
+                        removed.chunks += 1;
+                        removed.bytes += cost(&entry);
                     }
                 }
+                return Ok(Answer::Removed(removed));
             }
             Request::Values(changes) => {
                 for (key, value) in changes {
@@ -301,12 +350,12 @@ impl Writer {
                     self.plan_move(plan, *from, record)?;
                 }
             }
-            Request::Retire(_) | Request::Compacted { .. } | Request::Heal | Request::Close => {}
+            Request::Flush | Request::Retire(_) | Request::Compacted { .. } | Request::Heal | Request::Close => {}
         }
         Ok(Answer::Done)
     }
 
-    fn plan_put(&mut self, plan: &mut Plan<'_>, table: &Table, chunk: &Chunk, terms: Terms) -> Outcome {
+    fn plan_put(&mut self, plan: &mut Plan<'_>, table: &Table, chunk: &Chunk, terms: Terms) -> Result<Put, StoreError> {
         let terms = Terms { wanted: bounded(terms.wanted), ..terms };
         let key = Key::from(&chunk.cid().hash);
         if let Some((mut entry, at)) = plan.draft.chunk(&key)? {
@@ -319,7 +368,7 @@ impl Writer {
             if evictable(&entry) {
                 self.shared.recency().touch(&key.0);
             }
-            return Ok(Answer::Put(Put::Known));
+            return Ok(Put::Known);
         }
         // A chunk's constructors bound its length.
         let entry = Entry { cid: *chunk.cid(), length: chunk.len() as u32, terms };
@@ -329,7 +378,7 @@ impl Writer {
         if evictable(&entry) {
             self.shared.recency().touch(&key.0);
         }
-        Ok(Answer::Put(Put::New))
+        Ok(Put::New)
     }
 
     /// Evicts caches until `needed` bytes fit under the capacity.
@@ -474,6 +523,11 @@ impl Writer {
             (live * 100 < sealed.length * percent && (live == 0 || live < room)).then_some((live, *number, *sealed))
         });
         candidates.min_by_key(|(live, number, _)| (*live, *number)).map(|(_, number, sealed)| (number, sealed))
+    }
+
+    /// Whether something of the key table does not count any more.
+    pub(super) fn has_garbage(&self) -> bool {
+        self.shared.with(|table| Ok(table.keys().has_garbage())).unwrap_or(false)
     }
 
     /// Ends: the index is closed.

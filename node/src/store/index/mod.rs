@@ -2,6 +2,7 @@
 //!
 //! What its keys and values mean is in `table.rs`; what it holds can be thrown away and made again from the segments.
 
+pub(super) mod keys;
 pub(super) mod memory;
 pub(super) mod sled;
 pub(super) mod table;
@@ -26,7 +27,7 @@ pub(super) trait Index: Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
     /// Up to `limit` pairs from `start` on and before `end`, in key order.
     fn range(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError>;
-    /// Makes all of `writes`, at most [`MAX_BATCH`], or none of them; readers see them on return.
+    /// Makes all of `writes`, [`MAX_BATCH`] and a head of them at most, or none of them; readers see them on return.
     fn apply(&self, writes: Vec<Write>) -> Result<(), StoreError>;
     /// Returns when everything applied is on disk.
     fn sync(&self) -> Result<(), StoreError>;

@@ -11,7 +11,7 @@ use p2p_protocol::{
     cid::{CID_BYTES, MULTIHASH_BYTES},
 };
 
-use super::{Index, Write};
+use super::{Index, Write, keys::Keys};
 use crate::store::{
     Entry, StoreError,
     record::{Salt, array, decode_terms, first_eight, flags, role_code},
@@ -58,11 +58,18 @@ pub(in crate::store) struct Position {
 #[derive(Clone)]
 pub(in crate::store) struct Table {
     index: Arc<dyn Index>,
+    keys: Arc<Keys>,
 }
 
 impl Table {
-    pub(in crate::store) fn new(index: Arc<dyn Index>) -> Self {
-        Self { index }
+    pub(in crate::store) fn new(index: Arc<dyn Index>) -> Result<Self, StoreError> {
+        let keys = Arc::new(Keys::open(Arc::clone(&index))?);
+        Ok(Self { index, keys })
+    }
+
+    /// The key table.
+    pub(in crate::store) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     pub(in crate::store) fn index(&self) -> &dyn Index {

@@ -15,6 +15,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use super::{
     super::*,
     directory,
+    key_table::{History, edit},
     power::{Expected, Step, batch, compact, open, seeds},
 };
 use crate::store::{
@@ -180,18 +181,29 @@ fn made_again(root: &Path) -> bool {
     root.join("index.aside").exists()
 }
 
+/// Makes the key table, which is lost or made meanwhile.
+fn rebuild(store: &Store, seen: &Mutex<(Expected, History)>) -> Result<bool, StoreError> {
+    let now = || seen.lock().expect("nothing panics under it");
+    now().1.adopt(store);
+    let rebuild = store.key_table().rebuild()?;
+    now().1.expect_made(rebuild.generation());
+    let made = rebuild.finish(&[]);
+    now().1.settle();
+    made
+}
+
 #[test]
 fn a_sled_that_is_cut_torn_and_reordered_costs_nothing_that_was_acknowledged() {
     for seed in seeds().into_iter().take(2) {
         let root = directory();
         fs::create_dir(root.path().join("segments")).expect("it can be made");
-        let expected = Arc::new(Mutex::new(Expected::default()));
+        let expected = Arc::new(Mutex::new((Expected::default(), History::lost())));
         let mut random = StdRng::seed_from_u64(seed ^ 2);
         let (seen, segments) = (Arc::clone(&expected), root.path().join("segments"));
         let tried = Arc::new(Mutex::new((0, 0)));
         let counts = Arc::clone(&tried);
         let hook = move |durable: &Image, cached: &Image| {
-            let expected = seen.lock().expect("nothing panics under it").clone();
+            let (expected, history) = seen.lock().expect("nothing panics under it").clone();
             for number in 0..IMAGES {
                 let cut = directory();
                 write(&image(&segments), &cut.path().join("segments"));
@@ -201,6 +213,7 @@ fn a_sled_that_is_cut_torn_and_reordered_costs_nothing_that_was_acknowledged() {
                 let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
                 let store = open(&disk, cut.path()).unwrap_or_else(|error| panic!("{what}: {error}"));
                 expected.check(&store, &what);
+                history.check(&store, made_again(cut.path()), &what);
                 let mut counts = counts.lock().expect("nothing panics under it");
                 *counts = (counts.0 + 1, counts.1 + usize::from(made_again(cut.path())));
             }
@@ -208,12 +221,20 @@ fn a_sled_that_is_cut_torn_and_reordered_costs_nothing_that_was_acknowledged() {
         let disk = Watched { hook: Arc::new(Mutex::new(Box::new(hook))), durable: Arc::default() };
         let disk: Arc<dyn Disk> = Arc::new(disk);
         let store = open(&disk, root.path()).expect("it opens");
+        let now = || expected.lock().expect("nothing panics under it");
+        assert!(rebuild(&store, &expected).expect("it is made"));
         let mut random = StdRng::seed_from_u64(seed);
         for number in 0..BATCHES {
             let steps: Vec<Step> = (0..random.random_range(1..12)).map(|_| Step::random(&mut random)).collect();
-            expected.lock().expect("nothing panics under it").pending.clone_from(&steps);
-            let answers = batch(&store, steps.iter().map(Step::request).collect());
-            expected.lock().expect("nothing panics under it").take(&store, &steps, &answers);
+            let name = random.random_range(0..8);
+            let change = now().1.change(name, edit(&mut random));
+            now().0.pending.clone_from(&steps);
+            let mut requests: Vec<Request> = steps.iter().map(Step::request).collect();
+            requests.push(Request::Table(change));
+            let mut answers = batch(&store, requests);
+            assert!(matches!(answers.pop(), Some(Ok(Answer::Table(true)))));
+            now().0.take(&store, &steps, &answers);
+            now().1.settle();
             if number % 5 == 4 {
                 compact(&store, &disk, root.path()).expect("it compacts");
             }

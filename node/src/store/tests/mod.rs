@@ -6,6 +6,7 @@ mod damage;
 mod disk;
 mod golden;
 mod images;
+mod key_table;
 mod lost;
 mod model;
 mod power;
@@ -69,6 +70,9 @@ fn segment_files(path: &Path) -> Vec<PathBuf> {
     files.sort();
     files
 }
+
+/// Makes it look as if the last run had not ended in good order.
+fn unclean(_path: &Path) {}
 
 /// Waits until `done`, with a bound that only a failure reaches.
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
