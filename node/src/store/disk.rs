@@ -40,6 +40,9 @@ pub(super) trait Disk: fmt::Debug + Send + Sync {
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
     /// Bytes free for this user.
     fn free_bytes(&self, directory: &Path) -> io::Result<u64>;
+    /// Forgets what is cached of the index in a directory, if there is one, after a sync of it: what is read next is what
+    /// is on the disk.
+    fn forget(&self, directory: &Path) -> io::Result<()>;
     /// Opens the index in a directory, or makes it there.
     fn index(&self, directory: &Path) -> Result<Arc<dyn Index>, StoreError>;
 }
@@ -106,6 +109,18 @@ impl Disk for SystemDisk {
     fn free_bytes(&self, directory: &Path) -> io::Result<u64> {
         let found = rustix::fs::statvfs(directory)?;
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    fn forget(&self, directory: &Path) -> io::Result<()> {
+        for found in fs::read_dir(directory)? {
+            let path = found?.path();
+            if path.is_file() {
+                let file = OpenOptions::new().read(true).write(true).open(path)?;
+                file.sync_data()?;
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+            }
+        }
+        Ok(())
     }
 
     fn index(&self, directory: &Path) -> Result<Arc<dyn Index>, StoreError> {

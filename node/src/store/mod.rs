@@ -6,6 +6,7 @@
 //! segments and verify what they read, and a compaction copies what is live out of segments that are mostly dead.
 //! The formats are in protocol/SPEC.md, "On disk".
 
+mod census;
 mod compact;
 mod disk;
 mod draft;
@@ -20,6 +21,7 @@ mod read;
 mod record;
 mod recover;
 mod replay;
+mod scrub;
 mod segment;
 mod shared;
 mod terms;
@@ -70,6 +72,7 @@ pub use self::{
         Edit, KeyTable, MAX_NOTE_BYTES, MAX_NOTE_NAME_BYTES, MAX_TABLE_CHANGES, MAX_TABLE_VALUE_BYTES, Merge, Rebuild,
         TableChange,
     },
+    scrub::{Pass, PassPosition},
     terms::{Amendment, Entry, Put, Removed, Role, Terms, Usage},
 };
 
@@ -201,6 +204,7 @@ impl Store {
             healing: AtomicBool::new(false),
             batches: AtomicU64::new(0),
             capacity_bytes,
+            full: AtomicBool::new(false),
             disk: None,
         });
         let writer = Writer {

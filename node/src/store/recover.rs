@@ -14,9 +14,10 @@ use p2p_protocol::{Chunk, Key};
 
 use super::{
     Entry, StoreError,
+    census::{Census, SegmentCount},
     disk::Disk,
     draft::{At, Counters, Draft, cost, value_bytes},
-    index::table::{Mark, Table, chunk_print, value_print},
+    index::table::{Mark, Position, Table, chunk_print, value_print},
     log::{Log as _, SegmentLog, failed},
     record::{Gone, HEAD_BYTES, Head, Record, body_checksum},
     replay::{apply, replay},
@@ -43,6 +44,11 @@ pub(super) struct IndexPaths {
 }
 
 impl IndexPaths {
+    /// The data directory.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Those of a data directory.
     pub(super) fn below(root: &Path) -> Self {
         let [index, unfinished, old, aside] =
@@ -55,17 +61,22 @@ impl IndexPaths {
 pub(super) struct Recovered {
     pub(super) table: Table,
     pub(super) counters: Counters,
+    /// Bytes of the live chunks and values of each segment.
     pub(super) live: BTreeMap<u32, u64>,
+    /// Bytes of the amendments and deletions of each, as far as they are known.
+    pub(super) kept: BTreeMap<u32, u64>,
 }
 
 /// Opens the index and lets it follow the log; the torn tail of the log is cut off. `failed`: why the one that is there
 /// must not be followed, whatever it says.
 pub(super) fn index(paths: &IndexPaths, log: &mut SegmentLog, failed: Option<String>) -> Result<Recovered, StoreError> {
     let disk = std::sync::Arc::clone(log.disk());
+    // Before anything is changed.
+    let census = Census::take(&*disk, &paths.root)?;
     let reason = match failed {
         Some(reason) => reason,
         None if !disk.exists(&paths.index) => "it is missing".into(),
-        None => match open(&*disk, paths, &paths.index).and_then(|table| follow(table, log)) {
+        None => match open_known(&*disk, paths, census.as_ref()).and_then(|table| follow(table, log, census)) {
             Ok(recovered) => {
                 // Of an earlier start that was interrupted just before.
                 set_aside(&*disk, paths).map_err(Unfit::into_error)?;
@@ -169,8 +180,18 @@ fn open(disk: &dyn Disk, paths: &IndexPaths, directory: &Path) -> Result<Table, 
     Ok(Table::new(index)?)
 }
 
-/// Replays the tail from the index's position on.
-fn follow(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
+/// Opens the index that is there; from the disk itself, unless it was closed in good order.
+fn open_known(disk: &dyn Disk, paths: &IndexPaths, census: Option<&Census>) -> Result<Table, Unfit> {
+    if census.is_none() {
+        let forgotten = disk.forget(&paths.index);
+        forgotten.map_err(|error| Unfit::Index(format!("its files cannot be synced: {error}")))?;
+    }
+    open(disk, paths, &paths.index)
+}
+
+/// Replays the tail from the index's position on. What is counted in it is what `census` says, if nothing has changed
+/// since.
+fn follow(table: Table, log: &mut SegmentLog, census: Option<Census>) -> Result<Recovered, Unfit> {
     let Some(position) = table.position()? else { return Err(Unfit::Index("it is empty".into())) };
     let fits = log.all().iter().any(|(number, salt, length)| {
         *number == position.segment && *salt == Some(position.salt) && position.offset <= *length
@@ -178,8 +199,23 @@ fn follow(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
     if !fits {
         return Err(Unfit::Index("its position is not in the log".into()));
     }
+    let described = census.as_ref().is_some_and(|census| describes(census, position, log));
     replay(&table, log, Some(position))?;
-    count(table, log)
+    match census.filter(|_| described) {
+        Some(census) if table.sum()? == census.sum => {
+            let counts = |of: fn(&SegmentCount) -> u64| census.segments.iter().map(move |(n, count)| (*n, of(count)));
+            let (live, kept) = (counts(|count| count.live).collect(), counts(|count| count.kept).collect());
+            Ok(Recovered { table, counters: census.counters, live, kept })
+        }
+        _ => count(table, log),
+    }
+}
+
+/// Whether an index that is at `position` and the segments are as they were when it was written.
+fn describes(census: &Census, position: Position, log: &SegmentLog) -> bool {
+    let segments = log.all().into_iter().map(|(number, salt, length)| salt.map(|_| (number, length)));
+    let counted = census.segments.iter().map(|(number, count)| Some((*number, count.length)));
+    position == census.position && log.position() == census.position && segments.eq(counted)
 }
 
 /// Counts what the index holds, and holds it against its sum: a sync of it may have failed just before its process was
@@ -230,7 +266,7 @@ fn count(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
     }
     lost.write()?;
     table.keys().check()?;
-    Ok(Recovered { table, counters, live })
+    Ok(Recovered { table, counters, live, kept: BTreeMap::new() })
 }
 
 /// Writes down what `old` says to be where the log has nothing any more, and `table`, made from the log, lacks. What the

@@ -183,6 +183,16 @@ impl<'a> Walk<'a> {
         Ok(Step::Torn { offset: start })
     }
 
+    /// Where the next step begins.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Fills `bytes` from `offset` on.
+    pub(super) fn read_into(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(bytes, offset)
+    }
+
     /// The bytes `length` from `offset` on.
     pub(super) fn read(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
         // `length` is of a valid header: bounded there.

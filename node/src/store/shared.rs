@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -18,6 +18,7 @@ use super::{
     index::table::{Held, Table},
     read::{Recency, Source},
     segment::unreadable,
+    terms::is_full,
 };
 
 /// How often a read asks the index again where the chunk is, when it was not where the index said: each time a whole
@@ -45,6 +46,8 @@ pub(super) struct Shared {
     /// Batches that were committed, each with its two syncs.
     pub(super) batches: AtomicU64,
     pub(super) capacity_bytes: u64,
+    /// What [`Usage::full`] was when it was asked for last.
+    pub(super) full: AtomicBool,
     /// Where free space is asked for, and how much of it is left alone.
     pub(super) disk: Option<(Arc<dyn Disk>, PathBuf, u64)>,
 }
@@ -159,11 +162,16 @@ impl Shared {
             }
             None => u64::MAX,
         };
+        let free_bytes = under_capacity.min(on_disk).saturating_add(counters.evictable_bytes);
+        let used = counters.used_bytes().saturating_sub(counters.evictable_bytes);
+        let full = is_full(self.full.load(Ordering::Relaxed), used, free_bytes);
+        self.full.store(full, Ordering::Relaxed);
         Usage {
+            full,
             chunks: counters.chunks,
             bytes: counters.payload_bytes,
             capacity_bytes: self.capacity_bytes,
-            free_bytes: under_capacity.min(on_disk).saturating_add(counters.evictable_bytes),
+            free_bytes,
             owed: counters.owed,
         }
     }

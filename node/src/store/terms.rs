@@ -77,4 +77,20 @@ pub struct Usage {
     pub free_bytes: u64,
     /// Chunks marked owed.
     pub owed: u64,
+    /// It is full, as others are told: from 95 % of what it may take, until 85 % are left again. What caches take does
+    /// not count, for they give way; a disk that others fill is part of what it may take.
+    pub full: bool,
+}
+
+/// From which share of what a store may take it is full, and under which it is no more.
+const FULL_PERCENT: u128 = 95;
+const FREE_PERCENT: u128 = 85;
+
+/// Whether a store is full that `was` full or not, keeps `used_bytes` that do not give way, and has room for
+/// `room_bytes` more. Between the two shares it stays what it was: peers that are told must not be told otherwise with
+/// each chunk that comes or goes.
+pub(super) fn is_full(was: bool, used_bytes: u64, room_bytes: u64) -> bool {
+    let (used, total) = (u128::from(used_bytes), u128::from(used_bytes) + u128::from(room_bytes));
+    let percent = if was { FREE_PERCENT } else { FULL_PERCENT };
+    used * 100 >= total * percent
 }

@@ -18,10 +18,11 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     Amendment, Entry, Put, Removed, Role, StoreError, Terms, Tuning,
+    census::{Census, SegmentCount},
     disk::Disk,
     draft::{At, Draft, Shift, cost, evictable},
     evict::{self, Evictor},
-    index::table::Table,
+    index::table::{Position, Table},
     key_table::TableChange,
     log::{Log, Sealed, SegmentLog},
     read::{Recency, Segments, Source},
@@ -137,9 +138,10 @@ pub(super) fn open(
         healing: AtomicBool::new(false),
         batches: AtomicU64::new(0),
         capacity_bytes,
+        full: AtomicBool::new(false),
         disk: Some((Arc::clone(disk), segments, tuning.reserve_bytes)),
     });
-    let (live, kept) = (recovered.live, BTreeMap::new());
+    let (live, kept) = (recovered.live, recovered.kept);
     Ok(Writer { shared, log: Box::new(log), live, kept, evictor: Evictor::default(), index_paths: Some(index_paths) })
 }
 
@@ -501,7 +503,7 @@ impl Writer {
         let recovered = recover::index(paths, segments, Some(failed))?;
         *self.shared.counters() = recovered.counters;
         self.live = recovered.live;
-        self.kept.clear();
+        self.kept = recovered.kept;
         self.shared.replace(IndexState::Open(recovered.table));
         Ok(())
     }
@@ -530,13 +532,32 @@ impl Writer {
         self.shared.with(|table| Ok(table.keys().has_garbage())).unwrap_or(false)
     }
 
-    /// Ends: the index is closed.
+    /// Ends: the index is closed, and what is counted in it written down.
     pub(super) fn close(&mut self) {
-        let synced = self.shared.with(|table| table.index().sync());
-        if let Err(error) = synced {
-            tracing::debug!(%error, "the index was not flushed when the store was closed");
-        }
+        let counted = self.shared.with(|table| {
+            table.index().sync()?;
+            Ok((table.position()?, table.sum()?))
+        });
         self.shared.replace(IndexState::Closed);
+        let written = match counted {
+            Ok((Some(position), sum)) => self.write_census(position, sum),
+            Ok((None, _)) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            tracing::debug!(%error, "the store was not closed in good order; the next start looks through its index");
+        }
+    }
+
+    fn write_census(&mut self, position: Position, sum: u64) -> Result<(), StoreError> {
+        let (Some(paths), Some(segments)) = (&self.index_paths, self.log.segments()) else { return Ok(()) };
+        let count = |(number, _, length)| {
+            let bytes = |of: &BTreeMap<u32, u64>| of.get(&number).copied().unwrap_or(0);
+            (number, SegmentCount { length, live: bytes(&self.live), kept: bytes(&self.kept) })
+        };
+        let counted = segments.all().into_iter().map(count).collect();
+        let census = Census { position, sum, counters: *self.shared.counters(), segments: counted };
+        census.write(&**segments.disk(), paths.root())
     }
 }
 

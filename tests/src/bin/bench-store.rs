@@ -5,13 +5,19 @@
 //! bench-store fill DIR CHUNKS BYTES     puts CHUNKS chunks of BYTES, 256 under way
 //! bench-store again DIR CHUNKS BYTES    the same once more: all are known, and read
 //! bench-store open DIR                  opens it twice, with an orderly end between
+//! bench-store remove DIR CHUNKS BYTES   puts others for 5 s alone, then while those that `fill` put are removed, then
+//!                                       waits for the disk to have its room back
+//! bench-store table DIR ENTRIES         makes a key table, changes it, scans it, makes it again
+//! bench-store records DIR RECORDS       keeps, reads and removes records of 600 bytes
+//! bench-store pass DIR                  reads every chunk
 //! ```
 
 use std::{error::Error, fs, path::Path, process::ExitCode, time::Instant};
 
+use bytes::Bytes;
 use futures::StreamExt as _;
-use p2p_node::store::{Put, Role, Store, Terms};
-use p2p_protocol::{Chunk, Codec};
+use p2p_node::store::{Edit, Merge, Put, Role, Store, TableChange, Terms};
+use p2p_protocol::{Chunk, Codec, Key};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,6 +26,8 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 /// Puts under way at once: more than a batch takes, as in an add of many small files.
 const UNDER_WAY: usize = 256;
+/// How long puts go on alone, to be compared with.
+const ALONE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Nothing here is about capacity.
 const CAPACITY: Option<u64> = Some(1 << 50);
 
@@ -45,7 +53,11 @@ async fn run(words: &[String]) -> Outcome {
             fill(Path::new(directory), chunks.parse()?, bytes.parse()?, Put::Known).await
         }
         ["open", directory] => open(Path::new(directory)).await,
-        _ => Err("usage: bench-store fill|again|open DIR …".into()),
+        ["remove", directory, chunks, bytes] => remove(Path::new(directory), chunks.parse()?, bytes.parse()?).await,
+        ["table", directory, entries] => table(Path::new(directory), entries.parse()?).await,
+        ["records", directory, count] => records(Path::new(directory), count.parse()?).await,
+        ["pass", directory] => pass(Path::new(directory)).await,
+        _ => Err("usage: bench-store fill|again|open|remove|table|records|pass DIR …".into()),
     }
 }
 
@@ -97,6 +109,142 @@ async fn open(directory: &Path) -> Outcome {
     }
     print("peak_mib", memory("VmHWM")?);
     Ok(())
+}
+
+/// Puts chunks that nobody has until `done`; gives how many a second.
+async fn put_until(store: &Store, from: u64, bytes: usize, done: impl Fn() -> bool) -> Outcome<f64> {
+    let started = Instant::now();
+    let numbers = (from..).take_while(|_| !done());
+    let puts = futures::stream::iter(numbers)
+        .map(|number| async move { Ok::<_, Box<dyn Error>>(store.put(chunk(number, bytes)?, TERMS).await?) });
+    let mut puts = puts.buffer_unordered(UNDER_WAY);
+    let mut count = 0;
+    while let Some(put) = puts.next().await {
+        put?;
+        count += 1;
+    }
+    Ok(f64::from(count) / started.elapsed().as_secs_f64())
+}
+
+async fn remove(directory: &Path, chunks: u64, bytes: usize) -> Outcome {
+    let store = Store::open(directory, CAPACITY)?;
+    let hashes = (0..chunks).map(|number| Ok(chunk(number, bytes)?.cid().hash)).collect::<Outcome<Vec<_>>>()?;
+    let before = memory("VmRSS")?;
+    let started = Instant::now();
+    print("puts_alone_per_s", put_until(&store, chunks, bytes, || started.elapsed() >= ALONE).await?);
+    let segments = size(&directory.join("segments"))?;
+    let removed = std::sync::atomic::AtomicBool::new(false);
+    let started = Instant::now();
+    let removing = async {
+        let outcome = store.remove(hashes).await;
+        removed.store(true, std::sync::atomic::Ordering::SeqCst);
+        outcome
+    };
+    let done = || removed.load(std::sync::atomic::Ordering::SeqCst);
+    let (outcome, puts) = tokio::join!(removing, put_until(&store, 2 * chunks + (1 << 32), bytes, done));
+    let outcome = outcome?;
+    print("remove_s", started.elapsed().as_secs_f64());
+    print("puts_beside_per_s", puts?);
+    print("freed_mib", outcome.bytes as f64 / f64::from(1 << 20));
+    print("memory_mib", memory("VmHWM")? - before);
+    let expected = segments - outcome.bytes as f64 / f64::from(1 << 20);
+    let started = Instant::now();
+    // A third more than what is live is what a segment may have of dead bytes; the head is not compacted.
+    while size(&directory.join("segments"))? > expected.max(0.0) * 1.34 + 512.0 && started.elapsed().as_secs() < 300 {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    print("room_back_s", started.elapsed().as_secs_f64());
+    print("segments_mib", size(&directory.join("segments"))?);
+    Ok(store.close().await?)
+}
+
+async fn table(directory: &Path, entries: u64) -> Outcome {
+    let store = Store::open(directory, CAPACITY)?;
+    let table = store.key_table();
+    let mut keys: Vec<Key> = (0..entries).map(|number| Key(*blake3::hash(&number.to_be_bytes()).as_bytes())).collect();
+    keys.sort_unstable();
+    let value = Bytes::from(vec![7; 24]);
+    for round in ["first", "second"] {
+        let started = Instant::now();
+        let mut rebuild = table.rebuild()?;
+        for key in &keys {
+            rebuild.push(*key, value.clone())?;
+        }
+        rebuild.finish(&[])?;
+        print(&format!("{round}_rebuild_s"), started.elapsed().as_secs_f64());
+    }
+    let generation = table.generation()?.ok_or("it was just made")?;
+    let started = Instant::now();
+    for part in keys.chunks(1024).step_by(16).flat_map(|leaf| leaf.chunks(32)) {
+        let add: Merge = |current, operand| current.map(|current| [&current[..23], operand].concat());
+        let entries = part.iter().map(|key| (*key, Edit::Merge(add, Bytes::from_static(&[1])))).collect();
+        let notes = vec![(Bytes::from_static(b"progress"), Some(Bytes::from_static(b"here")))];
+        table.apply(&TableChange { generation, entries, notes })?;
+    }
+    table.flush().await?;
+    print("change_a_sixteenth_s", started.elapsed().as_secs_f64());
+    let started = Instant::now();
+    let (mut after, mut found) = (std::ops::Bound::Unbounded, 0);
+    loop {
+        let page = table.range((after, std::ops::Bound::Unbounded), 1024)?;
+        let Some((last, _)) = page.last() else { break };
+        after = std::ops::Bound::Excluded(*last);
+        found += page.len();
+    }
+    print("scan_s", started.elapsed().as_secs_f64());
+    println!("entries={found}");
+    print("peak_mib", memory("VmHWM")?);
+    store.close().await?;
+    print("index_mib", size(&directory.join("index"))?);
+    Ok(())
+}
+
+async fn records(directory: &Path, count: u64) -> Outcome {
+    let store = Store::open(directory, CAPACITY)?;
+    let key = |number: u64| Bytes::copy_from_slice(blake3::hash(&number.to_be_bytes()).as_bytes());
+    for (word, value) in [("put", Some(Bytes::from(vec![7; 600]))), ("remove", None)] {
+        let started = Instant::now();
+        for first in (0..count).step_by(4096) {
+            let part = (first..count.min(first + 4096)).map(|number| (key(number), value.clone())).collect();
+            store.change_records(part).await?;
+        }
+        print(&format!("{word}_s"), started.elapsed().as_secs_f64());
+        let started = Instant::now();
+        let (mut after, mut found): (Option<Bytes>, _) = (None, 0);
+        loop {
+            let page = store.records(b"", after.as_deref(), 256)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            found += page.len();
+        }
+        print(&format!("scan_after_{word}_s"), started.elapsed().as_secs_f64());
+        println!("records_after_{word}={found}");
+        print("peak_mib", memory("VmHWM")?);
+    }
+    store.close().await?;
+    print("index_mib", size(&directory.join("index"))?);
+    Ok(())
+}
+
+async fn pass(directory: &Path) -> Outcome {
+    let store = Store::open(directory, CAPACITY)?;
+    let before = memory("VmRSS")?;
+    let started = Instant::now();
+    let (mut position, mut chunks, mut bytes) = (None, 0, 0);
+    loop {
+        let step = store.read_pass(position, 4 << 20).await?;
+        chunks += step.chunks;
+        bytes += step.bytes;
+        position = step.next;
+        if position.is_none() {
+            break;
+        }
+    }
+    print("pass_s", started.elapsed().as_secs_f64());
+    println!("chunks={chunks}");
+    print("mib", bytes as f64 / f64::from(1 << 20));
+    print("memory_mib", memory("VmHWM")? - before);
+    Ok(store.close().await?)
 }
 
 fn print(name: &str, figure: f64) {

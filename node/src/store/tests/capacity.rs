@@ -76,6 +76,45 @@ fn replicas_and_what_is_owed_never_give_way() {
 }
 
 #[test]
+fn it_is_full_from_95_percent_until_85_are_left_and_caches_do_not_count() {
+    both(100, async |store| {
+        let put = async |seeds: std::ops::Range<u64>, terms| {
+            for seed in seeds {
+                store.put(chunk(seed, 1000), terms).await.expect("there is room");
+            }
+            store.usage().full
+        };
+        let remove = async |seeds: std::ops::Range<u64>| {
+            let hashes = seeds.map(|seed| chunk(seed, 1000).cid().hash).collect();
+            (store.remove(hashes).await.expect("it writes"), store.usage().full)
+        };
+        assert!(!put(0..94, replica()).await);
+        assert!(!put(200..206, cache()).await, "caches give way");
+        assert!(put(94..95, replica()).await);
+        let (removed, full) = remove(0..10).await;
+        assert_eq!(removed, Removed { chunks: 10, bytes: 10 * COST });
+        assert!(full, "85 of 100 are still too many");
+        assert!(!remove(10..11).await.1, "84 are not");
+        assert_eq!(remove(0..11).await, (Removed::default(), false), "what is not here frees nothing");
+        assert!(!put(300..310, replica()).await, "nor is it full again at 94");
+        assert!(put(310..311, replica()).await);
+    });
+}
+
+#[test]
+fn a_disk_that_others_fill_is_full_too() {
+    // Of a store that keeps 80 and could keep 920 more by its capacity, on disks with so much room.
+    let full = |was, room| crate::store::terms::is_full(was, 80, room);
+    assert!(!full(false, 920));
+    assert!(!full(false, 5), "80 of 85");
+    assert!(full(false, 4), "80 of 84");
+    assert!(full(true, 14), "80 of 94");
+    assert!(!full(true, 15), "80 of 95");
+    assert!(crate::store::terms::is_full(false, 0, 0), "nothing at all fits");
+    assert!(!crate::store::terms::is_full(true, u64::MAX / 2, u64::MAX), "no number is too great");
+}
+
+#[test]
 fn one_that_does_not_fit_does_not_harm_the_others_of_its_batch() {
     both(10, async |store| {
         let puts = (0..12).map(|seed| {

@@ -8,7 +8,7 @@ use p2p_protocol::Chunk;
 use super::{super::*, all, chunk, directory, open, replica, run, segment_files};
 
 /// Copies a directory that holds files and directories.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("it can be made");
     for found in fs::read_dir(from).expect("it is there") {
         let found = found.expect("it is listed").path();

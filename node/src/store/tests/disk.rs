@@ -415,6 +415,21 @@ impl Disk for TestDisk {
         Ok(1 << 40)
     }
 
+    fn forget(&self, directory: &Path) -> io::Result<()> {
+        self.step();
+        let mut state = self.state();
+        let Some(node) = state.find(directory) else { return Ok(()) };
+        let failed = state.fails(Fault::IndexSync);
+        let index = state.index(node);
+        let pending = std::mem::take(&mut index.pending);
+        if failed {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        pending.iter().for_each(|writes| write_to(&mut index.durable, writes));
+        index.cached = index.durable.clone();
+        Ok(())
+    }
+
     fn index(&self, directory: &Path) -> Result<Arc<dyn Index>, StoreError> {
         let node = self.state().find(directory).expect("it was made");
         Ok(Arc::new(Open { disk: self.clone(), node }))

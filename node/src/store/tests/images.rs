@@ -171,6 +171,10 @@ impl Disk for Watched {
         SystemDisk.free_bytes(directory)
     }
 
+    fn forget(&self, directory: &Path) -> io::Result<()> {
+        SystemDisk.forget(directory)
+    }
+
     fn index(&self, directory: &Path) -> Result<Arc<dyn Index>, StoreError> {
         let sled = SystemDisk.index(directory)?;
         Ok(Arc::new(WatchedIndex { sled, directory: directory.to_owned(), disk: self.clone() }))

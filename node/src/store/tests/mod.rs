@@ -1,6 +1,7 @@
 //! What the store promises, tried: against a model, through damage, crashes, full disks and compaction.
 
 mod capacity;
+mod census;
 mod crash;
 mod damage;
 mod disk;
@@ -11,6 +12,7 @@ mod lost;
 mod model;
 mod power;
 mod records;
+mod scrub;
 mod speed;
 
 use std::{
@@ -72,7 +74,9 @@ fn segment_files(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Makes it look as if the last run had not ended in good order.
-fn unclean(_path: &Path) {}
+fn unclean(path: &Path) {
+    std::fs::remove_file(path.join("census")).expect("it was closed in good order");
+}
 
 /// Waits until `done`, with a bound that only a failure reaches.
 async fn until(what: &str, mut done: impl FnMut() -> bool) {

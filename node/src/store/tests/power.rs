@@ -51,7 +51,7 @@ pub(super) fn open(disk: &Arc<dyn Disk>, root: &Path) -> Result<Store, StoreErro
     Ok(Store { inner: Arc::new(Inner { shared, door: Door::Inline(Box::new(Mutex::new(Some(writer)))) }) })
 }
 
-fn writer(store: &Store) -> MutexGuard<'_, Option<Writer>> {
+pub(super) fn writer(store: &Store) -> MutexGuard<'_, Option<Writer>> {
     match &store.inner.door {
         Door::Inline(writer) => writer.lock().expect("nothing panics under it"),
         Door::Thread { .. } => panic!("opened without threads"),

@@ -1,0 +1,225 @@
+//! Reading every chunk again, in the order of the log: sequential on the disk, in steps, resumable.
+//!
+//! A pass goes from the first segment to where the log ended when it began. A chunk that is in the store all the while
+//! is read at its place, or a compaction moved it away before the pass came there: then the compaction read and
+//! verified it meanwhile, and its copy may be read again where that is before the end. Places in the log only grow, so
+//! that nothing can move to where the pass has been. What is put while it goes on is for the next one.
+
+use std::{io, ops::Range, path::Path, sync::Arc};
+
+use p2p_protocol::{Key, Multihash};
+use tokio::task;
+
+use super::{
+    Door, Entry, Store, StoreError,
+    disk::Disk,
+    log::failed,
+    record::{HEAD_BYTES, Head, array},
+    segment::{self, Location, SEGMENT_HEAD_BYTES, SegmentHead, Step, Walk},
+    shared::Shared,
+};
+
+/// Records that one step looks at, at most: about a tenth of a second where they are small.
+const STEP_RECORDS: usize = 16 * 1024;
+/// Index entries read at once where a stretch of a segment cannot be walked.
+const PAGE: usize = 1024;
+
+/// How far a pass has got, and where it ends: 24 bytes to be kept anywhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PassPosition {
+    next: Location,
+    end: Location,
+}
+
+impl PassPosition {
+    /// As it is kept.
+    pub fn to_bytes(&self) -> [u8; 24] {
+        let mut out = [0; 24];
+        for (at, location) in [(0, self.next), (12, self.end)] {
+            out[at..at + 4].copy_from_slice(&location.segment.to_be_bytes());
+            out[at + 4..at + 12].copy_from_slice(&location.offset.to_be_bytes());
+        }
+        out
+    }
+
+    /// `None` where it has another length. One of another store leads through a part of this one.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let location = |at| {
+            let (segment, offset) = (array(bytes, at)?, array(bytes, at + 4)?);
+            Some(Location { segment: u32::from_be_bytes(segment), offset: u64::from_be_bytes(offset) })
+        };
+        if bytes.len() == 24 { Some(Self { next: location(0)?, end: location(12)? }) } else { None }
+    }
+}
+
+/// What a step of a pass did.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Pass {
+    /// Where the next step begins; `None`: the pass is over.
+    pub next: Option<PassPosition>,
+    /// Chunks that were read.
+    pub chunks: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// Those of them that are damaged: set aside, said in the log, and not here any more.
+    pub damaged: Vec<Entry>,
+}
+
+/// What a step found, before anything is done about it.
+#[derive(Default)]
+struct Found {
+    pass: Pass,
+    /// Chunks that did not read well where they were; they may have moved.
+    suspects: Vec<Entry>,
+}
+
+impl Store {
+    /// Reads and verifies the chunks from `position` on (`None`: a new pass begins), about `bytes` of them, at least
+    /// one. Whoever calls it sets the pace. A store in memory has nothing to be read.
+    pub async fn read_pass(&self, position: Option<PassPosition>, bytes: u64) -> Result<Pass, StoreError> {
+        let shared = Arc::clone(&self.inner.shared);
+        let step = move || {
+            Reading { shared: &shared, least: bytes, found: Found::default(), payload: Vec::new() }.run(position)
+        };
+        let found = match &self.inner.door {
+            Door::Inline(_) => step(),
+            Door::Thread { .. } => task::spawn_blocking(step).await.map_err(|_| StoreError::Closed)?,
+        };
+        let Found { mut pass, suspects } = self.healing(found)?;
+        for entry in suspects {
+            // Read once more, and set aside where it is still bad.
+            let hash = entry.cid.hash;
+            if self.get(&hash).await?.is_none() && self.with(|table| table.damaged(&Key::from(&hash)))?.is_some() {
+                pass.damaged.push(entry);
+            }
+        }
+        Ok(pass)
+    }
+}
+
+/// One step.
+struct Reading<'a> {
+    shared: &'a Shared,
+    /// Payload bytes after which it ends.
+    least: u64,
+    found: Found,
+    /// The payload that is read, one after the other.
+    payload: Vec<u8>,
+}
+
+impl Reading<'_> {
+    fn run(mut self, position: Option<PassPosition>) -> Result<Found, StoreError> {
+        let Some((disk, directory, _)) = &self.shared.disk else { return Ok(self.found) };
+        let position = match position {
+            Some(position) => position,
+            None => {
+                let Some(end) = self.shared.with(|table| table.position())? else { return Ok(self.found) };
+                let end = Location { segment: end.segment, offset: end.offset };
+                PassPosition { next: Location { segment: 0, offset: 0 }, end }
+            }
+        };
+        let names = disk.names(directory).map_err(|e| failed("listing", directory, e))?;
+        let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment::number(name, ".seg")).collect();
+        numbers.sort_unstable();
+        let PassPosition { mut next, end } = position;
+        numbers.retain(|number| (next.segment..=end.segment).contains(number));
+        for number in numbers {
+            if number > next.segment {
+                next = Location { segment: number, offset: SEGMENT_HEAD_BYTES };
+            }
+            let limit = if number == end.segment { end.offset } else { u64::MAX };
+            next = match self.segment(&**disk, directory, next, limit)? {
+                Some(offset) => Location { segment: number, offset },
+                None => Location { segment: number + 1, offset: SEGMENT_HEAD_BYTES },
+            };
+            if next.segment == number || (self.found.pass.bytes >= self.least && next.segment <= end.segment) {
+                self.found.pass.next = Some(PassPosition { next, end });
+                return Ok(self.found);
+            }
+        }
+        Ok(self.found)
+    }
+
+    /// Reads a segment from `from` to `limit`; gives where to go on if the step ends before that.
+    fn segment(
+        &mut self,
+        disk: &dyn Disk,
+        directory: &Path,
+        from: Location,
+        limit: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        let number = from.segment;
+        let path = segment::path(directory, number);
+        let file = match disk.open(&path, false) {
+            Ok(file) => file,
+            // Compacted just now: what was live in it has been read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("opening", &path, error)),
+        };
+        let reading = |error| failed("reading", &path, error);
+        let own = SegmentHead::read(&*file, number).map_err(reading)?;
+        let side = SegmentHead::read_side(disk, directory, number).map_err(reading)?;
+        let length = file.length().map_err(reading)?.min(limit);
+        let Some(head) = side.or(own) else {
+            // Only the index knows what is in it.
+            self.unwalkable(number, 0..u64::MAX)?;
+            return Ok(None);
+        };
+        let end = if head.end == 0 { length } else { length.min(head.end) };
+        let mut walk = Walk::new(&*file, head.salt, from.offset, end);
+        for _ in 0..STEP_RECORDS {
+            match walk.step().map_err(reading)? {
+                Step::Record { offset, head: Head::Chunk(entry) } => {
+                    self.chunk(&walk, Location { segment: number, offset }, entry)?;
+                }
+                Step::Record { .. } => {}
+                Step::Damage { offset, length } => self.unwalkable(number, offset..offset + length)?,
+                Step::Torn { offset } => {
+                    self.unwalkable(number, offset..u64::MAX)?;
+                    return Ok(None);
+                }
+                Step::End => return Ok(None),
+            }
+            if self.found.pass.bytes >= self.least {
+                break;
+            }
+        }
+        Ok(Some(walk.offset()))
+    }
+
+    /// Verifies a chunk, if the index has it there.
+    fn chunk(&mut self, walk: &Walk<'_>, location: Location, entry: Entry) -> Result<(), StoreError> {
+        let held = self.shared.with(|table| table.chunk(&Key::from(&entry.cid.hash)))?;
+        let Some(held) = held.filter(|held| held.location == location) else { return Ok(()) };
+        // The header bounds it.
+        self.payload.resize(entry.length as usize, 0);
+        let read = walk.read_into(location.offset + HEAD_BYTES as u64, &mut self.payload);
+        let Multihash { code, digest } = held.entry.cid.hash;
+        self.found.pass.chunks += 1;
+        self.found.pass.bytes += u64::from(entry.length);
+        if read.is_err() || code.digest(&self.payload) != digest {
+            self.found.suspects.push(held.entry);
+        }
+        Ok(())
+    }
+
+    /// Takes what the index has in a stretch of a segment that no walk leads through for suspect. Looks through all of
+    /// the index, once for each such stretch.
+    fn unwalkable(&mut self, number: u32, stretch: Range<u64>) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let page = self.shared.with(|table| table.chunks(after, PAGE))?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            let inside = page
+                .iter()
+                .map(|(_, held)| held)
+                .filter(|held| held.location.segment == number && stretch.contains(&held.location.offset));
+            for held in inside {
+                self.found.pass.chunks += 1;
+                self.found.pass.bytes += u64::from(held.entry.length);
+                self.found.suspects.push(held.entry);
+            }
+        }
+    }
+}
