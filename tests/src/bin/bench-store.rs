@@ -5,8 +5,8 @@
 //! bench-store fill DIR CHUNKS BYTES     puts CHUNKS chunks of BYTES, 256 under way
 //! bench-store again DIR CHUNKS BYTES    the same once more: all are known, and read
 //! bench-store open DIR                  opens it twice, with an orderly end between
-//! bench-store remove DIR CHUNKS BYTES   puts others for 5 s alone, then while those that `fill` put are removed, then
-//!                                       waits for the disk to have its room back
+//! bench-store remove DIR CHUNKS BYTES EVERY   puts others for 5 s alone, then while every EVERYth of those that
+//!                                       `fill` put is removed, then waits for the disk to have its room back
 //! bench-store table DIR ENTRIES         makes a key table, changes it, scans it, makes it again
 //! bench-store records DIR RECORDS       keeps, reads and removes records of 600 bytes
 //! bench-store pass DIR                  reads every chunk
@@ -53,7 +53,9 @@ async fn run(words: &[String]) -> Outcome {
             fill(Path::new(directory), chunks.parse()?, bytes.parse()?, Put::Known).await
         }
         ["open", directory] => open(Path::new(directory)).await,
-        ["remove", directory, chunks, bytes] => remove(Path::new(directory), chunks.parse()?, bytes.parse()?).await,
+        ["remove", directory, chunks, bytes, every] => {
+            remove(Path::new(directory), chunks.parse()?, bytes.parse()?, every.parse()?).await
+        }
         ["table", directory, entries] => table(Path::new(directory), entries.parse()?).await,
         ["records", directory, count] => records(Path::new(directory), count.parse()?).await,
         ["pass", directory] => pass(Path::new(directory)).await,
@@ -126,13 +128,14 @@ async fn put_until(store: &Store, from: u64, bytes: usize, done: impl Fn() -> bo
     Ok(f64::from(count) / started.elapsed().as_secs_f64())
 }
 
-async fn remove(directory: &Path, chunks: u64, bytes: usize) -> Outcome {
+async fn remove(directory: &Path, chunks: u64, bytes: usize, every: usize) -> Outcome {
     let store = Store::open(directory, CAPACITY)?;
-    let hashes = (0..chunks).map(|number| Ok(chunk(number, bytes)?.cid().hash)).collect::<Outcome<Vec<_>>>()?;
+    let hashes =
+        (0..chunks).step_by(every).map(|number| Ok(chunk(number, bytes)?.cid().hash)).collect::<Outcome<Vec<_>>>()?;
     let before = memory("VmRSS")?;
     let started = Instant::now();
     print("puts_alone_per_s", put_until(&store, chunks, bytes, || started.elapsed() >= ALONE).await?);
-    let segments = size(&directory.join("segments"))?;
+    print("segments_before_mib", size(&directory.join("segments"))?);
     let removed = std::sync::atomic::AtomicBool::new(false);
     let started = Instant::now();
     let removing = async {
@@ -147,10 +150,10 @@ async fn remove(directory: &Path, chunks: u64, bytes: usize) -> Outcome {
     print("puts_beside_per_s", puts?);
     print("freed_mib", outcome.bytes as f64 / f64::from(1 << 20));
     print("memory_mib", memory("VmHWM")? - before);
-    let expected = segments - outcome.bytes as f64 / f64::from(1 << 20);
     let started = Instant::now();
-    // A third more than what is live is what a segment may have of dead bytes; the head is not compacted.
-    while size(&directory.join("segments"))? > expected.max(0.0) * 1.34 + 512.0 && started.elapsed().as_secs() < 300 {
+    // All but what segments may have of dead bytes (a quarter), and the head.
+    let live = store.usage().bytes as f64 / f64::from(1 << 20);
+    while size(&directory.join("segments"))? > live / 0.75 + 256.0 && started.elapsed().as_secs() < 300 {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     print("room_back_s", started.elapsed().as_secs_f64());
