@@ -4,6 +4,7 @@
 //! files; the index says where each is, and is made again from them whenever it is missing or damaged. One writer
 //! commits batches (`writer.rs` has the order that makes an acknowledgement true), readers go through the index to the
 //! segments and verify what they read, and a compaction copies what is live out of segments that are mostly dead.
+//! Beside what the log says, the index holds a table of small values by key that is derived elsewhere (`key_table.rs`).
 //! The formats are in protocol/SPEC.md, "On disk".
 
 mod census;
