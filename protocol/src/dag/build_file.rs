@@ -74,20 +74,25 @@ impl FileBuilder {
     fn node(&self, links: &[Link], metadata: Metadata, out: &mut Vec<Chunk>) -> Link {
         let size = links.iter().fold(0_u64, |sum, link| sum.saturating_add(link.size));
         let below = links.iter().fold(0_u64, |sum, link| sum.saturating_add(link.tsize));
-        let message = Message {
-            file_size: Some(size),
-            block_sizes: links.iter().map(|link| link.size).collect(),
-            metadata,
-            ..Message::new(Type::File)
-        };
-        let mut bytes = Vec::new();
-        for link in links {
-            put_link(&mut bytes, &link.cid, &[], link.tsize);
-        }
-        put_data(&mut bytes, &message.encode());
-        let chunk = self.profile.chunk(Codec::DagPb, bytes);
+        let chunk = self.profile.chunk(Codec::DagPb, node_bytes(links, metadata));
         let link = Link { cid: *chunk.cid(), size, tsize: below.saturating_add(chunk.len() as u64) };
         out.push(chunk);
         link
     }
+}
+
+/// The bytes of a file's node with these links: the only ones that a builder makes of them.
+pub(crate) fn node_bytes(links: &[Link], metadata: Metadata) -> Vec<u8> {
+    let message = Message {
+        file_size: Some(links.iter().fold(0_u64, |sum, link| sum.saturating_add(link.size))),
+        block_sizes: links.iter().map(|link| link.size).collect(),
+        metadata,
+        ..Message::new(Type::File)
+    };
+    let mut bytes = Vec::new();
+    for link in links {
+        put_link(&mut bytes, &link.cid, &[], link.tsize);
+    }
+    put_data(&mut bytes, &message.encode());
+    bytes
 }

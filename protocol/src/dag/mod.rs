@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 pub use build_directory::{DirectoryBuilder, MAX_ENTRIES, MAX_TARGET_BYTES, symlink, symlink_with_profile};
 pub use build_file::FileBuilder;
+pub(crate) use build_file::node_bytes;
 pub use error::DagError;
 pub use lookup::{Lookup, NameLookup};
 pub use name::{MAX_NAME_BYTES, check_name};
