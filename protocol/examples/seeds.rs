@@ -9,6 +9,7 @@ use p2p_protocol::{
     catalogue::{Kind, Publication, SignedPublication},
     dag::{DirectoryBuilder, FileBuilder, Link, Metadata, Profile, symlink},
     decoders::{DECODERS, NETWORK, own_id, own_ids, placeholder},
+    manifest::{ENTRY_BYTES, Entry, LEAF_BYTES, Writer},
     reconcile::{IdSet, Initiator, MIN_MESSAGE_BYTES, ReconcileLimits, Step, respond},
     wire::{
         announce,
@@ -26,6 +27,7 @@ fn main() -> io::Result<()> {
         let inputs = match name {
             "address" => addresses(),
             "dag" => dags(),
+            "manifest" => manifests(),
             "transfer" => transfers(),
             "publication" => publications(),
             "catalogue_sync" => catch_ups(),
@@ -115,6 +117,35 @@ fn dags() -> Vec<Vec<u8>> {
     for node in [&inline[..], &beside] {
         let node = Chunk::new(Codec::DagPb, node.to_vec()).expect("short");
         out.push(dag(&[leaf.clone(), node]));
+    }
+    out
+}
+
+fn manifests() -> Vec<Vec<u8>> {
+    let entries = |count: u32| {
+        let entry = |number: u32| Entry { cid: Cid::of(Codec::Raw, &number.to_be_bytes()), length: 4 };
+        let mut entries: Vec<Entry> = (0..count).map(entry).collect();
+        entries.sort_by_cached_key(Entry::key);
+        entries
+    };
+    let content = |count| entries(count).iter().flat_map(Entry::to_bytes).collect::<Vec<u8>>();
+    let input = |range: [u8; 2], content: &[u8]| [&range[..], content].concat();
+    let mut out = vec![input([0, 0], &content(1)), input([0, 0], &content(3)), input([0x40, 0xa0], &content(300))];
+    // One leaf whose last two entries are swapped, and two leaves that are.
+    let mut swapped = content(300);
+    swapped[LEAF_BYTES - 2 * ENTRY_BYTES..LEAF_BYTES].rotate_left(ENTRY_BYTES);
+    out.push(input([0, 0], &swapped));
+    let mut turned = content(300);
+    turned[..2 * LEAF_BYTES].rotate_left(LEAF_BYTES);
+    out.push(input([0x80, 0], &turned));
+    // Roots: of one level, and of two.
+    for count in [129, 140_000] {
+        let (mut writer, mut chunks) = (Writer::new(), Vec::new());
+        entries(count).into_iter().for_each(|entry| writer.push(entry, &mut chunks).expect("they ascend"));
+        writer.finish(&mut chunks);
+        let root = chunks.last().expect("the root comes last");
+        let said = u64::from(count).to_be_bytes();
+        out.push(input([0, 0], &[&said[..], root.bytes()].concat()));
     }
     out
 }

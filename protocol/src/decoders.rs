@@ -9,10 +9,15 @@ use bytes::Bytes;
 use libp2p_identity::Keypair;
 
 use crate::{
-    Chunk, Cid, Codec, HashCode, MAX_CHUNK_BYTES, Multihash,
+    Chunk, Cid, Codec, HashCode, Key, MAX_CHUNK_BYTES, Multihash,
     catalogue::{Catalogue, InvalidPublication, Outcome, SignedPublication, extension, read_checked},
     cid::MULTIHASH_BYTES,
-    dag::{self, DirectoryWalker, Entry, FileWalker, Lookup, MAX_WANTED, NameLookup, Step, check_leaf},
+    dag::{
+        self, DirectoryWalker, Entry, FileBuilder, FileWalker, Link, Lookup, MAX_WANTED, Metadata, NameLookup, Step,
+        check_leaf,
+    },
+    manifest::{ENTRY_BYTES, LEAF_BYTES, Leaf, MAX_ENTRIES, Manifest, OwnChunks, Place, RangeReader, Shape},
+    manifest::{Step as Told, Unasked},
     reconcile::{IdSet, Initiator, MIN_MESSAGE_BYTES, ReconcileLimits, Step as Turn, respond},
     wire::{announce, frame, sync, transfer},
 };
@@ -21,9 +26,10 @@ use crate::{
 pub type Decoder = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const DECODERS: [Decoder; 6] = [
+pub const DECODERS: [Decoder; 7] = [
     ("address", address),
     ("dag", dag),
+    ("manifest", manifest),
     ("transfer", transfer),
     ("publication", publication),
     ("catalogue_sync", catalogue_sync),
@@ -95,6 +101,93 @@ pub fn dag(bytes: &[u8]) {
     }
 }
 
+/// A manifest that somebody made up: what is listed is in the range and ascends, and of an honest one all of it is.
+///
+/// The bytes are `[from u8][to u8]`, the first byte of the range's keys and of its end (0: none), then the leaves one after
+/// the other, 5,120 bytes each but the last. The root above them is made here, since no input could contain its address.
+/// The same bytes behind the first two are read as a root too: `[entries u64][node]`.
+pub fn manifest(bytes: &[u8]) {
+    let Some(([from, to], content)) = bytes.split_first_chunk() else { return };
+    let read: Vec<_> = content.chunks(LEAF_BYTES).take(MAX_LEAVES).map(Leaf::decode).collect();
+    for (leaf, bytes) in read.iter().zip(content.chunks(LEAF_BYTES)) {
+        let Ok(leaf) = leaf else { continue };
+        let written: Vec<u8> = leaf.entries().iter().flat_map(|(_, entry)| entry.to_bytes()).collect();
+        assert_eq!(written, bytes);
+        assert!(leaf.entries().is_sorted_by(|(a, _), (b, _)| a < b), "a leaf ascends");
+    }
+    made_up_root(content);
+    let content = &content[..content.len().min(MAX_LEAVES * LEAF_BYTES)];
+    let mut chunks = Source::default();
+    let mut keep = |chunk: Chunk| chunks.0.insert(chunk.cid().hash, chunk.into_bytes());
+    let (mut builder, mut inner) = (FileBuilder::new(Metadata::default()), Vec::new());
+    for leaf in content.chunks(LEAF_BYTES) {
+        let leaf = Chunk::new(Codec::Raw, leaf.to_vec()).expect("a leaf is short");
+        builder.leaf(Link::leaf(&leaf), &mut inner);
+        keep(leaf);
+    }
+    let root = builder.finish(&mut inner).cid;
+    inner.into_iter().for_each(|chunk| drop(keep(chunk)));
+    let manifest = Manifest { root, entries: (content.len() / ENTRY_BYTES) as u64 };
+    let key = |first: u8| Key(std::array::from_fn(|at| if at == 0 { first } else { 0 }));
+    let (from, to) = (key(*from), (*to > 0).then(|| key(*to)));
+    let Ok(mut reader) = RangeReader::new(&manifest, from, to) else { return };
+    let (mut listed, mut malformed) = (Vec::new(), 0);
+    loop {
+        match reader.next_step() {
+            Told::Want(entry) => {
+                assert!(reader.ahead(MAX_LEAVES).iter().all(|ahead| ahead.cid != entry.cid));
+                chunks.give(entry.cid, |chunk| reader.supply(chunk));
+            }
+            Told::Listed(entries) => listed.extend(entries),
+            Told::Malformed(_) => malformed += 1,
+            Told::Done => break,
+        }
+    }
+    assert!(listed.iter().all(|(key, _)| *key >= from && to.is_none_or(|to| *key < to)));
+    assert!(listed.is_sorted_by(|(a, _), (b, _)| a < b));
+    let leaves: Vec<&Leaf> = read.iter().flatten().collect();
+    if leaves.len() == read.len()
+        && leaves.is_sorted_by(|a, b| a.last() < b.first())
+        && content.len().is_multiple_of(ENTRY_BYTES)
+    {
+        let all = leaves.iter().flat_map(|leaf| leaf.entries());
+        let within = all.filter(|(key, _)| *key >= from && to.is_none_or(|to| *key < to));
+        assert!(within.eq(&listed) && malformed == 0, "an honest manifest lists all of its range");
+    }
+    let mut own = OwnChunks::new(&manifest, key(0), None).expect("its root was taken before");
+    loop {
+        match own.next_step() {
+            Told::Want(entry) => chunks.give(entry.cid, |chunk| own.supply(chunk)),
+            Told::Listed(entries) => assert!(entries.iter().all(|(_, entry)| chunks.0.contains_key(&entry.cid.hash))),
+            Told::Malformed(_) => {}
+            Told::Done => break,
+        }
+    }
+}
+
+/// The most leaves of one input's manifest: a search among them takes every turn that there is.
+const MAX_LEAVES: usize = 8;
+
+/// Reads `[entries u64][node]` as the root of a manifest: its children lie one behind the other and end with the leaves.
+fn made_up_root(bytes: &[u8]) {
+    let Some((entries, node)) = bytes.split_first_chunk() else { return };
+    let entries = u64::from_be_bytes(*entries);
+    let Ok(shape) = Shape::new(entries) else {
+        assert!(entries == 0 || entries > MAX_ENTRIES);
+        return;
+    };
+    let Ok(node) = Chunk::new(Codec::DagPb, node.to_vec()) else { return };
+    let Ok(children) = shape.children(shape.root(), &node) else { return };
+    let leaves = children.iter().map(|child| shape.leaves_under(child.place));
+    let end = leaves.fold(0, |end, leaves| {
+        assert!(leaves.start == end && leaves.end > end, "the children lie one behind the other");
+        leaves.end
+    });
+    assert_eq!(end, shape.leaves());
+    assert_eq!(shape.leaves_under(Place { level: 0, index: end }), end..end);
+    assert_eq!(dag::links(&node).map(|links| links.len()), Ok(children.len()));
+}
+
 /// The multihash that [`dag()`] replaces by that of chunk `number`.
 pub fn placeholder(number: u8) -> Multihash {
     let mut digest = [0; 32];
@@ -126,6 +219,12 @@ struct Source(HashMap<Multihash, Bytes>);
 impl Source {
     fn get(&self, cid: Cid) -> Option<Chunk> {
         Chunk::verify(cid, self.0.get(&cid.hash)?.clone()).ok()
+    }
+
+    /// Answers what a reader of a manifest wants, which is always here.
+    fn give(&self, cid: Cid, supply: impl FnOnce(&Chunk) -> Result<(), Unasked>) {
+        let chunk = self.get(cid).expect("a manifest's reader wants what the manifest links to");
+        supply(&chunk).expect("it was asked for");
     }
 
     /// Reads a range of a file until a chunk is missing or wrong.

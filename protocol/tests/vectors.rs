@@ -1,5 +1,5 @@
 //! The golden vectors of the `unixfs-v1-2025` profile, made by another UnixFS implementation: each is built, streamed, and
-//! read back, with BLAKE3 and with SHA2-256.
+//! read back, with BLAKE3 and with SHA2-256. And those of manifests, which are files of it too.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,6 +12,7 @@ use p2p_protocol::{
         DirectoryBuilder, DirectoryWalker, Entry, FileBuilder, FileWalker, Link, Lookup, Metadata, NameLookup, Node,
         Profile, Step, check_leaf, decode, links, symlink_with_profile,
     },
+    manifest,
 };
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -331,4 +332,61 @@ fn every_vector_is_built_and_read_back_with_blake3() {
 #[test]
 fn every_vector_is_built_and_read_back_with_sha2_256() {
     check_all(HashCode::Sha2_256, |vector| &vector.cid_sha2_256);
+}
+
+/// The entries of the numbers below `count`: raw chunks of their four bytes, big-endian.
+fn manifest_entries(count: u32) -> Vec<manifest::Entry> {
+    let entry = |number: u32| manifest::Entry { cid: Cid::of(Codec::Raw, &number.to_be_bytes()), length: 4 };
+    let mut entries: Vec<_> = (0..count).map(entry).collect();
+    entries.sort_by_cached_key(manifest::Entry::key);
+    entries
+}
+
+#[test]
+fn the_entry_of_a_manifest_is_the_vectors() {
+    let [entry] = manifest_entries(1)[..] else { panic!("there is one") };
+    let hex: String = entry.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, "551e20ec2bd03bf86b935fa34d71ad7ebb049f1f10f87d343e521511d8f9e6625620cd0000000400");
+    assert_eq!(manifest::Entry::from_bytes(&entry.to_bytes()), Some(entry));
+    let key: String = entry.key().0.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(key, "8431d119060d13df819915d7be465291900a50e815e7dd2cc6e6905528b15f4f");
+}
+
+/// The roots were made by another implementation, from `SPEC.md` alone.
+#[test]
+fn every_manifest_is_the_vectors() {
+    let vectors = [
+        (1, "bafkr4ihmhmbl2e3ezp2wdldpzgen7c3w2tlshia4mzvkmdl3uuckqu3acu"),
+        (8, "bafkr4idhuzfam4xpubilzyfkfava72ea2ucm7eu4zjqb2dg53rphmyo7vy"),
+        (9, "bafkr4id5ylv7qwzyvpqdedxoy7mmze5suvt3cp32ioath5hcx2mo5pifbm"),
+        (128, "bafkr4ibyw7qmkqiz26zfqofr76aqq4j344ntmj72wm4cyabwxecoiov554"),
+        (129, "bafyb4ibv5ffxynaqcplvswjox6hcss2wl5fk4eamdrxmmococe3ihidhue"),
+        (1000, "bafyb4iab3wlknxl2scyj2mwebqdj6p4ttyzdhzjrcsxeboocg5fgfq32ea"),
+        (140_000, "bafyb4ifike2txnma63kdizhbhsylm5j33rlb3ebkjjcvrmjxaruxvrc7uu"),
+    ];
+    for (count, root) in vectors {
+        let (mut writer, mut out) = (manifest::Writer::new(), Vec::new());
+        for entry in manifest_entries(count) {
+            writer.push(entry, &mut out).expect("they ascend");
+        }
+        let written = writer.finish(&mut out).expect("there are entries");
+        assert_eq!(out.last().map(Chunk::cid), Some(&written.root), "the root comes last");
+        assert_eq!((written.root.to_string().as_str(), written.entries), (root, u64::from(count)));
+        // It is a file like any other: read as one, it is its entries in their order.
+        let mut walker = FileWalker::new(&out[out.len() - 1], 0..u64::MAX).expect("it is a file");
+        assert_eq!(walker.size(), u64::from(count) * 40);
+        let chunks: HashMap<Cid, Chunk> = out.into_iter().map(|chunk| (*chunk.cid(), chunk)).collect();
+        let mut bytes = Vec::new();
+        while let Some(step) = walker.next_step() {
+            match step {
+                Step::Inner(cid) => walker.expand(&chunks[&cid]).expect("it was asked for"),
+                Step::Leaf { cid, length, .. } => {
+                    bytes.extend_from_slice(&check_leaf(&chunks[&cid], length).expect("its length was written"));
+                }
+                Step::Bytes { bytes: inline, .. } => bytes.extend_from_slice(&inline),
+            }
+        }
+        let expected: Vec<u8> = manifest_entries(count).iter().flat_map(manifest::Entry::to_bytes).collect();
+        assert_eq!(bytes, expected);
+    }
 }
