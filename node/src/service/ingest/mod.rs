@@ -2,12 +2,14 @@
 //!
 //! Three things overlap: a blocking step reads, cuts, hashes and links the next batch ([`tree`], [`stream`]), the
 //! chunks of earlier batches are being kept and replicated ([`Job::submit`]), and nothing waits for an order among
-//! them, because the DAG is settled where it is read. No blocking step ever waits for the async side, so that the
+//! them, because the DAG is settled where it is read. At the end its distinct chunks, which were sorted on disk meanwhile,
+//! become its listing ([`listing`]). No blocking step ever waits for the async side, so that the
 //! service runs under a paused clock too. Bytes in flight are bounded by [`IN_FLIGHT_BYTES`].
 
 mod error;
 mod faults;
 mod leaves;
+mod listing;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,7 @@ use futures::{
     future::{BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
-use p2p_protocol::{Chunk, Cid, catalogue::Kind, chunker::ChunkerKind, dag::Link};
+use p2p_protocol::{Chunk, Cid, catalogue::Kind, chunker::ChunkerKind, dag::Link, manifest::Listing};
 use tokio::{io::AsyncRead, sync::watch};
 
 pub use self::error::AddError;
@@ -67,10 +69,12 @@ pub struct Ingested {
     pub kind: Kind,
     /// Content bytes.
     pub size: u64,
-    /// Distinct blocks of the DAG.
+    /// Distinct blocks of the DAG; a manifest's own are not counted.
     pub chunks: u64,
     /// Those that this node did not have before.
     pub chunks_new: u64,
+    /// Which they are. Where it is a manifest, that was kept and replicated like the DAG.
+    pub listing: Listing,
     /// How replication went.
     pub report: Report,
 }
@@ -156,8 +160,8 @@ impl Ingest {
         let scratch = scratch(self.data_dir.as_deref());
         let read = pump(reader, &job, Distinct::new(&scratch), shown, progress, &self.blocking).await?;
         let report = finish(job, shown, progress).await?;
-        let Read { link, kind, chunks, chunks_new } = read;
-        Ok(Ingested { root: link.cid, kind, size: link.size, chunks, chunks_new, report })
+        let Read { link, kind, chunks, chunks_new, listing } = read;
+        Ok(Ingested { root: link.cid, kind, size: link.size, chunks, chunks_new, listing, report })
     }
 }
 
@@ -275,16 +279,17 @@ impl Reader for TreeReader {
     }
 }
 
-/// What was read to its end, every chunk of it kept.
+/// What was read to its end, every chunk of it and of its manifest kept.
 #[derive(Debug)]
 struct Read {
     link: Link,
     kind: Kind,
     chunks: u64,
     chunks_new: u64,
+    listing: Listing,
 }
 
-/// Reads to the end and has everything kept.
+/// Reads to the end and has everything kept; last what lists it.
 async fn pump<R: Reader, S: ChunkSink>(
     reader: R,
     sink: &S,
@@ -341,8 +346,8 @@ async fn pump<R: Reader, S: ChunkSink>(
     let lost = || AddError::Failed { shown: shown.to_owned(), why: "reading it was interrupted".to_owned() };
     let (link, kind) = idle.ok_or_else(lost)?.outcome()?;
     let distinct = counting.ok_or_else(lost)?;
-    let chunks = blocking.run(move || distinct.count()).await?.map_err(|why| count_error(&why))?;
-    Ok(Read { link, kind, chunks, chunks_new })
+    let (listing, chunks) = listing::list(distinct, sink, shown, blocking).await?;
+    Ok(Read { link, kind, chunks, chunks_new, listing })
 }
 
 /// One batch, its hashes counted.

@@ -59,7 +59,7 @@ pub(super) async fn stat(rooms: &Inspect, found: &Resolved, reference: &str, pla
     let scratch_error =
         |why: std::io::Error| ReadError::Scratch { directory: rooms.scratch.display().to_string(), why: reason(&why) };
     let size = measure::walk(&found.source, root, reference, true, |cid, bytes| {
-        // Up to 100,000 chunks this touches no disk, and then once in so many.
+        // Up to 65,536 chunks this touches no disk, and then once in so many.
         distinct.push(&cid, u32::try_from(bytes).unwrap_or(u32::MAX)).map_err(scratch_error)
     })
     .await?;
@@ -77,6 +77,7 @@ pub(super) async fn stat(rooms: &Inspect, found: &Resolved, reference: &str, pla
             .await?;
         sorted = rest;
         let batch = batch.map_err(scratch_error)?;
+        let batch: Vec<_> = batch.into_iter().map(|entry| (entry.cid, entry.length)).collect();
         if batch.is_empty() {
             break;
         }
