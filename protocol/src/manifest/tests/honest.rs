@@ -106,6 +106,11 @@ fn a_writer_takes_only_what_ascends() {
     assert_eq!(manifest, Source::default().write(&written[1..]));
     assert_eq!(Writer::new().finish(&mut out), None);
     assert_eq!(Listing::of([], &mut out), Ok(Listing::Inline(Vec::new())));
+    let listed = |count| Listing::of(entries(0..count).into_iter().map(|(_, entry)| entry), &mut Vec::new());
+    assert!(
+        matches!(listed(8), Ok(Listing::Inline(few)) if few.len() == 8)
+            && matches!(listed(9), Ok(Listing::Manifest(_)))
+    );
     let inline = |entries: &[(Key, Entry)]| Listing::inline(entries.iter().map(|(_, entry)| *entry).collect());
     assert!(inline(&written).is_some() && inline(&entries(0..8)).is_some());
     assert_eq!(inline(&entries(0..9)), None);
