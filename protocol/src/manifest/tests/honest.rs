@@ -1,6 +1,9 @@
 //! Honest manifests of any set: what was written is read, in every range, and little else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use proptest::prelude::*;
 
@@ -11,6 +14,9 @@ use crate::MAX_CHUNK_BYTES;
 fn count() -> impl Strategy<Value = u64> {
     prop_oneof![1_u64..300, prop::sample::select(vec![1, 8, 9, 127, 128, 129, 255, 256, 257]), 300_u64..3000]
 }
+
+/// Made once: there are enough of them in every corner of the keyspace.
+static MANY: LazyLock<Vec<(Key, Entry)>> = LazyLock::new(|| entries(0..40_000));
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
@@ -55,7 +61,7 @@ proptest! {
     /// Chunks whose keys were chosen: most of them in one corner of the keyspace.
     #[test]
     fn clustered_keys_are_found_like_others(corner in 0_u8..255, others in 0_usize..200, from: u16, near: u16) {
-        let mut written = entries(0..40_000);
+        let mut written = MANY.clone();
         let stranger = written.len() / (others + 1);
         let keep: BTreeSet<Key> = written.iter().step_by(stranger.max(1)).map(|(key, _)| *key).collect();
         written.retain(|(key, _)| (corner..=corner.saturating_add(12)).contains(&key.0[0]) || keep.contains(key));
