@@ -105,3 +105,19 @@ impl Writer {
         self.builder.leaf(link, out);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cid;
+
+    #[test]
+    fn a_manifest_ends_where_every_reader_would_refuse_it() {
+        let mut writer = Writer { entries: MAX_ENTRIES - 1, ..Writer::new() };
+        let mut entries = [b"a", b"b"].map(|bytes| Entry { cid: Cid::of(Codec::Raw, bytes), length: 1 });
+        entries.sort_by_key(Entry::key);
+        assert_eq!(writer.push(entries[0], &mut Vec::new()), Ok(()));
+        assert_eq!(writer.push(entries[1], &mut Vec::new()), Err(WriteError::TooMany));
+        assert_eq!(writer.entries(), MAX_ENTRIES);
+    }
+}
