@@ -142,7 +142,7 @@ impl RangeReader {
         let leaves = self.to.map_or(rest, |to| share(&to, after.as_ref(), None, rest)) / each + 1;
         let likely = |child: &&Child| {
             let leaf = child.place.index;
-            leaf > *at && leaf <= at.saturating_add(leaves) && self.left_out(leaf).is_none() && !self.leaves.has(&leaf)
+            leaf > *at && leaf <= at.saturating_add(leaves) && !self.leaves.has(&leaf)
         };
         above.into_iter().flatten().filter(likely).take(limit).map(|child| child.entry).collect()
     }
@@ -174,11 +174,7 @@ impl RangeReader {
         }
         let State::Search(search) = &mut self.state else { return None };
         let read = self.leaves.get(&leaf)?;
-        let (after, before) = search.bounds();
-        match read.check_between(after, before) {
-            Ok(()) => search.narrow(leaf, read.first(), read.last()),
-            Err(_) => self.refuse(Place { level: 0, index: leaf }),
-        }
+        search.narrow(leaf, read.first(), read.last());
         None
     }
 
@@ -227,9 +223,6 @@ impl RangeReader {
     fn refuse(&mut self, place: Place) {
         self.malformed += 1;
         self.told.push_back(Step::Malformed(place));
-        if place.level == 0 {
-            self.leaves.take(&place.index);
-        }
         self.leave_out(self.shape.leaves_under(place));
         if self.malformed >= MAX_MALFORMED && place != self.root.place {
             self.told.push_back(Step::Malformed(self.root.place));

@@ -34,6 +34,7 @@ proptest! {
             let seen = source.read(&manifest, from, to);
             prop_assert_eq!(&seen.listed, &within(&written, from, to));
             prop_assert!(seen.malformed.is_empty());
+            prop_assert!(to.is_none_or(|to| to > from) || seen.wants.is_empty(), "nothing is read for nothing");
         }
     }
 

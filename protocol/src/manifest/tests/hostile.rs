@@ -97,8 +97,12 @@ fn what_cannot_be_had_is_left_out() {
         let leaf = &written[lost * LEAF_ENTRIES..written.len().min((lost + 1) * LEAF_ENTRIES)];
         source.0.remove(&Cid::of(Codec::Raw, &bytes_of(leaf)));
         let rest: Vec<_> = written.iter().filter(|entry| !leaf.contains(entry)).copied().collect();
+        // What begins a little before is looked for in the leaf that is lost.
+        let before = written[..lost * LEAF_ENTRIES].iter().rev().take(30).map(|(key, _)| (*key, None));
         for (from, to) in
             [(START, None), (leaf[0].0, None), (at(0x3000), Some(at(0x6000))), (leaf[1].0, Some(leaf[9].0))]
+                .into_iter()
+                .chain(before)
         {
             let seen = source.read(&manifest, from, to);
             assert_eq!((seen.listed, seen.malformed), (within(&rest, from, to), Vec::new()));
@@ -218,6 +222,8 @@ fn forged_roots_are_refused() {
     assert!(RangeReader::new(&Manifest { root: leaf, entries: 1000 }, START, None).is_err());
     assert!(RangeReader::new(&Manifest { root: leaf, entries: 0 }, START, None).is_err());
     assert!(OwnChunks::new(&Manifest { root: leaf, entries: MAX_ENTRIES + 1 }, START, None).is_err());
+    assert_eq!(Shape::new(MAX_ENTRIES).map(|shape| (shape.leaves(), shape.root().level)), Ok((1 << 25, 3)));
+    assert!(Shape::new(MAX_ENTRIES + 1).is_err() && Shape::new(0).is_err() && Shape::new(u64::MAX).is_err());
     let short = source.read(&Manifest { root: leaf, entries: 127 }, START, None);
     assert_eq!((short.listed, short.malformed), (Vec::new(), vec![Place { level: 0, index: 0 }]), "a leaf of 128");
     for (place, why) in [
@@ -229,6 +235,22 @@ fn forged_roots_are_refused() {
         assert!(shape.children(place, &root).is_err(), "{why}");
         assert!(place.level == 0 || shape.leaves_under(place).is_empty() || place.level == 2);
     }
+}
+
+/// The search looked at the leaf before; the first that is listed has to follow it too.
+#[test]
+fn a_first_leaf_that_overlaps_the_one_before_is_malformed() {
+    let all = entries(0..4000);
+    let between = |from: u16, to: u16| within(&all, at(from), Some(at(to)));
+    let low = between(0, 0x2000);
+    let (stray, low) = (low[5], [&low[..5], &low[6..129]].concat());
+    let middle = [&[stray][..], &between(0x2000, 0x4000)[..127]].concat();
+    let high = between(0x8000, 0xffff)[..40].to_vec();
+    let mut source = Source::default();
+    let manifest = source.forge(&[bytes_of(&low), bytes_of(&middle), bytes_of(&high)]);
+    // A guess by the keyspace alone is the first leaf, which ends below.
+    let seen = source.read(&manifest, at(0x2400), None);
+    assert_eq!((seen.listed, seen.malformed), (high, vec![Place { level: 0, index: 1 }]));
 }
 
 /// What a few chunks claim to be in very many places ends after a few of them.
@@ -263,4 +285,17 @@ fn a_claim_that_repeats_itself_is_given_up() {
     assert!(seen.listed.is_empty());
     assert_eq!(seen.malformed.last(), Some(&Place { level: 2, index: 0 }), "all the rest is given up");
     assert!(seen.wants.len() < 200, "{}", seen.wants.len());
+
+    // And inner nodes that are none, one for each place.
+    for (number, node) in (0_u32..).zip(&mut nodes) {
+        let garbage = Chunk::new(Codec::DagPb, number.to_be_bytes().to_vec()).expect("short");
+        node.cid = *garbage.cid();
+        source.keep(vec![garbage]);
+    }
+    let root = Chunk::new(Codec::DagPb, crate::dag::node_bytes(&nodes, Metadata::default())).expect("short");
+    let manifest = Manifest { root: *root.cid(), ..manifest };
+    source.keep(vec![root]);
+    let seen = source.own(&manifest, START, None);
+    assert_eq!((seen.wants.len(), seen.malformed.len()), (65, 64));
+    assert_eq!(seen.malformed.last(), Some(&Place { level: 2, index: 0 }));
 }
