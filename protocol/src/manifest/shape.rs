@@ -8,8 +8,9 @@ use crate::{
     dag::{self, Link, Metadata, node_bytes},
 };
 
-/// Entries of a leaf; only the last leaf has fewer. A node of a large network needs a small part of a manifest, and reads
-/// whole leaves of it: with 1,024 entries each it would read eight times as much.
+/// Entries of a leaf; only the last leaf has fewer. A reader of a part of a manifest reads whole leaves, and above each
+/// leaf a link of about 50 bytes: of a million entries, a thousandth costs 95 KB with leaves of 128 (101 of 256, 134 of
+/// 1,024) and a hundredth 456 KB (460, 491); of 100,000, a thousandth 47 KB (33, 49).
 pub const LEAF_ENTRIES: usize = 128;
 /// Bytes of a full leaf.
 pub const LEAF_BYTES: usize = LEAF_ENTRIES * ENTRY_BYTES;
