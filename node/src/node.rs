@@ -36,7 +36,7 @@ use crate::{
         locate::Locate,
         remember,
         replicate::Replicate,
-        sync,
+        sync::{self, Sync},
         transfer::Transfer,
         worker::{Layer, Work, Workers},
     },
@@ -116,6 +116,8 @@ pub struct Rooms {
     pub fetch: Fetch,
     /// Publications.
     pub catalogue: Catalogue,
+    /// Having publications kept elsewhere.
+    pub sync: Sync,
     /// Looking into DAGs.
     pub inspect: Inspect,
     /// Writing them out.
@@ -141,9 +143,8 @@ impl Rooms {
         let replicate = Replicate::start(store.clone(), locate.clone(), transfer.clone(), &workers.layer());
         let fetch = Fetch::new(network.clone(), store.clone(), locate.clone(), transfer.clone(), workers.layer());
         let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned), blocking.clone());
-        let catalogue =
-            Catalogue::start(network.clone(), store.clone(), keypair, network_name, &workers.layer()).await?;
-        sync::start(network.clone(), &catalogue, seed, &workers.layer()).await?;
+        let catalogue = Catalogue::start(network.clone(), store.clone(), keypair, network_name, &workers).await?;
+        let sync = sync::start(network.clone(), &catalogue, seed, &workers.layer()).await?;
         let scratch = data_dir.map_or_else(std::env::temp_dir, |directory| directory.join("tmp"));
         let inspect = Inspect::new(
             network.clone(),
@@ -158,6 +159,8 @@ impl Rooms {
         );
         let export = Export::new(inspect.clone(), scratch, blocking);
         let top = workers.layer();
+        let (knowing, met) = (catalogue.clone(), locate.clone());
+        top.spawn("known publishers", |work| know(knowing, met, work));
         Ok(Self {
             network,
             store,
@@ -167,6 +170,7 @@ impl Rooms {
             ingest,
             fetch,
             catalogue,
+            sync,
             inspect,
             export,
             replicas,
@@ -319,6 +323,18 @@ impl Node {
         let local = self.inner.rooms.network.local();
         let table = Arc::clone(&self.inner.rooms.network.peers().borrow());
         table.listen.iter().map(|address| address.clone().with(Protocol::P2p(local)).to_string()).collect()
+    }
+}
+
+/// Tells the catalogue which publishers are storing peers that this node has met.
+async fn know(catalogue: Catalogue, locate: Locate, work: Work) {
+    let mut changes = locate.changes();
+    loop {
+        catalogue.know(locate.met().into_keys());
+        work.idle();
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 

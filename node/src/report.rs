@@ -50,6 +50,9 @@ pub struct AddOptions {
     pub local: bool,
     /// Return once every chunk is safe on so many peers of its replica set.
     pub wait: Option<u8>,
+    /// Versions of the name that stay, this one included; 0: all; `None`: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<u64>,
 }
 
 /// Copies: what was asked and what there is.
@@ -313,4 +316,42 @@ pub struct Update {
     pub version: u64,
     /// When it was published.
     pub time: String,
+    /// Which of this node's changes it is; `watch` goes on from there.
+    pub position: u64,
+}
+
+/// `rm --json` and `restore --json`, a line each.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Changed {
+    /// The root.
+    pub cid: String,
+    /// The name or, without one, the label.
+    pub name: String,
+    /// The version that says so.
+    pub version: u64,
+    /// Set where peers that should have it on disk did not take it: the exit code is then 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub short: Option<String>,
+}
+
+/// `history --json`, a line a version, newest first.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VersionLine {
+    /// The name or, without one, the label.
+    pub name: String,
+    /// Its version.
+    pub version: u64,
+    /// The root.
+    pub cid: String,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Content bytes.
+    pub size: u64,
+    /// Who published it.
+    pub publisher: String,
+    /// When it was published.
+    pub time: String,
+    /// It is a removal: of what stands in this line.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
 }

@@ -9,7 +9,7 @@ use p2p_protocol::{
     catalogue::{Kind, Publication, SignedPublication},
     dag::{DirectoryBuilder, FileBuilder, Link, Metadata, Profile, symlink},
     decoders::{DECODERS, NETWORK, own_id, own_ids, placeholder},
-    manifest::{ENTRY_BYTES, Entry, LEAF_BYTES, Writer},
+    manifest::{ENTRY_BYTES, Entry, LEAF_BYTES, Listing, Writer},
     reconcile::{IdSet, Initiator, MIN_MESSAGE_BYTES, ReconcileLimits, Step, respond},
     wire::{
         announce,
@@ -188,18 +188,37 @@ fn signed() -> Vec<SignedPublication> {
         kind: Kind::File,
         size: 12,
         replicas: 3,
+        chunks: 1,
+        listing: few(&[Cid::of(Codec::Raw, b"hello world\n")]),
         version: 7,
+        floor: 2,
         time_milliseconds: 1_700_000_000_123,
         removed: false,
     };
     let address = "bafkr4ig4ljhnxasawambeqcsymycobuw7ftxdjr3iusquxax2maa5artku".to_owned();
     let unnamed = Publication { name: None, label: address, kind: Kind::Symlink, ..named.clone() };
     let root = Cid { codec: Codec::DagPb, hash: Multihash::of(HashCode::Sha2_256, b"") };
-    let removed = Publication { removed: true, root, kind: Kind::Directory, label: "é".repeat(20), ..named.clone() };
+    let listing = few(&[Cid::of(Codec::Raw, b"one"), root, Cid::of(Codec::Raw, b"two")]);
+    let several = Publication { root, kind: Kind::Directory, chunks: 3, listing, ..named.clone() };
+    let removed = Publication { removed: true, floor: 7, label: "é".repeat(20), ..several.clone() };
+    let large = |chunks, codec| {
+        let listing = Listing::Manifest(Cid::of(codec, b"a manifest"));
+        Publication { chunks, listing, ..several.clone() }
+    };
+    let (leaf, tree) = (large(9, Codec::Raw), large(129, Codec::DagPb));
     let sign = |(publication, extension): (_, &[u8])| {
         SignedPublication::sign_extended(&keypair, NETWORK, publication, extension).expect("it is valid")
     };
-    [(named, &[][..]), (unnamed, b"from the future"), (removed, &[])].map(sign).into()
+    let all =
+        [(named, &[][..]), (unnamed, b"from the future"), (removed, &[]), (several, &[]), (leaf, &[]), (tree, &[])];
+    all.map(sign).into()
+}
+
+/// A list of a few chunks, in order.
+fn few(cids: &[Cid]) -> Listing {
+    let mut entries: Vec<_> = cids.iter().map(|&cid| Entry { cid, length: 12 }).collect();
+    entries.sort_by_key(Entry::key);
+    Listing::Inline(entries)
 }
 
 fn publications() -> Vec<Vec<u8>> {

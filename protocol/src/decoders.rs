@@ -10,7 +10,7 @@ use libp2p_identity::Keypair;
 
 use crate::{
     Chunk, Cid, Codec, HashCode, Key, MAX_CHUNK_BYTES, Multihash,
-    catalogue::{Catalogue, InvalidPublication, Outcome, SignedPublication, extension, read_checked},
+    catalogue::{Catalogue, InvalidPublication, Outcome, SignedPublication, read_unsigned},
     cid::MULTIHASH_BYTES,
     dag::{
         self, DirectoryWalker, Entry, FileBuilder, FileWalker, Link, Lookup, MAX_WANTED, Metadata, NameLookup, Step,
@@ -345,10 +345,10 @@ pub fn publication(bytes: &[u8]) {
     }
     let _ = SignedPublication::decode(NETWORK, bytes);
     // No input could contain its own signature: its fields are read, and signed anew by a key that is known.
-    let Ok(mut publication) = read_checked(&[bytes, &[0; 64]].concat()) else { return };
+    let unsigned = [bytes, &[0; 64]].concat();
+    let Ok((mut publication, extension)) = read_unsigned(&unsigned) else { return };
     let keypair = Keypair::ed25519_from_bytes([1; 32]).expect("any 32 bytes are a key");
     publication.publisher = keypair.public().to_peer_id();
-    let extension = extension(bytes).expect("it was read");
     let signed = SignedPublication::sign_extended(&keypair, NETWORK, publication.clone(), extension)
         .expect("what is read can be signed");
     let body = &signed.bytes()[..bytes.len()];
@@ -358,7 +358,7 @@ pub fn publication(bytes: &[u8]) {
     assert_eq!(SignedPublication::decode("another", signed.bytes()), Err(InvalidPublication::Signature));
     let mut catalogue = Catalogue::default();
     let key = publication.key();
-    assert_eq!(catalogue.merge(signed.clone()).outcome, Outcome::Taken { previous: None });
+    assert_eq!(catalogue.merge(signed.clone()).outcome, Outcome::Taken { current: true, previous: None });
     assert_eq!(catalogue.get(&publication.publisher, &key), Some(publication));
     assert_eq!(catalogue.signed_bytes(&signed.id()), Some(signed.bytes()));
 }

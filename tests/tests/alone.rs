@@ -16,7 +16,7 @@ const NODE: Program = Program(env!("CARGO_BIN_EXE_p2p-node-tested"));
 fn usage_errors_have_code_2_and_are_told_twice_with_json() {
     let cases: [&[&str]; 12] = [
         &["nonsense"],
-        &["rm", "x"],
+        &["rm"],
         &["add"],
         &["add", "x", "--replicas", "0"],
         &["add", "x", "--replicas", "17"],

@@ -11,7 +11,8 @@ use rustix::process::{Pid, Signal};
 
 const NODE: Program = Program(env!("CARGO_BIN_EXE_p2p-node-tested"));
 
-const VERBS: [&str; 10] = ["daemon", "add", "get", "cat", "ls", "stat", "watch", "peers", "connect", "status"];
+const VERBS: [&str; 13] =
+    ["daemon", "add", "get", "cat", "ls", "stat", "rm", "restore", "history", "watch", "peers", "connect", "status"];
 
 #[test]
 fn help_is_there_for_every_verb_and_says_what_exit_codes_mean() {
@@ -26,7 +27,7 @@ fn help_is_there_for_every_verb_and_says_what_exit_codes_mean() {
     assert!(help.text().contains("open to all"), "it does not say that the network is open");
     assert!(NODE.run(["--version"]).ok().text().contains(env!("CARGO_PKG_VERSION")));
     // What is not there yet is not half there.
-    for verb in ["rm", "history", "verify", "gc"] {
+    for verb in ["verify", "gc", "pin", "drain"] {
         NODE.run([verb]).expect(2);
     }
 }

@@ -241,7 +241,7 @@ fn gossip_that_nobody_signed_is_neither_kept_nor_passed_on() {
     let evil = Evil::start("main", &honest, Tactic::Serve, Chunks::new());
     evil.wait_until_trusted_by(&cluster[2], 2);
     // First what is of a known format and invalid; then noise, most of which a later version might have said.
-    let invalid = |seed: u8| [&[1, 1, 0][..], &tree::noise(u64::from(seed) + 700, 400)].concat();
+    let invalid = |seed: u8| [&[1, 2, 0, 0, 3][..], &tree::noise(u64::from(seed) + 700, 400)].concat();
     let mut messages: Vec<Vec<u8>> = (0..100).map(invalid).collect();
     messages.extend((0..200).map(|seed| tree::noise(350 + seed, 300)));
     messages.extend((0..100_u8).map(|seed| [&[1][..], &tree::noise(u64::from(seed) + 600, 400)].concat()));

@@ -211,7 +211,22 @@ fn command_line_word(code: &str) -> Option<&str> {
             return Some(option);
         }
     }
-    let verbs = ["daemon", "add", "get", "cat", "ls", "stat", "status", "watch", "peers", "connect", "completions"];
+    let verbs = [
+        "daemon",
+        "add",
+        "get",
+        "cat",
+        "ls",
+        "stat",
+        "status",
+        "watch",
+        "rm",
+        "restore",
+        "history",
+        "peers",
+        "connect",
+        "completions",
+    ];
     let program = "p2p-node ";
     let verb = |at: usize| verbs.contains(&word(at + program.len()).unwrap_or_default());
     code.match_indices(program).find(|(at, _)| verb(*at)).map(|(at, _)| &code[at..])

@@ -17,7 +17,11 @@ use p2p_node::{
     service::{catalogue::Draft, replicate::Wish},
     store::{Role, Store},
 };
-use p2p_protocol::{Chunk, Codec, Multihash, catalogue::Kind};
+use p2p_protocol::{
+    Chunk, Codec, Multihash,
+    catalogue::Kind,
+    manifest::{Entry, Listing},
+};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tokio::time::Instant;
 
@@ -161,6 +165,9 @@ fn draft(root: &Chunk, name: &str) -> Draft {
         kind: Kind::File,
         size: root.len() as u64,
         replicas: K,
+        chunks: 1,
+        listing: Listing::Inline(vec![Entry { cid: *root.cid(), length: root.len() as u32 }]),
+        keep: 10,
     }
 }
 

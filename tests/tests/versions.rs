@@ -15,6 +15,7 @@ use p2p_node::{
 use p2p_protocol::{
     Chunk, Cid, Codec,
     catalogue::{Kind, Publication, SignedPublication},
+    manifest::{Entry, Listing},
     wire::{
         announce,
         frame::{HEADER_BYTES, Header, UNSUPPORTED},
@@ -94,7 +95,14 @@ fn draft(name: &str, chunk: &Chunk) -> Draft {
         kind: Kind::File,
         size: chunk.len() as u64,
         replicas: 2,
+        chunks: 1,
+        listing: listing(*chunk.cid(), chunk.len() as u32),
+        keep: 10,
     }
+}
+
+fn listing(cid: Cid, length: u32) -> Listing {
+    Listing::Inline(vec![Entry { cid, length }])
 }
 
 async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
@@ -115,13 +123,16 @@ fn written_later(by: &Node) -> (SignedPublication, Vec<u8>) {
         kind: Kind::File,
         size: 1,
         replicas: 2,
+        chunks: 1,
+        listing: listing(Cid::of(Codec::Raw, name.as_bytes()), 1),
         version: 1,
+        floor: 1,
         time_milliseconds: 1,
         removed: false,
     };
     let sign = |name| SignedPublication::sign_extended(&by.keypair, NETWORK, publication(name), b"from the future");
     let mut unknown = sign("of another format").expect("it is valid").bytes().to_vec();
-    unknown[0] = 2;
+    unknown[0] = 3;
     unknown.resize(3000, 7);
     (sign("with an extension").expect("it is valid"), unknown)
 }

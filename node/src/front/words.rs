@@ -7,7 +7,13 @@ use crate::{
     identity::IdentityError,
     net::NetError,
     node::NodeError,
-    service::{blocking::Unfinished, catalogue::StartError, export::WriteError, ingest::AddError, inspect::ReadError},
+    service::{
+        blocking::Unfinished,
+        catalogue::{PublishError, SinceError, StartError},
+        export::WriteError,
+        ingest::AddError,
+        inspect::ReadError,
+    },
     store::StoreError,
 };
 
@@ -15,7 +21,9 @@ impl From<ReadError> for Error {
     fn from(error: ReadError) -> Self {
         let message = error.to_string();
         match error {
-            ReadError::NamesNothing(_) => Self::usage(message).hint("give a CID, CID/path/inside, NAME or PEER/NAME"),
+            ReadError::NamesNothing(_) => {
+                Self::usage(message).hint("give a CID, CID/path/inside, NAME, NAME@VERSION or PEER/NAME")
+            }
             ReadError::BadCid { .. } | ReadError::Dots { .. } => Self::usage(message),
             ReadError::NoCid(_) => Self::usage(message).hint("check that all of it was copied"),
             ReadError::OnlyPeer(_) => {
@@ -24,6 +32,18 @@ impl From<ReadError> for Error {
             ReadError::Ambiguous { .. } => Self::usage(message).hint("write one of these"),
             ReadError::UnknownName(_) => {
                 Self::not_found(message).hint("`p2p-node ls` shows what there is; a CID works without a name")
+            }
+            ReadError::NoVersion { .. } => Self::not_found(message).hint("`p2p-node history` shows which are kept"),
+            ReadError::Inside(_) => {
+                Self::usage(message).hint("name the whole of it; `p2p-node ls` shows what there is")
+            }
+            ReadError::OneVersion(_) => Self::usage(message)
+                .hint("earlier versions go with `p2p-node add --keep`, all of them with `p2p-node rm NAME`"),
+            ReadError::Foreign { .. } => {
+                Self::refused(message).hint("run the same command on the machine that published it")
+            }
+            ReadError::OnlyEarlier { .. } => {
+                Self::not_found(message).hint("earlier versions go with `p2p-node add --keep`")
             }
             ReadError::NoEntry { .. } => {
                 Self::not_found(message).hint("`p2p-node ls` of the directory shows what there is")
@@ -98,6 +118,33 @@ impl From<AddError> for Error {
             AddError::Failed { .. } | AddError::Stream(_) | AddError::Scratch(_) | AddError::Unfinished(_) => {
                 Self::failed(message)
             }
+        }
+    }
+}
+
+impl From<PublishError> for Error {
+    fn from(error: PublishError) -> Self {
+        let message = error.to_string();
+        match error {
+            PublishError::Share => Self::refused(message)
+                .hint("remove what is not needed with `p2p-node rm`, or keep fewer versions with `add --keep`"),
+            PublishError::Invalid { .. } => Self::usage(message),
+            PublishError::Nothing => Self::not_found(message).hint("`p2p-node ls` shows what there is"),
+            PublishError::Stands(_) => Self::usage(message)
+                .hint("NAME@VERSION brings an earlier version back; `p2p-node history` shows which are kept"),
+            PublishError::Store(why) => why.into(),
+        }
+    }
+}
+
+impl From<SinceError> for Error {
+    fn from(error: SinceError) -> Self {
+        let message = error.to_string();
+        match error {
+            SinceError::Ahead { .. } => {
+                Self::usage(message).hint("positions are this node's own: use one that `p2p-node watch` gave here")
+            }
+            SinceError::Store(why) => why.into(),
         }
     }
 }

@@ -1,69 +1,47 @@
 //! What the network holds: publications, gossiped and kept.
 //!
-//! This file is the handle and the gossip; [`ledger`] is the state that gossip and catch-up share.
-//! This node's own publications are records of the store's log; others' are metadata of its index, which come back by
-//! catch-up where the index had to be rebuilt.
+//! This file is the handle and the gossip; [`ledger`] is the state that gossip and catch-up share, [`keep`] writes what
+//! changed into the store's log, this node's own publications and others' alike.
 
+mod changes;
+mod keep;
 pub(in crate::service) mod ledger;
+mod publish;
+mod records;
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    cmp::Reverse,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use libp2p::identity::Keypair;
 use p2p_protocol::{
-    Cid,
-    catalogue::{EntryKey, Kind, MAX_TIME_MILLISECONDS, Outcome, Publication, SignedPublication, label_from},
+    Cid, PeerId,
+    catalogue::{EntryKey, Outcome, Publication, SignedPublication},
     wire::announce,
 };
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::{mpsc, watch},
     time::timeout,
 };
 
-use super::worker::{Layer, Work};
+use super::worker::{Layer, Work, Workers};
 use crate::{
     net::{GossipMessage, NetError, Network, Verdict, protocol_name},
     store::{Store, StoreError},
 };
 use ledger::Ledger;
 
+pub use self::{
+    changes::{Change, Changes, Event, Live, SinceError},
+    publish::{Draft, PublishError},
+};
+
 /// Gossiped messages that may wait: each is under a kilobyte and takes some 50 µs to check; what is lost beyond comes
 /// by catch-up.
 const HEARD: usize = 256;
 /// The first comparison with the peers that are here is waited for no longer than this.
 const CAUGHT_UP: Duration = Duration::from_secs(10);
-
-/// What an add publishes.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Draft {
-    /// The name, or none. Checked with [`p2p_protocol::catalogue::check_name`].
-    pub name: Option<String>,
-    /// The file's name; what no label may contain is replaced.
-    pub label: String,
-    /// The root.
-    pub root: Cid,
-    /// What it is.
-    pub kind: Kind,
-    /// Content bytes.
-    pub size: u64,
-    /// Copies wanted.
-    pub replicas: u8,
-}
-
-/// A change of the catalogue: `previous` is what it supersedes.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Change {
-    /// What stands now.
-    pub publication: Publication,
-    /// What stood before.
-    pub previous: Option<Publication>,
-}
 
 /// Why the catalogue cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -98,15 +76,20 @@ impl Catalogue {
         store: Store,
         keypair: Keypair,
         network_name: &str,
-        workers: &Layer,
+        workers: &Workers,
     ) -> Result<Self, StartError> {
         let name = protocol_name(network_name, "catalogue", 1);
-        let ledger = Arc::new(Ledger::load(network.clone(), store, keypair, network_name, &name).await?);
+        let (done, progress) = watch::channel(keep::Progress::default());
+        let ledger = Arc::new(Ledger::load(network.clone(), store, keypair, network_name, &name, progress).await?);
+        // Below the rest, which waits for it.
+        let keeping = ledger.clone();
+        workers.layer().spawn("catalogue records", |work| keep::run(keeping, done, work));
+        let workers = workers.layer();
         let cannot_join = |why| StartError::Join { topic: name.clone(), why: Box::new(why) };
         let heard = network.subscribe(&name, HEARD).await.map_err(cannot_join)?;
         let judged = ledger.clone();
         workers.spawn("gossip", |work| listen(judged, heard, work));
-        Ok(Self { ledger, workers: workers.clone() })
+        Ok(Self { ledger, workers })
     }
 
     /// What catch-up works on.
@@ -120,22 +103,6 @@ impl Catalogue {
         let _ = timeout(CAUGHT_UP, self.ledger.caught_up().wait_for(|caught_up| *caught_up)).await;
     }
 
-    /// Signs, keeps durably, gossips. Publishing what already stands unchanged makes no new version.
-    ///
-    /// The version is one more than the highest known here for that name or root, whether it is from this node's log
-    /// or was heard. Once begun it is carried through even if the caller goes away.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::NoSpace`] where this node has as many publications as the catalogue keeps of one publisher; an
-    /// invalid name or number of replicas is [`StoreError::Io`] with `InvalidInput`; else what the store's log says.
-    pub async fn publish(&self, draft: Draft) -> Result<Publication, StoreError> {
-        let ledger = self.ledger.clone();
-        // A task of its own: between the log and the map there is no place to stop.
-        let published = self.workers.carry_through(async move { ledger.publish(draft).await }).await;
-        published.ok().flatten().unwrap_or(Err(StoreError::Closed))
-    }
-
     /// All that stand (removals left out), by name (without one, label), then publisher.
     pub fn entries(&self) -> Vec<Publication> {
         let mut entries: Vec<_> = self.ledger.map().publications().collect();
@@ -143,27 +110,54 @@ impl Catalogue {
         entries
     }
 
-    /// Those of a root; this node's own first, then the newest.
+    /// Those of a root that are live, as current or kept versions; this node's own first, then the newest.
     pub fn by_root(&self, root: &Cid) -> Vec<Publication> {
-        let local = self.ledger.local();
-        let mut entries: Vec<_> = self.ledger.map().by_root(root).collect();
-        entries.sort_by_key(|entry| {
-            (entry.publisher != local, Reverse(entry.time_milliseconds), entry.publisher, entry.name.clone())
-        });
-        entries
+        self.own_first(self.standing_with_root(root), |entry| !entry.removed)
     }
 
     /// Those under a published name (not a label), one a publisher; this node's own first, then the newest.
     pub fn by_name(&self, name: &str) -> Vec<Publication> {
+        self.own_first(self.current_with_name(name), |entry| !entry.removed)
+    }
+
+    /// All versions of a root that stand, removals too; in no order.
+    pub fn standing_with_root(&self, root: &Cid) -> Vec<Publication> {
+        self.ledger.map().standing_with_root(root).collect()
+    }
+
+    /// What is current under a published name, one a publisher, removals too; in no order.
+    pub fn current_with_name(&self, name: &str) -> Vec<Publication> {
+        self.ledger.map().current_with_name(name).collect()
+    }
+
+    fn own_first(&self, mut entries: Vec<Publication>, keep: impl Fn(&Publication) -> bool) -> Vec<Publication> {
         let local = self.ledger.local();
-        let mut entries: Vec<_> = self.ledger.map().by_name(name).collect();
-        entries.sort_by_key(|entry| (entry.publisher != local, Reverse(entry.time_milliseconds), entry.publisher));
+        entries.retain(keep);
+        entries.sort_by_key(|entry| {
+            let newest = (Reverse(entry.time_milliseconds), Reverse(entry.version));
+            (entry.publisher != local, newest, entry.publisher, entry.name.clone())
+        });
         entries
     }
 
-    /// Changes from now on. A receiver that lags loses the oldest.
-    pub fn changes(&self) -> broadcast::Receiver<Change> {
-        self.ledger.changes()
+    /// What is current under a key, a removal too.
+    pub fn current(&self, publisher: &PeerId, key: &EntryKey) -> Option<Publication> {
+        self.ledger.map().get(publisher, key)
+    }
+
+    /// One of the versions that stand under a key.
+    pub fn version(&self, publisher: &PeerId, key: &EntryKey, version: u64) -> Option<Publication> {
+        self.ledger.map().version(publisher, key, version)
+    }
+
+    /// The versions that stand under a key, newest first, removals too.
+    pub fn history(&self, publisher: &PeerId, key: &EntryKey) -> Vec<Publication> {
+        self.ledger.map().history(publisher, key).collect()
+    }
+
+    /// These are storing peers that this node knows: what they publish does not give way to what strangers do.
+    pub fn know(&self, peers: impl IntoIterator<Item = PeerId>) {
+        self.ledger.know(peers);
     }
 }
 
@@ -202,37 +196,10 @@ async fn judge(ledger: &Ledger, message: &GossipMessage) -> Verdict {
     }
 }
 
-impl Draft {
-    fn key(&self, publisher: &p2p_protocol::PeerId) -> EntryKey {
-        match &self.name {
-            Some(name) => EntryKey::named(publisher, name),
-            None => EntryKey::unnamed(publisher, &self.root),
-        }
-    }
-
-    /// What is published, the version to be set.
-    fn into_publication(self, publisher: p2p_protocol::PeerId) -> Publication {
-        // For people: a clock before 1970 or after 9999 shows the nearest time that can be written.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        Publication {
-            publisher,
-            label: label_from(&self.label, self.name.as_deref().unwrap_or(&self.root.to_string())),
-            name: self.name,
-            root: self.root,
-            kind: self.kind,
-            size: self.size,
-            replicas: self.replicas,
-            version: 0,
-            time_milliseconds: u64::try_from(now).unwrap_or(u64::MAX).min(MAX_TIME_MILLISECONDS),
-            removed: false,
-        }
-    }
-}
-
-/// Whether two publications of one key say the same, version and time aside.
+/// Whether two publications of one key say the same, version, floor and time aside.
 fn same_content(a: &Publication, b: &Publication) -> bool {
-    (a.root, a.kind, a.size, a.replicas, &a.label, a.removed)
-        == (b.root, b.kind, b.size, b.replicas, &b.label, b.removed)
+    (a.root, a.kind, a.size, a.replicas, a.chunks, &a.listing, &a.label, a.removed)
+        == (b.root, b.kind, b.size, b.replicas, b.chunks, &b.listing, &b.label, b.removed)
 }
 
 /// The payload that gossips a publication.

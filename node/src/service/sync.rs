@@ -4,6 +4,7 @@
 //! and pushes what the peer lacks. [`p2p_protocol::catch_up`] decides when and with whom, [`session`] is what the two
 //! sides say. A node that was away has all within seconds of its first connection.
 
+mod confirm;
 mod session;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -45,11 +46,21 @@ const SESSION: Duration = Duration::from_secs(300);
 /// How long a stream may take to open.
 const OPENING: Duration = Duration::from_secs(15);
 
+pub use confirm::Confirmed;
+
+/// The handle: clone it freely.
+#[derive(Clone, Debug)]
+pub struct Sync {
+    ledger: Arc<Ledger>,
+    network: Network,
+    protocol: Spoken,
+}
+
 /// Serves catch-up for `catalogue` and runs this node's own sessions, by the chance of `seed`.
 ///
 /// # Errors
 /// Where the protocol's streams cannot be accepted.
-pub async fn start(network: Network, catalogue: &Catalogue, seed: u64, workers: &Layer) -> Result<(), NetError> {
+pub async fn start(network: Network, catalogue: &Catalogue, seed: u64, workers: &Layer) -> Result<Sync, NetError> {
     let ledger = catalogue.ledger().clone();
     let protocol = Spoken::new(ledger.network_name(), "catalogue", network.dialect().catalogue);
     let inbound = network.accept_spoken(&protocol, INBOUND_WAITING).await?;
@@ -58,12 +69,13 @@ pub async fn start(network: Network, catalogue: &Catalogue, seed: u64, workers: 
     workers.spawn("catch-up, served", |work| serve(serving, from, inbound, served, work));
     let mut peers = network.peers();
     peers.mark_changed();
+    let handle = Sync { ledger: ledger.clone(), network: network.clone(), protocol: protocol.clone() };
     let machine = CatchUp::new(ledger.local(), Chance::new(seed), now());
     workers.spawn("catch-up", |work| {
         let sessions = FuturesUnordered::new();
         runner::run(machine, Sessions { ledger, network, protocol, peers, serves, sessions, began: 0, work })
     });
-    Ok(())
+    Ok(handle)
 }
 
 /// The machine's world: the peer table, what is new in the ledger, and the sessions that this node opened.

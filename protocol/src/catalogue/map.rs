@@ -1,79 +1,59 @@
-//! The map of publications: a bounded, last-writer-wins CRDT.
+//! The map of publications: bounded, and the same whatever the order of arrival.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{cmp::Ordering, collections::BTreeSet};
 
-use super::{EntryKey, Publication, PublicationId, SignedPublication, signed};
+use super::{
+    Class, EntryKey, Limits, Merged, Publication, PublicationId, SignedPublication, Standing, Versions, body,
+    shares::Shares, signed,
+};
 use crate::{Cid, PeerId, reconcile::IdSet};
 
-/// The most entries, removals included: at some 500 bytes each (the signed bytes are about 250, the indexes the
-/// rest) 32 MiB, half of what an idle daemon may take.
-pub const MAX_ENTRIES: usize = 65_536;
-/// The most entries of one publisher: half of all, so that one alone never fills the catalogue.
-pub const MAX_ENTRIES_PER_PUBLISHER: usize = 32_768;
-
-/// How much a [`Catalogue`] holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// The most entries in all, at least 1.
-    pub entries: usize,
-    /// The most entries of one publisher, at least 1.
-    pub entries_per_publisher: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { entries: MAX_ENTRIES, entries_per_publisher: MAX_ENTRIES_PER_PUBLISHER }
-    }
-}
-
-/// The publications that stand, one for each [`EntryKey`].
+/// The publications that stand: for each [`EntryKey`] its [`Versions`].
 ///
 /// # Laws
 ///
-/// [`merge`](Self::merge) is the least upper bound of a semilattice, so for any publications *a*, *b*, *c*:
+/// [`merge`](Self::merge) is the least upper bound of a semilattice, as [`Versions::merge`] is for each key: two nodes that
+/// were given the same publications hold the same entries, whatever the order, the number of deliveries and the way. A
+/// removal is a publication like any other, and stays, so that it goes on winning over what it removed.
 ///
-/// - *commutative*: merging *a* then *b* gives the same catalogue as *b* then *a*;
-/// - *associative*: it does not matter how merges are grouped into catch-ups;
-/// - *idempotent*: merging *a* again changes nothing.
+/// # Which are live
 ///
-/// Hence two nodes that were given the same publications hold the same entries, whatever the order, the number of
-/// deliveries and the way. Per key the greatest by (version, root CID's bytes, signed bytes) stands: a total order
-/// on signed publications. A removal is a publication like any other, and stays, so that it goes on winning over
-/// what it removed.
+/// Each that stands and is no removal: the current version, and those before it that are kept. Whoever holds chunks for
+/// live publications learns of each change from what [`merge`](Self::merge) gives: the publication that was
+/// [taken](Outcome::Taken), if it is no removal, became live, and those that were [dropped](Merge::dropped), as far as they
+/// are no removals, ceased to be.
 ///
 /// # Bounds
 ///
-/// The laws hold at the bounds too, because what gives way depends on what came and never on when:
+/// Each version counts as an entry. What gives way does so by what came, not by when it came, as long as no floor rises
+/// meanwhile:
 ///
-/// - A publisher over its share loses its greatest keys (keys are hashes: its arbitrary ones).
-/// - Over the bound in all, the shares of all publishers shrink together, to the greatest share with which all fit:
-///   whoever has most gives way first, and who has little is not touched. Where there are more publishers than room
-///   for entries, those with the greatest public keys give way.
+/// - A publisher over its share loses the entries of its greatest keys (keys are hashes: its arbitrary ones), there the
+///   lowest versions first.
+/// - Over the bound in all, [strangers](Class::Stranger) give way, and only where there are none,
+///   [storing peers that are known](Class::Known). The shares of a class shrink together, to the greatest share with which
+///   all fit: whoever has most gives way first, and who has little is not touched. Where there are more publishers than
+///   room for entries, those with the greatest public keys give way. This node's [own](Class::Own) never do.
 ///
-/// What gave way does not come back while the catalogue lives (it would need the shares to grow again); after a
-/// restart it may, where there is room by then.
+/// Shares do not grow again while the catalogue lives, so that what gave way does not come and go. After a restart it may
+/// come back, where there is room by then.
 ///
 /// # Costs
 ///
-/// `merge` is O(log n) and one BLAKE3 of the signed bytes; over the bounds O(publishers). Reading a publication
-/// decodes it from its bytes (no signature check): that is slower than keeping it decoded, and takes half the memory.
+/// `merge` is O(log n) and one BLAKE3 of the signed bytes, and beyond that O(versions of the key); over the bounds
+/// O(publishers that have most). Reading a publication decodes it from its bytes (no signature check): that is slower than
+/// keeping it decoded, and takes half the memory.
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
-    limits: Limits,
     /// Entries by handle; freed handles are used again.
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
-    publishers: BTreeMap<[u8; 32], BTreeMap<EntryKey, u32>>,
-    len: usize,
+    shares: Shares,
     ids: IdSet,
     /// Handles by the first 64 bits of what they are looked up by; whoever looks compares the whole.
     by_id: BTreeSet<(u64, u32)>,
     by_root: BTreeSet<(u64, u32)>,
     by_name: BTreeSet<(u64, u32)>,
-    /// What a publisher may have while the catalogue overflows or once did; never grows. `None`: the limit.
-    share: Option<usize>,
-    /// Publishers from this key on have given way; never grows. `None`: none has.
-    ceiling: Option<[u8; 32]>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,8 +67,19 @@ struct Entry {
 pub struct Merge {
     /// What became of the publication itself.
     pub outcome: Outcome,
-    /// The keys of other entries that gave way to it. Nobody removed them: there was no room.
-    pub dropped: Vec<EntryKey>,
+    /// Others that stood before and do not any more.
+    pub dropped: Vec<Dropped>,
+}
+
+/// A publication that ceased to stand.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dropped {
+    /// What it said.
+    pub publication: Publication,
+    /// Its signed bytes' name.
+    pub id: PublicationId,
+    /// Nobody superseded it: there was no room.
+    pub for_room: bool,
 }
 
 /// What became of a publication that was merged.
@@ -96,12 +87,14 @@ pub struct Merge {
 pub enum Outcome {
     /// It stands now.
     Taken {
-        /// What stood there before.
-        previous: Option<Publication>,
+        /// It is the current version, and not one of those before it.
+        current: bool,
+        /// What was current before, if anything stood there.
+        previous: Option<Box<Publication>>,
     },
     /// These very bytes stood already.
     Known,
-    /// What stands is greater.
+    /// It is under the floor, or less than what stands as its version.
     Older,
     /// There is no room for it.
     Beyond,
@@ -110,64 +103,101 @@ pub enum Outcome {
 impl Catalogue {
     /// An empty catalogue with other limits than the default ones (each is at least 1).
     pub fn with_limits(limits: Limits) -> Self {
-        let limits =
-            Limits { entries: limits.entries.max(1), entries_per_publisher: limits.entries_per_publisher.max(1) };
-        Self { limits, ..Self::default() }
+        Self { shares: Shares::new(limits), ..Self::default() }
     }
 
-    /// Takes a publication in, where it is greater than what stands in its place and there is room.
+    /// Says what a publisher is to this node. What gave way before does not come back by it.
+    pub fn set_class(&mut self, publisher: &PeerId, class: Class) {
+        // Nobody else can publish.
+        if let Ok(publisher) = body::public_key_bytes(publisher) {
+            self.shares.set_class(publisher, class);
+        }
+    }
+
+    /// What a publisher is to this node.
+    pub fn class(&self, publisher: &PeerId) -> Class {
+        body::public_key_bytes(publisher).map_or(Class::Stranger, |publisher| self.shares.class(&publisher))
+    }
+
+    /// Takes a publication in, where it stands beside those that are here and there is room.
     pub fn merge(&mut self, signed: SignedPublication) -> Merge {
         let id = signed.id();
         let (publication, signed_bytes) = signed.into_parts();
         // A signed publication's publisher always embeds its key.
-        let Ok(publisher) = signed::public_key_bytes(&publication.publisher) else {
-            return Outcome::Beyond.alone();
-        };
-        if self.ceiling.is_some_and(|ceiling| publisher >= ceiling) {
+        let Ok(publisher) = body::public_key_bytes(&publication.publisher) else { return Outcome::Beyond.alone() };
+        if self.shares.is_out(&publisher) {
             return Outcome::Beyond.alone();
         }
         let key = publication.key();
-        let entry = Entry { signed_bytes, id };
-        let standing = self.publishers.get(&publisher).and_then(|keys| keys.get(&key)).copied();
-        if let Some((handle, current)) = standing.and_then(|handle| Some((handle, self.entry(handle)?))) {
-            if current.id == id {
-                return Outcome::Known.alone();
-            }
+        let previous = self.shares.versions(&publisher, &key).and_then(Versions::current).map(|current| current.held);
+        let previous = previous.and_then(|handle| self.read(handle));
+        // Entries are at most `Limits::entries` and one; a process cannot hold 2^32 of them.
+        let handle = self.free.last().copied().unwrap_or(self.entries.len() as u32);
+        let new = Standing { version: publication.version, floor: publication.floor, held: handle };
+        let Self { shares, entries, .. } = self;
+        let merged = shares.merge(publisher, key, new, |&standing| match entries.get(standing as usize) {
             // What stands was decoded before, so it decodes.
-            let Ok(previous) = signed::read_checked(&current.signed_bytes) else { return Outcome::Older.alone() };
-            if rank(&publication, &entry) <= rank(&previous, current) {
-                return Outcome::Older.alone();
-            }
-            self.unlink(handle, &previous);
-            self.link(handle, entry, &publication);
-            return Outcome::Taken { previous: Some(previous) }.alone();
-        }
-        let handle = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(None);
-            // MAX_ENTRIES + 1 fits 32 bits.
-            (self.entries.len() - 1) as u32
+            Some(Some(entry)) => signed::read_checked(&entry.signed_bytes).map_or(Ordering::Greater, |standing| {
+                rank(&publication, &signed_bytes).cmp(&rank(&standing, &entry.signed_bytes))
+            }),
+            _ => Ordering::Greater,
         });
-        self.link(handle, entry, &publication);
-        self.publishers.entry(publisher).or_default().insert(key, handle);
-        self.len += 1;
-        let mut dropped = self.make_room(publisher);
-        let before = dropped.len();
-        dropped.retain(|other| *other != key);
-        let outcome = if dropped.len() == before { Outcome::Taken { previous: None } } else { Outcome::Beyond };
+        let superseded = match merged {
+            Merged::Taken(superseded) => superseded,
+            Merged::Known => return Outcome::Known.alone(),
+            Merged::Older => return Outcome::Older.alone(),
+        };
+        if self.free.pop().is_none() {
+            self.entries.push(None);
+        }
+        self.link(handle, Entry { signed_bytes, id }, &publication);
+        let mut dropped: Vec<_> =
+            superseded.into_iter().filter_map(|standing| self.unlink(standing.held, false)).collect();
+        let gone = self.shares.make_room(publisher);
+        let stands = !gone.contains(&handle);
+        dropped.extend(gone.into_iter().filter_map(|gone| self.unlink(gone, true)));
+        let outcome = if stands {
+            let current = previous.as_ref().is_none_or(|previous| publication.version >= previous.version);
+            let previous = previous.map(Box::new);
+            Outcome::Taken { current, previous }
+        } else {
+            dropped.retain(|other| other.id != id);
+            Outcome::Beyond
+        };
         Merge { outcome, dropped }
     }
 
-    /// Whether a new entry of `publisher` would find room without pushing one of its own out.
-    pub fn has_room(&self, publisher: &PeerId) -> bool {
-        let Ok(publisher) = signed::public_key_bytes(publisher) else { return false };
-        self.ceiling.is_none_or(|ceiling| publisher < ceiling)
-            && self.publishers.get(&publisher).map_or(0, BTreeMap::len) < self.share()
+    /// Whether a publication of `version` and `floor` under a key would find room without pushing another entry of its
+    /// publisher out.
+    pub fn has_room(&self, publisher: &PeerId, key: &EntryKey, version: u64, floor: u64) -> bool {
+        body::public_key_bytes(publisher).is_ok_and(|publisher| self.shares.has_room(&publisher, key, version, floor))
     }
 
-    /// What stands under a key, a removal too.
+    /// What is current under a key, a removal too.
     pub fn get(&self, publisher: &PeerId, key: &EntryKey) -> Option<Publication> {
-        let publisher = signed::public_key_bytes(publisher).ok()?;
-        self.publishers.get(&publisher)?.get(key).and_then(|&handle| self.read(handle))
+        self.versions_of(publisher, key)?.current().and_then(|current| self.read(current.held))
+    }
+
+    /// The floor that is in force under a key: the lowest version that can stand there. 0: nothing stands.
+    pub fn floor(&self, publisher: &PeerId, key: &EntryKey) -> u64 {
+        self.versions_of(publisher, key).map_or(0, Versions::floor)
+    }
+
+    /// One of the versions that stand under a key.
+    pub fn version(&self, publisher: &PeerId, key: &EntryKey, version: u64) -> Option<Publication> {
+        self.versions_of(publisher, key)?.get(version).and_then(|standing| self.read(standing.held))
+    }
+
+    /// The signed bytes of one of the versions that stand under a key.
+    pub fn version_bytes(&self, publisher: &PeerId, key: &EntryKey, version: u64) -> Option<&[u8]> {
+        let standing = self.versions_of(publisher, key)?.get(version)?;
+        self.entry(standing.held).map(|entry| &*entry.signed_bytes)
+    }
+
+    /// The versions that stand under a key, the current one first, removals too.
+    pub fn history<'a>(&'a self, publisher: &PeerId, key: &EntryKey) -> impl Iterator<Item = Publication> + use<'a> {
+        let standing = self.versions_of(publisher, key).into_iter().flat_map(|versions| versions.iter().rev());
+        standing.filter_map(|standing| self.read(standing.held))
     }
 
     /// The signed bytes of what stands, by their id.
@@ -178,27 +208,45 @@ impl Catalogue {
             .map(|entry| &*entry.signed_bytes)
     }
 
-    /// All that stand, removals left out, in no particular order.
+    /// All that are current, removals left out, in no particular order.
     pub fn publications(&self) -> impl Iterator<Item = Publication> + '_ {
-        self.entries
-            .iter()
-            .flatten()
-            .filter_map(|entry| signed::read_checked(&entry.signed_bytes).ok())
-            .filter(|publication| !publication.removed)
+        let current = self.shares.iter().filter_map(|versions| versions.current());
+        current.filter_map(|current| self.read(current.held)).filter(|publication| !publication.removed)
     }
 
-    /// Those of a root, removals left out.
-    pub fn by_root<'a>(&'a self, root: &'a Cid) -> impl Iterator<Item = Publication> + 'a {
+    /// All that are live, in no particular order: current and kept, removals left out.
+    pub fn live(&self) -> impl Iterator<Item = Publication> + '_ {
+        let entries = self.entries.iter().flatten();
+        let publications = entries.filter_map(|entry| signed::read_checked(&entry.signed_bytes).ok());
+        publications.filter(|publication| !publication.removed)
+    }
+
+    /// Those of a root that stand, in no particular order: current and kept, removals too.
+    pub fn standing_with_root<'a>(&'a self, root: &'a Cid) -> impl Iterator<Item = Publication> + 'a {
         candidates(&self.by_root, root_prefix(root))
             .filter_map(|handle| self.read(handle))
-            .filter(move |publication| publication.root == *root && !publication.removed)
+            .filter(move |publication| publication.root == *root)
     }
 
-    /// Those under a name (not a label), one a publisher, removals left out.
-    pub fn by_name<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Publication> + 'a {
+    /// What is current under a name (not a label), one a publisher, removals too.
+    pub fn current_with_name<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Publication> + 'a {
         candidates(&self.by_name, name_prefix(name))
             .filter_map(|handle| self.read(handle))
-            .filter(move |publication| publication.name.as_deref() == Some(name) && !publication.removed)
+            .filter(move |publication| publication.name.as_deref() == Some(name))
+            .filter(|publication| {
+                let current = self.versions_of(&publication.publisher, &publication.key()).and_then(Versions::current);
+                current.is_some_and(|current| current.version == publication.version)
+            })
+    }
+
+    /// Those of a root that are live.
+    pub fn by_root<'a>(&'a self, root: &'a Cid) -> impl Iterator<Item = Publication> + 'a {
+        self.standing_with_root(root).filter(|publication| !publication.removed)
+    }
+
+    /// What is current under a name (not a label), one a publisher, removals left out.
+    pub fn by_name<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Publication> + 'a {
+        self.current_with_name(name).filter(|publication| !publication.removed)
     }
 
     /// The ids of all that stand, removals too: what catch-up compares.
@@ -208,16 +256,16 @@ impl Catalogue {
 
     /// How many entries stand, removals too.
     pub fn len(&self) -> usize {
-        self.len
+        self.shares.len()
     }
 
     /// Whether none stands.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
-    fn share(&self) -> usize {
-        self.share.unwrap_or(self.limits.entries_per_publisher)
+    fn versions_of(&self, publisher: &PeerId, key: &EntryKey) -> Option<&Versions<u32>> {
+        self.shares.versions(&body::public_key_bytes(publisher).ok()?, key)
     }
 
     fn entry(&self, handle: u32) -> Option<&Entry> {
@@ -240,60 +288,19 @@ impl Catalogue {
         }
     }
 
-    fn unlink(&mut self, handle: u32, publication: &Publication) {
-        let Some(entry) = self.entries.get_mut(handle as usize).and_then(Option::take) else { return };
+    /// Forgets what does not stand any more, and frees its handle.
+    fn unlink(&mut self, handle: u32, for_room: bool) -> Option<Dropped> {
+        let entry = self.entries.get_mut(handle as usize).and_then(Option::take)?;
+        self.free.push(handle);
         self.ids.remove(&entry.id);
         self.by_id.remove(&(prefix(&entry.id), handle));
+        // What stands was decoded before, so it decodes.
+        let publication = signed::read_checked(&entry.signed_bytes).ok()?;
         self.by_root.remove(&(root_prefix(&publication.root), handle));
         if let Some(name) = &publication.name {
             self.by_name.remove(&(name_prefix(name), handle));
         }
-    }
-
-    /// Brings the catalogue back within its limits after `publisher` got one entry more; gives the keys that went.
-    fn make_room(&mut self, publisher: [u8; 32]) -> Vec<EntryKey> {
-        let mut dropped = Vec::new();
-        self.shrink(publisher, self.share(), &mut dropped);
-        while self.len > self.limits.entries {
-            let largest = self.publishers.values().map(BTreeMap::len).max().unwrap_or(0);
-            if largest > 1 {
-                // One entry too many, so a share of `largest` is too much, and one less is enough.
-                let share = largest - 1;
-                self.share = Some(share);
-                let over: Vec<_> =
-                    self.publishers.iter().filter(|(_, keys)| keys.len() > share).map(|(key, _)| *key).collect();
-                for publisher in over {
-                    self.shrink(publisher, share, &mut dropped);
-                }
-            } else {
-                let Some((&last, _)) = self.publishers.last_key_value() else { break };
-                self.ceiling = Some(last);
-                self.shrink(last, 0, &mut dropped);
-            }
-        }
-        dropped
-    }
-
-    /// Drops a publisher's greatest keys until it has `share` at most.
-    fn shrink(&mut self, publisher: [u8; 32], share: usize, dropped: &mut Vec<EntryKey>) {
-        let Some(keys) = self.publishers.get_mut(&publisher) else { return };
-        let mut gone = Vec::new();
-        while keys.len() > share
-            && let Some((key, handle)) = keys.pop_last()
-        {
-            gone.push((key, handle));
-        }
-        if keys.is_empty() {
-            self.publishers.remove(&publisher);
-        }
-        for (key, handle) in gone {
-            if let Some(publication) = self.read(handle) {
-                self.unlink(handle, &publication);
-            }
-            self.free.push(handle);
-            self.len -= 1;
-            dropped.push(key);
-        }
+        Some(Dropped { publication, id: entry.id, for_room })
     }
 }
 
@@ -310,11 +317,16 @@ impl Outcome {
     fn alone(self) -> Merge {
         Merge { outcome: self, dropped: Vec::new() }
     }
+
+    /// Whether it stands now and did not before.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, Self::Taken { .. })
+    }
 }
 
-/// The order among the publications of one key.
-fn rank<'a>(publication: &Publication, entry: &'a Entry) -> (u64, [u8; crate::cid::CID_BYTES], &'a [u8]) {
-    (publication.version, publication.root.to_bytes(), &entry.signed_bytes)
+/// The order among the publications of one key, version and floor.
+fn rank<'a>(publication: &Publication, signed_bytes: &'a [u8]) -> ([u8; crate::cid::CID_BYTES], &'a [u8]) {
+    (publication.root.to_bytes(), signed_bytes)
 }
 
 fn candidates(index: &BTreeSet<(u64, u32)>, prefix: u64) -> impl Iterator<Item = u32> + '_ {

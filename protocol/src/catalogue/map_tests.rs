@@ -1,187 +1,234 @@
-//! The laws of the map, within its limits and at them.
+//! The laws of the map within its limits, and what it shows.
 
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*};
 
 use super::{
-    signed::tests::{keypair, publication},
+    signed::tests::{keypair, publication, with_root},
     *,
 };
-use crate::{Codec, reconcile::IdRanges as _};
+use crate::{
+    Codec,
+    reconcile::{Bound, IdRanges as _},
+};
 
 /// One of a small space of publications, so that keys and versions collide often.
-fn sign(publisher: u8, name: Option<u8>, root: u8, version: u64, removed: bool) -> SignedPublication {
+pub(super) fn sign(publisher: u8, name: Option<u8>, root: u8, version: u64, floor: u64) -> SignedPublication {
+    signed(publisher, name, root, version, floor, false)
+}
+
+pub(super) fn removal(publisher: u8, name: Option<u8>, root: u8, version: u64) -> SignedPublication {
+    signed(publisher, name, root, version, version, true)
+}
+
+fn signed(publisher: u8, name: Option<u8>, root: u8, version: u64, floor: u64, removed: bool) -> SignedPublication {
     let publication = Publication {
         name: name.map(|name| format!("name {name}")),
-        root: Cid::of(Codec::Raw, &[root]),
         version,
+        floor,
         removed,
-        ..publication(publisher)
+        ..with_root(Cid::of(Codec::Raw, &[root]), publication(publisher))
     };
     SignedPublication::sign(&keypair(publisher), "main", publication).expect("it is valid")
 }
 
+/// What a hostile publisher may sign: any floor up to the version.
 fn some() -> impl Strategy<Value = SignedPublication> {
-    (0u8..5, prop::option::of(0u8..4), 0u8..4, 1u64..4, any::<bool>())
-        .prop_map(|(publisher, name, root, version, removed)| sign(publisher, name, root, version, removed))
+    (0u8..3, prop::option::of(0u8..2), 0u8..3, (1u64..6).prop_flat_map(|version| (Just(version), 1..=version)), 0u8..4)
+        .prop_map(|(publisher, name, root, (version, floor), removed)| match removed {
+            0 => removal(publisher, name, root, version),
+            _ => sign(publisher, name, root, version, floor),
+        })
 }
 
-fn small() -> Limits {
-    Limits { entries: 6, entries_per_publisher: 3 }
-}
-
-fn merged(limits: Limits, publications: &[SignedPublication]) -> Catalogue {
-    let mut catalogue = Catalogue::with_limits(limits);
+fn merged<'a>(publications: impl IntoIterator<Item = &'a SignedPublication>) -> Catalogue {
+    let mut catalogue = Catalogue::default();
     for publication in publications {
         catalogue.merge(publication.clone());
-        check_consistent(&catalogue, limits);
     }
+    check_consistent(&catalogue, Limits::default());
     catalogue
 }
 
 /// All views show the same entries, within the limits.
-fn check_consistent(catalogue: &Catalogue, limits: Limits) {
+pub(super) fn check_consistent(catalogue: &Catalogue, limits: Limits) {
     assert!(catalogue.len() <= limits.entries);
     assert_eq!(catalogue.len(), catalogue.ids().len());
+    let mut live = 0;
     for id in catalogue.ids().iter() {
         let bytes = catalogue.signed_bytes(id).expect("every id has its bytes");
         let publication = SignedPublication::decode("main", bytes).expect("they are as they came").into_parts().0;
-        assert_eq!(catalogue.get(&publication.publisher, &publication.key()).as_ref(), Some(&publication));
+        let current = catalogue.get(&publication.publisher, &publication.key()).expect("something is current");
+        let history: Vec<_> = catalogue.history(&publication.publisher, &publication.key()).collect();
+        assert!(history.is_sorted_by(|a, b| a.version > b.version), "the current one first");
+        assert_eq!(history.first(), Some(&current));
+        assert!(history.contains(&publication) && history.iter().all(|other| publication.version >= other.floor));
+        assert!(!current.removed || history.len() == 1, "nothing stands below a removal");
+        live += usize::from(!publication.removed);
+        let (publisher, key) = (&publication.publisher, publication.key());
+        assert_eq!(catalogue.version(publisher, &key, publication.version).as_ref(), Some(&publication));
+        assert_eq!(catalogue.version_bytes(publisher, &key, publication.version), Some(bytes));
+        assert_eq!(catalogue.floor(publisher, &key), history.iter().map(|other| other.floor).max().expect("one"));
+        assert!(catalogue.standing_with_root(&publication.root).any(|other| other == publication));
         assert_eq!(catalogue.by_root(&publication.root).any(|other| other == publication), !publication.removed);
-        assert_eq!(catalogue.publications().any(|other| other == publication), !publication.removed);
+        let listed = publication == current && !publication.removed;
+        assert_eq!(catalogue.publications().any(|other| other == publication), listed);
         if let Some(name) = &publication.name {
-            assert_eq!(catalogue.by_name(name).any(|other| other == publication), !publication.removed);
+            assert_eq!(catalogue.by_name(name).any(|other| other == publication), listed);
+            let shown = catalogue.current_with_name(name).any(|other| other == publication);
+            assert_eq!(shown, publication == current);
         }
     }
+    assert_eq!(catalogue.live().count(), live);
+}
+
+fn versions(catalogue: &Catalogue, of: &SignedPublication) -> Vec<u64> {
+    let of = of.publication();
+    catalogue.history(&of.publisher, &of.key()).map(|publication| publication.version).collect()
+}
+
+fn dropped(merge: &Merge) -> Vec<u64> {
+    merge.dropped.iter().map(|dropped| dropped.publication.version).collect()
 }
 
 #[test]
-fn the_higher_version_stands() {
+fn versions_stand_beside_each_other_until_a_floor_rises() {
     let mut catalogue = Catalogue::default();
-    let (first, second, gone) =
-        (sign(1, Some(0), 0, 1, false), sign(1, Some(0), 1, 2, false), sign(1, Some(0), 1, 3, true));
-    assert_eq!(catalogue.merge(first.clone()).outcome, Outcome::Taken { previous: None });
-    assert_eq!(catalogue.merge(first.clone()).outcome, Outcome::Known);
-    let previous = Some(first.publication().clone());
-    assert_eq!(catalogue.merge(second.clone()).outcome, Outcome::Taken { previous });
-    assert_eq!(catalogue.merge(first.clone()).outcome, Outcome::Older);
+    let (first, second, third) = (sign(1, Some(0), 0, 1, 1), sign(1, Some(0), 1, 2, 1), sign(1, Some(0), 2, 3, 2));
+    let taken = |current, previous: Option<&SignedPublication>| Outcome::Taken {
+        current,
+        previous: previous.map(|signed| Box::new(signed.publication().clone())),
+    };
+    assert_eq!(catalogue.merge(second.clone()).outcome, taken(true, None));
+    assert_eq!(catalogue.merge(second.clone()).outcome, Outcome::Known);
+    assert_eq!(catalogue.merge(first.clone()).outcome, taken(false, Some(&second)));
+    assert_eq!(versions(&catalogue, &first), [2, 1]);
+    assert_eq!((catalogue.publications().count(), catalogue.live().count(), catalogue.len()), (1, 2, 2));
+    assert_eq!(catalogue.by_root(&first.publication().root).count(), 1, "what is kept is still somebody's");
+    let merge = catalogue.merge(third.clone());
+    assert_eq!((&merge.outcome, dropped(&merge)), (&taken(true, Some(&second)), vec![1]));
+    assert!(!merge.dropped[0].for_room && merge.dropped[0].id == first.id());
     assert_eq!(catalogue.by_root(&first.publication().root).count(), 0);
-    assert_eq!(catalogue.by_name("name 0").count(), 1);
-    let previous = Some(second.publication().clone());
-    assert_eq!(catalogue.merge(gone).outcome, Outcome::Taken { previous });
-    assert_eq!((catalogue.publications().count(), catalogue.len()), (0, 1));
-    assert_eq!(catalogue.merge(second).outcome, Outcome::Older);
+    assert_eq!(catalogue.merge(first.clone()).outcome, Outcome::Older);
+    let merge = catalogue.merge(removal(1, Some(0), 2, 4));
+    assert_eq!((&merge.outcome, dropped(&merge)), (&taken(true, Some(&third)), vec![2, 3]));
+    assert_eq!((catalogue.publications().count(), catalogue.live().count(), catalogue.len()), (0, 0, 1));
+    assert!(catalogue.get(&third.publication().publisher, &third.publication().key()).is_some_and(|it| it.removed));
+    assert_eq!(catalogue.merge(third).outcome, Outcome::Older);
+    // What was removed is published again above the removal.
+    assert!(catalogue.merge(sign(1, Some(0), 2, 5, 1)).outcome.is_taken());
+    assert_eq!((catalogue.publications().count(), catalogue.live().count(), catalogue.len()), (1, 1, 2));
+    check_consistent(&catalogue, Limits::default());
 }
 
 #[test]
 fn a_name_a_root_and_a_publisher_are_places_of_their_own() {
     let mut catalogue = Catalogue::default();
     for publication in [
-        sign(1, None, 0, 1, false),
-        sign(1, None, 1, 1, false),
-        sign(1, Some(0), 0, 1, false),
-        sign(2, None, 0, 1, false),
-        sign(2, Some(0), 0, 1, false),
+        sign(1, None, 0, 1, 1),
+        sign(1, None, 1, 1, 1),
+        sign(1, Some(0), 0, 1, 1),
+        sign(2, None, 0, 1, 1),
+        sign(2, Some(0), 0, 1, 1),
     ] {
-        assert_eq!(catalogue.merge(publication).outcome, Outcome::Taken { previous: None });
+        assert_eq!(catalogue.merge(publication).outcome, Outcome::Taken { current: true, previous: None });
     }
     assert_eq!(catalogue.by_root(&Cid::of(Codec::Raw, &[0])).count(), 4);
     assert_eq!(catalogue.by_name("name 0").count(), 2);
 }
 
 #[test]
-fn equal_versions_are_settled_by_the_root() {
-    let (a, b) = (sign(1, Some(0), 0, 1, false), sign(1, Some(0), 1, 1, false));
-    let greater = if a.publication().root.to_bytes() > b.publication().root.to_bytes() { &a } else { &b };
-    for order in [[&a, &b], [&b, &a]] {
-        let catalogue = merged(Limits::default(), &order.map(Clone::clone));
-        assert_eq!(catalogue.publications().collect::<Vec<_>>(), [greater.publication().clone()]);
+fn equal_versions_are_settled_by_the_floor_and_then_by_the_root() {
+    let root = |signed: &SignedPublication| signed.publication().root.to_bytes();
+    let (mut less, mut more) = (sign(1, Some(0), 0, 2, 1), sign(1, Some(0), 1, 2, 1));
+    if root(&less) > root(&more) {
+        std::mem::swap(&mut less, &mut more);
     }
-}
-
-#[test]
-fn who_has_most_gives_way_first() {
-    let limits = Limits { entries: 6, entries_per_publisher: 5 };
-    let mut catalogue = Catalogue::with_limits(limits);
-    for root in 0..5 {
-        assert!(catalogue.has_room(&publication(1).publisher));
-        catalogue.merge(sign(1, None, root, 1, false));
+    // The one with the lesser root, but the greater floor.
+    let publication = Publication { floor: 2, ..less.publication().clone() };
+    let floor = SignedPublication::sign(&keypair(1), "main", publication).expect("it is valid");
+    for (a, b, winner) in
+        [(&less, &more, &more), (&more, &less, &more), (&floor, &more, &floor), (&more, &floor, &floor)]
+    {
+        let mut catalogue = merged([a]);
+        let merge = catalogue.merge(b.clone());
+        assert_eq!(merge.outcome.is_taken(), b == winner);
+        assert_eq!(dropped(&merge).len(), usize::from(b == winner));
+        assert_eq!(catalogue.publications().collect::<Vec<_>>(), [winner.publication().clone()]);
     }
-    assert!(!catalogue.has_room(&publication(1).publisher));
-    let full = catalogue.merge(sign(1, None, 5, 1, false));
-    assert!(full.outcome == Outcome::Beyond || full.dropped.len() == 1);
-    catalogue.merge(sign(2, None, 0, 1, false));
-    let third = catalogue.merge(sign(3, None, 0, 1, false));
-    assert_eq!((third.outcome, third.dropped.len()), (Outcome::Taken { previous: None }, 1));
-    let count = |publisher: u8| {
-        let publisher = publication(publisher).publisher;
-        catalogue.publications().filter(|entry| entry.publisher == publisher).count()
-    };
-    assert_eq!((count(1), count(2), count(3)), (4, 1, 1));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn the_order_does_not_matter(
-        publications in prop::collection::vec(some(), 0..24),
-        limits in prop::sample::select(vec![Limits::default(), small()]),
-        seed in any::<u64>(),
-    ) {
-        let forward = merged(limits, &publications);
+    fn the_order_does_not_matter(publications in vec(some(), 0..24), seed in any::<u64>()) {
+        let forward = merged(&publications);
         let mut shuffled = publications.clone();
-        shuffled.sort_by_key(|publication| *blake3::keyed_hash(
-            blake3::hash(&seed.to_le_bytes()).as_bytes(), publication.bytes(),
-        ).as_bytes());
-        prop_assert_eq!(&merged(limits, &shuffled), &forward);
+        shuffle(&mut shuffled, seed);
+        prop_assert_eq!(&merged(&shuffled), &forward);
         shuffled.reverse();
-        prop_assert_eq!(&merged(limits, &shuffled), &forward);
+        prop_assert_eq!(&merged(&shuffled), &forward);
     }
 
     #[test]
     fn what_comes_again_changes_nothing(
-        publications in prop::collection::vec(some(), 1..16),
-        limits in prop::sample::select(vec![Limits::default(), small()]),
-        again in prop::collection::vec(any::<prop::sample::Index>(), 0..16),
+        publications in vec(some(), 1..16),
+        again in vec(any::<prop::sample::Index>(), 0..16),
     ) {
-        let mut catalogue = merged(limits, &publications);
+        let mut catalogue = merged(&publications);
         let before = catalogue.clone();
         for index in again {
             let merge = catalogue.merge(index.get(&publications).clone());
-            prop_assert!(!matches!(merge.outcome, Outcome::Taken { .. }), "{:?}", merge);
-            prop_assert!(merge.dropped.is_empty());
+            prop_assert!(!merge.outcome.is_taken() && merge.dropped.is_empty(), "{:?}", merge);
         }
         prop_assert_eq!(catalogue, before);
     }
 
+    /// What one node passes on is what stands there, not all that it ever saw.
     #[test]
-    fn catch_ups_may_be_grouped_in_any_way(
-        a in prop::collection::vec(some(), 0..10),
-        b in prop::collection::vec(some(), 0..10),
-        c in prop::collection::vec(some(), 0..10),
-        limits in prop::sample::select(vec![Limits::default(), small()]),
-    ) {
-        // What one node passes on is what stands there, not all that it ever saw.
+    fn catch_ups_may_be_grouped_in_any_way(a in vec(some(), 0..12), b in vec(some(), 0..12), c in vec(some(), 0..12)) {
         let join = |left: &Catalogue, right: &Catalogue| {
             let mut joined = left.clone();
-            for id in right.ids().ids(&(crate::reconcile::Bound::START..crate::reconcile::Bound::End), usize::MAX) {
+            for id in right.ids().ids(&(Bound::START..Bound::End), usize::MAX) {
                 let bytes = right.signed_bytes(&id).expect("it stands");
                 joined.merge(SignedPublication::decode("main", bytes).expect("it is valid"));
             }
             joined
         };
-        let [a, b, c] = [a, b, c].map(|part| merged(limits, &part));
-        if limits == Limits::default() {
-            prop_assert_eq!(join(&join(&a, &b), &c), join(&a, &join(&b, &c)));
-            prop_assert_eq!(join(&a, &b), join(&b, &a));
-            prop_assert_eq!(join(&a, &a), a);
-        } else {
-            // At the limits a node that joined late does not know how far the shares shrank elsewhere; once each
-            // heard from the other, what one has the other has, or it has no room for it.
-            let (left, right) = (join(&a, &b), join(&b, &a));
-            let (again, other) = (join(&left, &right), join(&right, &left));
-            check_consistent(&again, limits);
-            check_consistent(&other, limits);
+        let all = merged(a.iter().chain(&b).chain(&c));
+        let [a, b, c] = [a, b, c].map(|part| merged(&part));
+        prop_assert_eq!(&join(&join(&a, &b), &c), &all);
+        prop_assert_eq!(&join(&a, &join(&b, &c)), &all);
+        prop_assert_eq!(join(&a, &b), join(&b, &a));
+        prop_assert_eq!(join(&a, &a), a);
+    }
+
+    /// Whoever adds up what merges say knows what is live.
+    #[test]
+    fn merges_say_what_became_live_and_what_ceased_to_be(
+        publications in vec(some(), 0..30),
+        limits in prop::sample::select(vec![Limits::default(), Limits { entries: 6, entries_per_publisher: 3 }]),
+    ) {
+        let mut catalogue = Catalogue::with_limits(limits);
+        let mut live: Vec<Publication> = Vec::new();
+        for signed in publications {
+            let said = signed.publication().clone();
+            let merge = catalogue.merge(signed);
+            for gone in merge.dropped.into_iter().filter(|gone| !gone.publication.removed) {
+                let at = live.iter().position(|other| *other == gone.publication);
+                live.remove(at.expect("only what was live ceases to be"));
+            }
+            if merge.outcome.is_taken() && !said.removed {
+                live.push(said);
+            }
+            check_consistent(&catalogue, limits);
+            prop_assert_eq!(catalogue.live().count(), live.len());
+            prop_assert!(catalogue.live().all(|publication| live.contains(&publication)));
         }
     }
+}
+
+pub(super) fn shuffle(publications: &mut [SignedPublication], seed: u64) {
+    let key = *blake3::hash(&seed.to_le_bytes()).as_bytes();
+    publications.sort_by_key(|publication| *blake3::keyed_hash(&key, publication.bytes()).as_bytes());
 }

@@ -1,25 +1,33 @@
-//! The catalogue: signed publications, merged as a last-writer-wins map.
+//! The catalogue: signed publications, and for each place the versions of it that stand.
 //!
 //! A [`Publication`] is what a publisher says of a root. [`SignedPublication`] is its form on the wire and on
-//! disk: holding one is the proof that its signature was checked for this network. [`Catalogue`] is the map
-//! of them that every node arrives at, whatever the order of arrival. The formats are in `SPEC.md`, "Publications".
+//! disk: holding one is the proof that its signature was checked for this network. [`Versions`] says which of those of one
+//! place stand, [`Catalogue`] is the map of them that every node arrives at, whatever the order of arrival. The formats
+//! are in `SPEC.md`, "Publications".
 
+mod body;
+mod invalid;
 mod map;
 mod name;
+mod shares;
 mod signed;
+mod versions;
 
+#[cfg(test)]
+mod limits_tests;
 #[cfg(test)]
 mod map_tests;
 
-pub use map::{Catalogue, Limits, MAX_ENTRIES, MAX_ENTRIES_PER_PUBLISHER, Merge, Outcome};
+pub use body::{FORMAT_VERSION, MAX_CHUNKS, MAX_EXTENSION_BYTES, MAX_SIZE_BYTES, MAX_TIME_MILLISECONDS};
+pub use invalid::InvalidPublication;
+pub use map::{Catalogue, Dropped, Merge, Outcome};
 pub use name::{MAX_NAME_BYTES, NameError, check_label, check_name, label_from};
-pub use signed::{
-    FORMAT_VERSION, InvalidPublication, MAX_ENTRY_BYTES, MAX_EXTENSION_BYTES, MAX_NETWORK_BYTES, MAX_SIGNED_BYTES,
-    MAX_TIME_MILLISECONDS, PublicationId, SignedPublication,
-};
-pub(crate) use signed::{extension, read_checked};
+pub use shares::{Class, Limits, MAX_ENTRIES, MAX_ENTRIES_PER_PUBLISHER};
+pub(crate) use signed::read_unsigned;
+pub use signed::{MAX_ENTRY_BYTES, MAX_NETWORK_BYTES, MAX_SIGNED_BYTES, PublicationId, SignedPublication};
+pub use versions::{MAX_VERSIONS, Merged, Standing, Versions};
 
-use crate::{Cid, PeerId};
+use crate::{Cid, HashCode, Multihash, PeerId, manifest::Listing};
 
 /// The fewest copies that a publication may ask for.
 pub const MIN_REPLICAS: u8 = 1;
@@ -73,13 +81,19 @@ pub struct Publication {
     pub kind: Kind,
     /// Content bytes.
     pub size: u64,
-    /// Copies wanted.
+    /// Copies wanted, 1 to 16: what is known of the byte that says how redundantly the chunks are kept.
     pub replicas: u8,
+    /// Distinct chunks of the root's DAG, 1 to [`MAX_CHUNKS`].
+    pub chunks: u64,
+    /// Which they are: themselves if they are few, else by their manifest.
+    pub listing: Listing,
     /// From 1, one more than the highest seen for the same key.
     pub version: u64,
+    /// The lowest version that is kept, 1 to `version`; of a removal: its own.
+    pub floor: u64,
     /// Milliseconds since the Unix epoch; for people, never for order.
     pub time_milliseconds: u64,
-    /// A removal.
+    /// A removal. It says what it removed, so that whoever has it can tell what could be restored, and refers to nothing.
     pub removed: bool,
 }
 
@@ -102,6 +116,12 @@ pub struct EntryKey(pub [u8; 32]);
 
 impl EntryKey {
     const CONTEXT: &'static str = "p2p-node 2026 catalogue entry key";
+
+    /// An address in its place, which nothing has: an entry is kept, beside everybody, by the storing peers that would
+    /// keep a chunk of this address, and they answer for it.
+    pub fn address(&self) -> Multihash {
+        Multihash { code: HashCode::Blake3, digest: self.0 }
+    }
 
     /// The place of what `publisher` has under a name.
     pub fn named(publisher: &PeerId, name: &str) -> Self {

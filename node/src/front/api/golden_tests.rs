@@ -7,10 +7,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::wire::{Event, WirePath};
 use crate::{
     error::{Error, Kind},
-    front::verbs::{add::AddRequest, get::GetRequest, stat::StatPart},
+    front::verbs::{add::AddRequest, get::GetRequest, rm::RmRequest, stat::StatPart, watch::WatchRequest},
     report::{
-        AddOptions, Added, CatalogueLine, ChunkerChoice, Copies, DirectoryLine, EntryKind, Got, LocalChunk, PeerLine,
-        Placement, Progress, Replication, Stat, StatCopies, Status, Transfers, Update, Work,
+        AddOptions, Added, CatalogueLine, Changed, ChunkerChoice, Copies, DirectoryLine, EntryKind, Got, LocalChunk,
+        PeerLine, Placement, Progress, Replication, Stat, StatCopies, Status, Transfers, Update, VersionLine, Work,
     },
 };
 
@@ -143,9 +143,36 @@ fn ls_and_watch() {
             publisher: "12D3".into(),
             version: 2,
             time: "2026-01-02T03:04:05Z".into(),
+            position: 3,
         },
-        r#"{"event":"added","cid":"c","name":"n","size":1,"publisher":"12D3","version":2,"time":"2026-01-02T03:04:05Z"}"#,
+        r#"{"event":"added","cid":"c","name":"n","size":1,"publisher":"12D3","version":2,"time":"2026-01-02T03:04:05Z","position":3}"#,
     );
+}
+
+#[test]
+fn rm_restore_and_history() {
+    let mut changed = Changed { cid: "c".into(), name: "n".into(), version: 2, short: None };
+    golden(&changed, r#"{"cid":"c","name":"n","version":2}"#);
+    changed.short = Some("s".into());
+    golden(&changed, r#"{"cid":"c","name":"n","version":2,"short":"s"}"#);
+    let mut line = VersionLine {
+        name: "n".into(),
+        version: 2,
+        cid: "c".into(),
+        kind: EntryKind::File,
+        size: 1,
+        publisher: "12D3".into(),
+        time: "2026-01-02T03:04:05Z".into(),
+        removed: false,
+    };
+    let plain =
+        r#"{"name":"n","version":2,"cid":"c","kind":"file","size":1,"publisher":"12D3","time":"2026-01-02T03:04:05Z"}"#;
+    golden(&line, plain);
+    line.removed = true;
+    golden(&line, &plain.replace(r#""}"#, r#"","removed":true}"#));
+    golden(&RmRequest { references: vec!["a".into(), "b".into()] }, r#"{"references":["a","b"]}"#);
+    golden(&WatchRequest { since: Some(7) }, r#"{"since":7}"#);
+    assert_eq!(serde_json::from_str::<WatchRequest>("{}").expect("an older client's"), WatchRequest::default());
 }
 
 #[test]

@@ -212,6 +212,7 @@ impl Fake {
                 publisher: "p".into(),
                 version: 1,
                 time: "t".into(),
+                position: 1,
             };
             let endless = items(vec![update]).chain(stream::pending()).map(move |u| (u, &running).0);
             return ready(Ok(endless.boxed())).boxed();
@@ -473,7 +474,7 @@ async fn stat_comes_in_parts() {
 #[tokio::test]
 async fn stopping_ends_watches_and_cancels_what_takes_too_long() {
     let served = Served::start().await;
-    let mut watching = served.client.call(&WatchRequest {}).await.expect("it answers");
+    let mut watching = served.client.call(&WatchRequest::default()).await.expect("it answers");
     assert!(watching.next(|_| {}).await.is_ok_and(|update| update.is_some()));
     let request = AddRequest { path: WirePath("/a".into()), shown: "slow".into(), options: AddOptions::default() };
     let mut adding = served.client.call(&request).await.expect("it answers");

@@ -38,6 +38,9 @@ pub struct Add {
     /// Publish under a name; a later add under it is its next version [default: it stands under its CID]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// Versions of the name that stay, this one included; 0: all [default: 10]
+    #[arg(long, value_name = "N", requires = "name")]
+    pub keep: Option<u64>,
     /// Copies of each chunk, 1 to 16 [default: the daemon's setting, which is 3 unless changed]
     #[arg(long, value_name = "K", value_parser = copies())]
     pub replicas: Option<u8>,
@@ -48,7 +51,7 @@ pub struct Add {
     #[arg(long)]
     pub preserve: bool,
     /// Print the CID and store nothing; needs no daemon
-    #[arg(long, conflicts_with_all = ["name", "replicas", "local", "wait"])]
+    #[arg(long, conflicts_with_all = ["name", "keep", "replicas", "local", "wait"])]
     pub only_hash: bool,
     /// Store here and return; the copies are made in the background
     #[arg(long)]
@@ -97,6 +100,7 @@ pub(super) async fn run(
         preserve: verb.preserve,
         local: verb.local,
         wait: verb.wait,
+        keep: verb.keep,
     };
     let client = if verb.only_hash { None } else { Some(client()?) };
     if let Some(client) = &client {

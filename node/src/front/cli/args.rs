@@ -5,7 +5,17 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    add::Add, cat::Cat, completions::Completions, connect::Connect, daemon::Daemon, get::Get, ls::Ls, stat::Stat,
+    add::Add,
+    cat::Cat,
+    completions::Completions,
+    connect::Connect,
+    daemon::Daemon,
+    get::Get,
+    history::History,
+    ls::Ls,
+    rm::{Restore, Rm},
+    stat::Stat,
+    watch::Watch,
 };
 
 /// What stands at the end of every `--help`.
@@ -21,7 +31,8 @@ Exit codes:
 
 /// What stands at the end of the program's own `--help`.
 const EXAMPLES: &str = "\
-A REF is a CID, CID/path/inside, a published name, or PEER/NAME where two publishers use one name.
+A REF is a CID, CID/path/inside, a published name, or PEER/NAME where two publishers use one name;
+NAME@VERSION is an earlier version, if it is kept.
 A SIZE is a whole number of bytes, or of KiB, MiB, GiB or TiB (10GiB).
 Results go to standard output and nothing else does; progress, hints and logs go to standard error.
 
@@ -107,9 +118,18 @@ pub enum Command {
     /// Show the size of something, its chunks, and where their copies are now
     #[command(after_help = AFTER, after_long_help = STAT)]
     Stat(Stat),
+    /// Withdraw what this node published
+    #[command(after_help = AFTER, after_long_help = RM)]
+    Rm(Rm),
+    /// Undo a removal, or bring an earlier version of a name back
+    #[command(after_help = AFTER, after_long_help = RESTORE)]
+    Restore(Restore),
+    /// List the versions of a name that are kept
+    #[command(after_help = AFTER, after_long_help = HISTORY)]
+    History(History),
     /// Print updates of the catalogue as they happen, until stopped
-    #[command(after_help = AFTER)]
-    Watch(NoArguments),
+    #[command(after_help = AFTER, after_long_help = WATCH)]
+    Watch(Watch),
     /// List the connected peers: id, address, latency, agent, how found
     #[command(after_help = AFTER)]
     Peers(NoArguments),
@@ -162,7 +182,7 @@ A PATH that fails does not stop the others; the exit code is that of the first f
 
 Examples:
   p2p-node add report.pdf
-  p2p-node add --name backups/laptop --replicas 4 ~/documents
+  p2p-node add --name laptop --keep 30 --replicas 4 ~/documents
   tar c src | p2p-node add - --name src.tar
   p2p-node add --only-hash report.pdf        (needs no daemon)
 
@@ -176,7 +196,8 @@ repeating it. Nothing is kept in this node's store, and nothing is overwritten w
 Examples:
   p2p-node get bafy...                       into the current directory, under its label or its CID
   p2p-node get bafy.../docs/a.txt -o a.txt
-  p2p-node get backups/laptop -o restored
+  p2p-node get laptop -o restored
+  p2p-node get laptop@3 -o earlier           an earlier version, if it is kept (p2p-node history laptop)
 
 Exit codes: 0 done; 1 failed (also: the target exists); 2 usage; 3 no daemon; 4 not found.";
 
@@ -207,6 +228,50 @@ Examples:
   p2p-node stat --local                      every chunk in this node's own store
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 not found.";
+
+const RM: &str = "\
+Prints the CID of each entry that was withdrawn, and returns when the peers that answer for the entry
+have that on disk: no node lists it any more, or does as soon as it is back. A name goes with all its
+versions; of a CID it is every entry of this node that has it now. Where one REF cannot be removed,
+none is. The chunks stay on the peers' disks: nothing frees them yet.
+What another node published, only that node can withdraw.
+
+Examples:
+  p2p-node rm laptop
+  p2p-node rm bafy... bafy...
+
+Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 nothing of that name or CID; 5 withdrawn, but
+peers that answer for the entry did not confirm it; 6 another node published it.";
+
+const RESTORE: &str = "\
+Prints the CID. What was removed, or an earlier version, becomes the newest version of its name.
+
+Examples:
+  p2p-node restore laptop            undoes p2p-node rm laptop
+  p2p-node restore laptop@3          version 3 again, as the newest
+
+Exit codes: 0 done; 1 failed; 2 usage (also: it was not removed); 3 no daemon; 4 nothing of that name,
+version or CID, or no reachable peer has it; 5 restored, but peers that answer for the entry did not
+confirm it; 6 another node published it.";
+
+const HISTORY: &str = "\
+The newest first: version, size, kind, CID, time, publisher, name. How many are kept is said when a
+version is added (p2p-node add --keep).
+
+Example:
+  p2p-node history laptop
+
+Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 nothing of that name.";
+
+const WATCH: &str = "\
+With --json each update has a position: with --since, a watcher that was away learns what came after
+the last that it saw. What was superseded meanwhile is left out.
+
+Examples:
+  p2p-node watch
+  p2p-node watch --json --since 1234
+
+Exit codes: 1 failed; 2 usage (also: no such position); 3 no daemon; it ends only when it is stopped.";
 
 const CONNECT: &str = "\
 Example:

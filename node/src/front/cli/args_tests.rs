@@ -33,12 +33,13 @@ fn global_options_stand_before_or_after_the_verb() {
 
 #[test]
 fn every_option_of_add_is_read() {
-    let Command::Add(add) = parsed("add a - --name n --replicas 16 --chunker size-1KiB --preserve --wait 2").command
+    let Command::Add(add) =
+        parsed("add a - --name n --keep 0 --replicas 16 --chunker size-1KiB --preserve --wait 2").command
     else {
         panic!("it is add")
     };
     assert_eq!(add.paths.len(), 2);
-    assert_eq!((add.name.as_deref(), add.replicas, add.wait), (Some("n"), Some(16), Some(2)));
+    assert_eq!((add.name.as_deref(), add.keep, add.replicas, add.wait), (Some("n"), Some(0), Some(16), Some(2)));
     assert_eq!((add.chunker, add.preserve, add.local), (ChunkerChoice::Size(1024), true, false));
     let Command::Add(add) = parsed("add --local --chunker fastcdc x").command else { panic!("it is add") };
     assert_eq!((add.chunker, add.local, add.replicas, add.wait), (ChunkerChoice::Fastcdc, true, None, None));
@@ -73,7 +74,14 @@ fn every_option_of_the_other_verbs_is_read() {
     let Command::Stat(stat) = parsed("stat --local").command else { panic!("it is stat") };
     assert!(stat.local && stat.reference.is_none());
     assert!(matches!(parsed("ls").command, Command::Ls(Ls { reference: None })));
-    assert!(matches!(parsed("watch --json").command, Command::Watch(_)));
+    let Command::Watch(watch) = parsed("watch --json --since 7").command else { panic!("it is watch") };
+    assert_eq!(watch.since, Some(7));
+    let Command::Rm(rm) = parsed("rm a b").command else { panic!("it is rm") };
+    assert_eq!(rm.references, ["a", "b"]);
+    let Command::Restore(restore) = parsed("restore a@3").command else { panic!("it is restore") };
+    assert_eq!(restore.reference, "a@3");
+    let Command::History(history) = parsed("history a").command else { panic!("it is history") };
+    assert_eq!(history.reference, "a");
     assert!(matches!(parsed("connect /ip4/1.2.3.4/tcp/1").command, Command::Connect(_)));
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(matches!(parsed(&format!("completions {shell}")).command, Command::Completions(_)));
@@ -84,8 +92,6 @@ fn every_option_of_the_other_verbs_is_read() {
 fn what_is_not_in_the_grammar_is_refused_with_code_2() {
     for line in [
         "",
-        "rm x",
-        "history x",
         "verify",
         "gc",
         "nonsense",
@@ -105,6 +111,13 @@ fn what_is_not_in_the_grammar_is_refused_with_code_2() {
         "add x --chunker size-",
         "add x --only-hash --local",
         "add x --only-hash --name n",
+        "add x --keep 3",
+        "add x --name n --keep all",
+        "rm",
+        "restore",
+        "restore a b",
+        "history",
+        "watch --since yesterday",
         "cat x --offset -1",
         "cat x --length 1KB",
         "stat x --local",

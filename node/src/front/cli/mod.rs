@@ -16,8 +16,10 @@ mod completions;
 mod connect;
 mod daemon;
 mod get;
+mod history;
 mod ls;
 mod peers;
+mod rm;
 mod stat;
 mod status;
 mod watch;
@@ -85,7 +87,10 @@ fn talk(command: Command, global: &Global) -> Result<(), Failure> {
             Command::Cat(verb) => cat::run(verb, &client()?).await,
             Command::Ls(verb) => ls::run(verb, &client()?, &mut output).await,
             Command::Stat(verb) => stat::run(verb, &client()?, &mut output).await,
-            Command::Watch(_) => watch::run(&client()?, &mut output).await,
+            Command::Rm(verb) => rm::run(verb, &client()?, &mut output).await,
+            Command::Restore(verb) => rm::restore(verb, &client()?, &mut output).await,
+            Command::History(verb) => history::run(verb, &client()?, &mut output).await,
+            Command::Watch(verb) => watch::run(&verb, &client()?, &mut output).await,
             Command::Peers(_) => peers::run(&client()?, &mut output).await,
             Command::Connect(verb) => connect::run(&verb, &client()?, &mut output).await,
             Command::Status(_) => status::run(&client()?, &mut output).await,

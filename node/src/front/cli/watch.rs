@@ -1,5 +1,7 @@
 //! `watch`.
 
+use clap::Args;
+
 use super::{
     output::{Failure, Output, warn_of_version},
     text,
@@ -10,9 +12,17 @@ use crate::{
     settings::units::show_size,
 };
 
+/// Arguments of `watch`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Watch {
+    /// Print first what came after this position, which an earlier update had in its JSON; 0: all that stands
+    #[arg(long, value_name = "POSITION")]
+    pub since: Option<u64>,
+}
+
 /// A line an update, until it or the daemon is stopped.
-pub(super) async fn run(client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let mut updates = client.call(&WatchRequest {}).await?;
+pub(super) async fn run(verb: &Watch, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let mut updates = client.call(&WatchRequest { since: verb.since }).await?;
     warn_of_version(updates.version_difference());
     while let Some(update) = updates.next(|_| {}).await? {
         if output.is_json() {

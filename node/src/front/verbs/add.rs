@@ -6,19 +6,21 @@ use p2p_protocol::{Cid, catalogue::check_name, chunker::ChunkerKind};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Answering, Call, Verb, one};
+use super::{Answering, Call, Verb, one, publish};
 use crate::{
     error::{Error, Result},
     front::api::wire::WirePath,
     node::{Node, Rooms},
     report::{AddOptions, Added, ChunkerChoice, Copies},
     service::{
-        catalogue::Draft,
+        catalogue::{Draft, PublishError},
         ingest::{Ingested, ReadOptions},
         replicate::{Report, Wish},
     },
 };
 
+/// Versions of a name that stay, where the caller does not say.
+const KEEP: u64 = 10;
 /// Peers that a message names at the most.
 const MAX_NAMED: usize = 16;
 
@@ -40,8 +42,8 @@ impl Verb for AddRequest {
     fn answer(self, node: Node, call: Call) -> Answering<Added> {
         let Self { path: WirePath(path), shown, options } = self;
         async move {
-            check(&options)?;
             let (rooms, began) = (node.rooms(), Instant::now());
+            check(rooms, &options)?;
             let label = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
             let read = read_options(options.chunker, options.preserve);
             let ingested = rooms.ingest.add_path(&path, &shown, wish(rooms, &options), read, &call.progress).await?;
@@ -68,8 +70,8 @@ impl Verb for AddStreamRequest {
         let options = self.options;
         let Some(content) = call.content else { return ready(Err(Error::failed("nothing was sent"))).boxed() };
         async move {
-            check(&options)?;
             let (rooms, began) = (node.rooms(), Instant::now());
+            check(rooms, &options)?;
             let read = read_options(options.chunker, options.preserve);
             let ingested = rooms.ingest.add_stream(content, wish(rooms, &options), read, &call.progress).await?;
             Ok(one(conclude(rooms, ingested, &options, String::new(), "-".to_owned(), began).await?))
@@ -87,10 +89,20 @@ pub(in crate::front) fn read_options(chunker: ChunkerChoice, preserve: bool) -> 
     ReadOptions { chunker, preserve }
 }
 
-/// A name that could not be published is refused before anything is read.
-fn check(options: &AddOptions) -> Result<()> {
-    let Some(name) = &options.name else { return Ok(()) };
-    check_name(name).map_err(|error| Error::usage(format!("the name {name:?} cannot be published: {error}")))
+/// What could not be published is refused before anything is read.
+fn check(rooms: &Rooms, options: &AddOptions) -> Result<()> {
+    if let Some(name) = &options.name {
+        check_name(name).map_err(|error| Error::usage(format!("the name {name:?} cannot be published: {error}")))?;
+    }
+    if rooms.catalogue.has_room(options.name.as_deref(), keep(options)) {
+        Ok(())
+    } else {
+        Err(PublishError::Share.into())
+    }
+}
+
+fn keep(options: &AddOptions) -> u64 {
+    options.keep.unwrap_or(KEEP)
 }
 
 fn wish(rooms: &Rooms, options: &AddOptions) -> Wish {
@@ -109,9 +121,23 @@ async fn conclude(
     let wanted = options.replicas.unwrap_or(rooms.replicas);
     let root = ingested.root;
     let label = if label.is_empty() { known_label(rooms, &root) } else { label };
-    let draft =
-        Draft { name: options.name.clone(), label, root, kind: ingested.kind, size: ingested.size, replicas: wanted };
-    rooms.catalogue.publish(draft).await?;
+    let draft = Draft {
+        name: options.name.clone(),
+        label,
+        root,
+        kind: ingested.kind,
+        size: ingested.size,
+        replicas: wanted,
+        chunks: ingested.chunks,
+        listing: ingested.listing,
+        keep: keep(options),
+    };
+    let publication = rooms.catalogue.publish(draft).await?;
+    let unconfirmed = if options.local {
+        None
+    } else {
+        publish::confirm(rooms, &publication, options.wait.map_or(wanted, |wait| wait.min(wanted))).await
+    };
     // A provider record helps readers of other networks' sizes find the publisher; it is a hint, not a promise, and
     // a lone node has nobody to tell.
     let network = rooms.network.clone();
@@ -122,6 +148,7 @@ async fn conclude(
     }));
     let missing = rooms.locate.missing();
     let (warnings, short) = assess(&ingested.report, &missing, wanted, options);
+    let short = short.or(unconfirmed);
     Ok(Added {
         cid: root.to_string(),
         path: shown,

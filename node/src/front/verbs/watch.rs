@@ -1,18 +1,25 @@
-//! `watch`: updates of the catalogue, from now on.
+//! `watch`: updates of the catalogue, from now on or from an earlier position on.
 
-use futures::{FutureExt as _, StreamExt as _, future::ready, stream};
+use futures::{FutureExt as _, StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::error::RecvError;
 
 use super::{
     Answering, Call, Verb,
     ls::{rfc3339, shown_name},
 };
-use crate::{node::Node, report::Update, service::catalogue::Change};
+use crate::{
+    node::Node,
+    report::Update,
+    service::catalogue::{Change, Event},
+};
 
 /// `watch`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct WatchRequest {}
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WatchRequest {
+    /// What came after this position is told first.
+    #[serde(default)]
+    pub since: Option<u64>,
+}
 
 impl Verb for WatchRequest {
     const PATH: &'static str = "watch";
@@ -20,28 +27,30 @@ impl Verb for WatchRequest {
     type Answer = Update;
 
     fn answer(self, node: Node, _: Call) -> Answering<Update> {
-        // Subscribed before the answer begins: whoever has read its head misses nothing from then on.
-        let changes = node.rooms().catalogue.changes();
-        let updates = stream::unfold(changes, |mut changes| async move {
-            loop {
-                match changes.recv().await {
-                    Ok(change) => return Some((Ok(update(&change)), changes)),
-                    // A watcher that lags loses the oldest; what stands is in `ls`.
-                    Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "a watcher lags behind the catalogue"),
-                    Err(RecvError::Closed) => return None,
+        async move {
+            // Subscribed before the answer begins: whoever has read its head misses nothing from then on.
+            let changes = node.rooms().catalogue.changes(self.since).await?;
+            let updates = stream::unfold(changes, |mut changes| async move {
+                loop {
+                    match changes.next().await? {
+                        Ok(change) => return Some((Ok(update(&change)), changes)),
+                        // What stands is in `ls`, and `--since` tells the rest again.
+                        Err(missed) => tracing::warn!(missed, "a watcher lags behind the catalogue"),
+                    }
                 }
-            }
-        });
-        ready(Ok(updates.boxed())).boxed()
+            });
+            Ok(updates.boxed())
+        }
+        .boxed()
     }
 }
 
 fn update(change: &Change) -> Update {
     let publication = &change.publication;
-    let event = match &change.previous {
-        _ if publication.removed => "removed",
-        Some(previous) if !previous.removed => "updated",
-        _ => "added",
+    let event = match change.event {
+        Event::Added => "added",
+        Event::Updated => "updated",
+        Event::Removed => "removed",
     };
     Update {
         event: event.to_owned(),
@@ -51,5 +60,6 @@ fn update(change: &Change) -> Update {
         publisher: publication.publisher.to_string(),
         version: publication.version,
         time: rfc3339(publication.time_milliseconds),
+        position: change.position,
     }
 }

@@ -1,8 +1,8 @@
-//! The catalogue's state: the map, where it is kept, and who is told.
+//! The catalogue's state: the map, what of it is still to be written, and who is told.
 
 use std::{
     collections::HashSet,
-    fmt, io,
+    fmt,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -10,13 +10,17 @@ use bytes::Bytes;
 use libp2p::identity::Keypair;
 use p2p_protocol::{
     PeerId,
-    catalogue::{
-        Catalogue as Map, EntryKey, InvalidPublication, MAX_SIGNED_BYTES, Outcome, Publication, SignedPublication,
-    },
+    catalogue::{Catalogue as Map, Class, EntryKey, MAX_SIGNED_BYTES, Merge, Outcome, Publication, SignedPublication},
 };
-use tokio::sync::{Mutex as AsyncMutex, Notify, broadcast, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, broadcast, oneshot, watch};
 
-use super::{Change, Draft, payload, same_content};
+use super::{
+    Change, Event, Live, PublishError, keep,
+    keep::{Item, Own, Progress, Queue, Then},
+    payload,
+    records::{self, Value},
+    same_content,
+};
 use crate::{
     net::Network,
     store::{Store, StoreError},
@@ -24,12 +28,12 @@ use crate::{
 
 /// Changes that a slow receiver may be behind: what a catch-up brings in some seconds; about 1 MiB while it is full.
 const CHANGES: usize = 1024;
-/// The store's records that are publications: this, then the entry's key.
-const RECORD_PREFIX: &[u8] = b"publication/";
-/// The index's key space of others' publications, by entry key.
-const META: &str = "catalogue";
 /// While loading, other tasks get a turn after so many signatures (some 10 ms).
 const LOADED_AT_ONCE: usize = 256;
+/// Records of a page: under a MiB.
+pub(super) const PAGE: usize = 512;
+/// Publishers that are remembered as known: as many as there are peers in the table of those that store.
+const KNOWN: usize = 8192;
 
 /// What gossip, catch-up and the handle share.
 pub(in crate::service) struct Ledger {
@@ -39,14 +43,27 @@ pub(in crate::service) struct Ledger {
     network_name: String,
     topic: String,
     local: PeerId,
-    /// Held while a publication is merged, kept and told, so that all three have one order. Never across an await.
-    map: Mutex<Map>,
+    /// Held while a publication is merged and put into the queue, so that both have one order. Never across an await.
+    state: Mutex<State>,
+    /// There is something in the queue.
+    queued: Notify,
+    progress: watch::Receiver<Progress>,
     /// Who publishes has it from the look at the version to the merge. The keys that were published since the start.
     own: AsyncMutex<HashSet<EntryKey>>,
     changes: broadcast::Sender<Change>,
+    live: broadcast::Sender<Live>,
     fresh: Notify,
     /// Whether the peers that are here were compared with.
     caught_up: watch::Sender<bool>,
+}
+
+/// What stands, and what of it is not on disk yet.
+pub(super) struct State {
+    map: Map,
+    pub(super) queue: Queue,
+    /// The last that was given to a change.
+    position: u64,
+    known: HashSet<PeerId>,
 }
 
 impl fmt::Debug for Ledger {
@@ -55,39 +72,31 @@ impl fmt::Debug for Ledger {
     }
 }
 
+/// The map, for as long as it is looked at.
+pub(in crate::service) struct MapGuard<'a>(MutexGuard<'a, State>);
+
+impl std::ops::Deref for MapGuard<'_> {
+    type Target = Map;
+
+    fn deref(&self) -> &Map {
+        &self.0.map
+    }
+}
+
 impl Ledger {
-    /// Reads the store. What is not valid in this network is left out, and others' such entries are removed.
+    /// Reads the store. What is not valid in this network is left out; records of what does not stand are removed.
     pub(super) async fn load(
         network: Network,
         store: Store,
         keypair: Keypair,
         network_name: &str,
         topic: &str,
+        progress: watch::Receiver<Progress>,
     ) -> Result<Self, StoreError> {
         let local = keypair.public().to_peer_id();
         let mut map = Map::default();
-        let own = store.records(RECORD_PREFIX, None, usize::MAX)?.into_iter();
-        let others = store.meta(META)?;
-        for (index, (key, value)) in own.chain(others).enumerate() {
-            if index % LOADED_AT_ONCE == LOADED_AT_ONCE - 1 {
-                tokio::task::yield_now().await;
-            }
-            match SignedPublication::decode(network_name, &value) {
-                Ok(signed) => drop(map.merge(signed)),
-                // Of another network, or of a key that this data directory had before: it stays in the log.
-                Err(error) if key.starts_with(RECORD_PREFIX) => {
-                    tracing::debug!(%error, "left out a publication of this node's log");
-                }
-                // A later version wrote it, and will read it again.
-                Err(error) if error.is_unknown() => {
-                    tracing::debug!(%error, "left out a publication that only a later version can read");
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "removed a publication that is not valid here");
-                    store.remove_meta(META, &key)?;
-                }
-            }
-        }
+        map.set_class(&local, Class::Own);
+        let position = read(&store, network_name, &mut map).await?;
         Ok(Self {
             network,
             store,
@@ -95,9 +104,12 @@ impl Ledger {
             network_name: network_name.to_owned(),
             topic: topic.to_owned(),
             local,
-            map: Mutex::new(map),
+            state: Mutex::new(State { map, queue: Queue::default(), position, known: HashSet::new() }),
+            queued: Notify::new(),
+            progress,
             own: AsyncMutex::default(),
             changes: broadcast::Sender::new(CHANGES),
+            live: broadcast::Sender::new(CHANGES),
             fresh: Notify::new(),
             caught_up: watch::Sender::new(false),
         })
@@ -111,6 +123,10 @@ impl Ledger {
         &self.network_name
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Whether the peers that are here were compared with, as it is and as it changes.
     pub(super) fn caught_up(&self) -> watch::Receiver<bool> {
         self.caught_up.subscribe()
@@ -121,14 +137,58 @@ impl Ledger {
         self.caught_up.send_if_modified(|before| std::mem::replace(before, caught_up) != caught_up);
     }
 
-    /// The map, for a short look or change.
-    pub(in crate::service) fn map(&self) -> MutexGuard<'_, Map> {
-        // Its methods do not panic; if one did, what stands is still signed and complete.
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing under it panics; if something did, what stands is still signed and complete.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The map, for a short look.
+    pub(in crate::service) fn map(&self) -> MapGuard<'_> {
+        MapGuard(self.state())
     }
 
     pub(super) fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
+    }
+
+    /// The last position that was given.
+    pub(super) fn position(&self) -> u64 {
+        self.state().position
+    }
+
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Returns when something may be in the queue. Cancel-safe; one waiter.
+    pub(super) async fn queued(&self) {
+        self.queued.notified().await;
+    }
+
+    /// Tells whoever watches.
+    pub(super) fn tell(&self, change: Change) {
+        // Nobody may be listening.
+        let _ = self.changes.send(change);
+    }
+
+    pub(super) fn liveness(&self) -> broadcast::Receiver<Live> {
+        self.live.subscribe()
+    }
+
+    /// Tells whoever keeps chunks because of it.
+    pub(super) fn tell_live(&self, live: Live) {
+        // Nobody may be listening.
+        let _ = self.live.send(live);
+    }
+
+    /// These are storing peers: what they publish does not give way to strangers any more.
+    pub(super) fn know(&self, peers: impl IntoIterator<Item = PeerId>) {
+        let mut state = self.state();
+        for peer in peers {
+            if peer != self.local && state.known.len() < KNOWN && state.known.insert(peer) {
+                state.map.set_class(&peer, Class::Known);
+            }
+        }
     }
 
     /// Whether these very signed bytes stand already.
@@ -146,41 +206,34 @@ impl Ledger {
         self.fresh.notify_one();
     }
 
-    /// Takes in what was heard or pulled; says what became of it. Cancel-safe but for this node's own publications,
-    /// which then are in the map and not yet in the log: they come from the network again.
+    /// Waits until all that was taken in by now is on disk. See [`keep::flushed`].
+    pub(in crate::service) async fn flushed(&self) -> Result<(), StoreError> {
+        keep::flushed(self).await
+    }
+
+    /// Takes in what was heard or pulled; says what became of it. It is on disk some milliseconds later: see
+    /// [`flushed`](Self::flushed). Waits where more than that is waiting to be written. Cancel-safe.
     pub(in crate::service) async fn take(&self, signed: SignedPublication) -> Outcome {
+        keep::room(self).await;
         if signed.publication().publisher == self.local {
             return self.take_own(signed).await;
         }
-        let key = signed.publication().key();
-        let (map, outcome) = self.merge(&signed);
-        if matches!(outcome, Outcome::Taken { .. })
-            && let Err(error) = self.store.set_meta(META, &key.0, signed.bytes())
-        {
-            // It stands in memory, and comes again from the peers after a restart.
-            tracing::warn!(%error, "could not keep a publication in the index");
-        }
-        drop(map);
-        outcome
+        self.merge(signed)
     }
 
     /// This node's own publication comes back from the network: its log was lost, or another run of it was ahead.
     async fn take_own(&self, signed: SignedPublication) -> Outcome {
         let own = self.own.lock().await;
-        let key = signed.publication().key();
-        let outcome = self.merge(&signed).1;
-        let Outcome::Taken { previous } = &outcome else { return outcome };
-        if let Err(error) = self.store.put_record(record_key(&key), Bytes::copy_from_slice(signed.bytes())).await {
-            tracing::warn!(%error, "could not keep this node's own publication, which came from a peer");
-        }
+        let (publication, outcome) = (signed.publication().clone(), self.merge(signed));
         // What was published in this run before the network's higher version was known is the later word of the two.
-        if let Some(mine) = previous
-            && own.contains(&key)
-            && mine.time_milliseconds > signed.publication().time_milliseconds
-            && !same_content(mine, signed.publication())
-            && let Some(version) = signed.publication().version.checked_add(1)
+        if let Outcome::Taken { current: true, previous: Some(mine) } = &outcome
+            && own.contains(&publication.key())
+            && mine.time_milliseconds > publication.time_milliseconds
+            && !same_content(mine, &publication)
+            && let Some(version) = publication.version.checked_add(1)
         {
-            let again = Publication { version, ..mine.clone() };
+            let floor = if mine.removed { version } else { self.map().floor(&self.local, &publication.key()) };
+            let again = Publication { version, floor, ..(**mine).clone() };
             if let Err(error) = self.issue(again).await {
                 tracing::warn!(%error, "could not publish again what an older publication of this node superseded");
             }
@@ -188,43 +241,54 @@ impl Ledger {
         outcome
     }
 
-    /// See [`super::Catalogue::publish`]. Not cancel-safe.
-    pub(super) async fn publish(&self, draft: Draft) -> Result<Publication, StoreError> {
+    /// Publishes what `next` makes of what is current under `key` and the floor there (0: nothing stands). Not
+    /// cancel-safe.
+    pub(super) async fn publish(
+        &self,
+        key: EntryKey,
+        next: impl FnOnce(Option<Publication>, u64) -> Result<Next, PublishError>,
+    ) -> Result<Publication, PublishError> {
         let mut own = self.own.lock().await;
-        let key = draft.key(&self.local);
-        let mut publication = draft.into_publication(self.local);
-        let (standing, room) = {
-            let map = self.map();
-            (map.get(&self.local, &key), map.has_room(&self.local))
+        let publication = {
+            let state = self.state();
+            let current = state.map.get(&self.local, &key);
+            let publication = match next(current, state.map.floor(&self.local, &key))? {
+                Next::Stands(publication) => return Ok(publication),
+                Next::Publish(publication) => publication,
+            };
+            if !state.map.has_room(&self.local, &key, publication.version, publication.floor) {
+                return Err(PublishError::Share);
+            }
+            publication
         };
-        match standing {
-            Some(standing) if same_content(&standing, &publication) => return Ok(standing),
-            Some(standing) => {
-                publication.version = standing
-                    .version
-                    .checked_add(1)
-                    .ok_or_else(|| invalid(&publication, "its version cannot grow any more".to_owned()))?;
-            }
-            None if !room => {
-                return Err(StoreError::NoSpace {
-                    needed: MAX_SIGNED_BYTES as u64,
-                    reason: "the catalogue keeps no more publications of one publisher".to_owned(),
-                });
-            }
-            None => publication.version = 1,
-        }
         let published = self.issue(publication).await?;
         own.insert(key);
         Ok(published)
     }
 
     /// Signs, keeps in the log, merges, tells. The caller holds `own`.
-    async fn issue(&self, publication: Publication) -> Result<Publication, StoreError> {
+    async fn issue(&self, publication: Publication) -> Result<Publication, PublishError> {
         let signed = SignedPublication::sign(&self.keypair, &self.network_name, publication.clone())
-            .map_err(|error: InvalidPublication| invalid(&publication, error.to_string()))?;
-        let key = record_key(&publication.key());
-        self.store.put_record(key, Bytes::copy_from_slice(signed.bytes())).await?;
-        drop(self.merge(&signed));
+            .map_err(|why| PublishError::invalid(&publication, why.to_string()))?;
+        let (answer, kept) = oneshot::channel();
+        {
+            let mut state = self.state();
+            let previous = state.map.get(&self.local, &publication.key());
+            let (position, event) = (state.position + 1, event(&publication, previous.as_ref()));
+            state.position = position;
+            let value = Value { position, event: Some(event), signed_bytes: Bytes::copy_from_slice(signed.bytes()) };
+            let change = Change { position, event, publication: publication.clone() };
+            state.queue.push(Item {
+                write: Some((records::key(&publication), value.encode())),
+                gone: Vec::new(),
+                position,
+                // That is known once it is merged.
+                live: Vec::new(),
+                then: Then::Merge(Box::new(Own { signed: signed.clone(), change, answer })),
+            });
+        }
+        self.queued.notify_one();
+        kept.await.map_err(|_| StoreError::Closed)??;
         if let Err(error) = self.network.publish(&self.topic, payload(&signed)).await {
             // Catch-up brings it to the others.
             tracing::debug!(%error, "could not gossip a publication");
@@ -233,30 +297,123 @@ impl Ledger {
         Ok(publication)
     }
 
-    /// Merges and tells; whoever has to keep it does so before the guard goes.
-    fn merge(&self, signed: &SignedPublication) -> (MutexGuard<'_, Map>, Outcome) {
-        let mut map = self.map();
-        let merge = map.merge(signed.clone());
-        for key in &merge.dropped {
-            if let Err(error) = self.store.remove_meta(META, &key.0) {
-                tracing::warn!(%error, "could not remove a publication from the index");
+    /// Merges one of this node that is in the log already.
+    pub(super) fn merge_kept(&self, signed: SignedPublication) -> Outcome {
+        let mut state = self.state();
+        let Merged { publication, outcome, mut gone, live } = merge(&mut state.map, signed);
+        if matches!(outcome, Outcome::Older | Outcome::Beyond) {
+            gone.push(records::key(&publication));
+        }
+        if !gone.is_empty() || !live.is_empty() {
+            let position = state.position;
+            state.queue.push(Item { write: None, gone, position, live, then: Then::Nothing });
+            self.queued.notify_one();
+        }
+        outcome
+    }
+
+    /// Merges, and puts what changed into the queue.
+    fn merge(&self, signed: SignedPublication) -> Outcome {
+        let signed_bytes = Bytes::copy_from_slice(signed.bytes());
+        let mut state = self.state();
+        let Merged { publication, outcome, gone, live } = merge(&mut state.map, signed);
+        let (mut write, mut then) = (None, Then::Nothing);
+        if let Outcome::Taken { current, previous } = &outcome {
+            state.position += 1;
+            let position = state.position;
+            let event = current.then(|| event(&publication, previous.as_deref()));
+            write = Some((records::key(&publication), Value { position, event, signed_bytes }.encode()));
+            if let Some(event) = event {
+                then = Then::Tell(Box::new(Change { position, event, publication }));
             }
         }
-        if let Outcome::Taken { previous } = &merge.outcome {
-            // Nobody may be listening.
-            let _ = self.changes.send(Change { publication: signed.publication().clone(), previous: previous.clone() });
+        if write.is_some() || !gone.is_empty() {
+            let position = state.position;
+            state.queue.push(Item { write, gone, position, live, then });
+            self.queued.notify_one();
         }
-        (map, merge.outcome)
+        outcome
     }
 }
 
-fn record_key(key: &EntryKey) -> Bytes {
-    [RECORD_PREFIX, &key.0].concat().into()
+/// What a merge did, and what follows from it.
+struct Merged {
+    publication: Publication,
+    outcome: Outcome,
+    /// Records of what does not stand any more.
+    gone: Vec<Bytes>,
+    live: Vec<Live>,
 }
 
-fn invalid(publication: &Publication, reason: String) -> StoreError {
-    StoreError::Io {
-        doing: format!("publishing {}", publication.name.as_deref().unwrap_or(&publication.label)),
-        source: io::Error::new(io::ErrorKind::InvalidInput, reason).into(),
+fn merge(map: &mut Map, signed: SignedPublication) -> Merged {
+    let publication = signed.publication().clone();
+    let Merge { outcome, dropped } = map.merge(signed);
+    let record = records::key(&publication);
+    let mut gone: Vec<Bytes> = dropped.iter().map(|other| records::key(&other.publication)).collect();
+    // One of the same version is overwritten.
+    gone.retain(|key| *key != record);
+    let ceased = dropped.into_iter().map(|other| other.publication).filter(|other| !other.removed).map(Live::Ceased);
+    let became = (outcome.is_taken() && !publication.removed).then(|| Live::Became(publication.clone()));
+    // What comes first: chunks that both list are wanted all the time.
+    let live = became.into_iter().chain(ceased).collect();
+    Merged { publication, outcome, gone, live }
+}
+
+/// What is to be published.
+pub(super) enum Next {
+    /// Nothing: this stands.
+    Stands(Publication),
+    /// This.
+    Publish(Publication),
+}
+
+fn event(publication: &Publication, previous: Option<&Publication>) -> Event {
+    match previous {
+        _ if publication.removed => Event::Removed,
+        Some(previous) if !previous.removed => Event::Updated,
+        _ => Event::Added,
     }
+}
+
+/// Fills the map from the log; gives the last position that was given.
+async fn read(store: &Store, network_name: &str, map: &mut Map) -> Result<u64, StoreError> {
+    let last = store.record(records::POSITION)?;
+    let mut position = last.and_then(|value| value[..].try_into().ok()).map_or(0, u64::from_be_bytes);
+    let mut gone = Vec::new();
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = store.records(records::PREFIX, after.as_deref(), PAGE)?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(last.clone());
+        for (index, (key, value)) in page.into_iter().enumerate() {
+            if index % LOADED_AT_ONCE == LOADED_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            let Some(value) = Value::decode(&value) else {
+                tracing::debug!("left out a record of the catalogue that only a later version can read");
+                continue;
+            };
+            position = position.max(value.position);
+            match SignedPublication::decode(network_name, &value.signed_bytes) {
+                Ok(signed) if records::is_key_of(&key, signed.publication()) => {
+                    let Merge { outcome, dropped } = map.merge(signed);
+                    gone.extend(dropped.iter().map(|other| records::key(&other.publication)));
+                    if !outcome.is_taken() {
+                        gone.push(key);
+                    }
+                }
+                Ok(_) => gone.push(key),
+                // Of another network that this data directory was used in, or for a later version: it stays in the log.
+                Err(error) => tracing::debug!(%error, "left out a publication of the log"),
+            }
+        }
+    }
+    if !gone.is_empty() {
+        let position = Bytes::copy_from_slice(&position.to_be_bytes());
+        store.put_record(Bytes::from_static(records::POSITION), position).await?;
+        gone.sort_unstable();
+        gone.dedup();
+        store.change_records(gone.into_iter().map(|key| (key, None)).collect()).await?;
+    }
+    Ok(position)
 }

@@ -1,6 +1,7 @@
 //! Gossip and catch-up between nodes of the simulated network.
 
 mod hostile;
+mod versions;
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use bytes::Bytes;
 use libp2p::{PeerId, identity::Keypair};
 use p2p_protocol::{
     Cid, Codec,
-    catalogue::{EntryKey, Kind, Publication, SignedPublication},
+    catalogue::{Kind, Publication, SignedPublication},
+    manifest::{Entry, Listing},
     wire::announce,
 };
 use tokio::{sync::mpsc, time::timeout};
@@ -18,7 +20,7 @@ use crate::{
     net::{Inbound, Stream, simulated::Fabric},
     service::{
         rig::{NETWORK, eventually, keypair},
-        sync,
+        sync::{self, Sync},
         worker::Workers,
     },
 };
@@ -32,6 +34,7 @@ struct Node {
     keypair: Keypair,
     store: Store,
     catalogue: Catalogue,
+    sync: Sync,
     workers: Workers,
 }
 
@@ -43,25 +46,36 @@ async fn start(hub: &Fabric, keypair: Keypair, store: Store) -> Node {
     let peer = keypair.public().to_peer_id();
     let network = hub.join(peer);
     let workers = Workers::default();
-    let started = Catalogue::start(network.clone(), store.clone(), keypair.clone(), NETWORK, &workers.layer()).await;
+    let started = Catalogue::start(network.clone(), store.clone(), keypair.clone(), NETWORK, &workers).await;
     let catalogue = started.expect("it starts");
-    sync::start(network, &catalogue, 1, &workers.layer()).await.expect("it starts");
-    Node { peer, keypair, store, catalogue, workers }
+    let sync = sync::start(network, &catalogue, 1, &workers.layer()).await.expect("it starts");
+    Node { peer, keypair, store, catalogue, sync, workers }
 }
 
 fn draft(name: &str) -> Draft {
+    let root = Cid::of(Codec::Raw, name.as_bytes());
     Draft {
         name: None,
         label: name.to_owned(),
-        root: Cid::of(Codec::Raw, name.as_bytes()),
+        root,
         kind: Kind::File,
         size: name.len() as u64,
         replicas: 3,
+        chunks: 1,
+        listing: Listing::Inline(vec![Entry { cid: root, length: name.len() as u32 }]),
+        keep: 10,
     }
 }
 
+/// One that keeps no version before itself.
 fn publication(seed: u8, name: &str, version: u64) -> Publication {
-    Publication { version, time_milliseconds: 1, ..draft(name).into_publication(keypair(seed).public().to_peer_id()) }
+    let publication = draft(name).into_publication(keypair(seed).public().to_peer_id());
+    Publication { version, floor: version, time_milliseconds: 1, ..publication }
+}
+
+/// Every record of the catalogue.
+fn records(store: &Store) -> Vec<(Bytes, Bytes)> {
+    store.records(records::PREFIX, None, usize::MAX).expect("they are read")
 }
 
 fn signed(seed: u8, network: &str, publication: Publication) -> SignedPublication {
@@ -72,8 +86,13 @@ fn signed(seed: u8, network: &str, publication: Publication) -> SignedPublicatio
 async fn fill(node: &Node, seed: u8, names: impl IntoIterator<Item = String>) {
     for name in names {
         let outcome = node.catalogue.ledger.take(signed(seed, NETWORK, publication(seed, &name, 1))).await;
-        assert_eq!(outcome, Outcome::Taken { previous: None });
+        assert_eq!(outcome, Outcome::Taken { current: true, previous: None });
     }
+}
+
+async fn next(changes: &mut Changes) -> Change {
+    let change = timeout(LONG, changes.next()).await.expect("it comes");
+    change.expect("the catalogue is there").expect("nobody lags")
 }
 
 async fn become_equal(a: &Node, b: &Node, count: usize) {
@@ -90,19 +109,19 @@ async fn what_is_published_is_gossiped_and_told() {
     let hub = Fabric::sparse();
     let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
     hub.connect(a.peer, b.peer);
-    let mut changes = b.catalogue.changes();
+    let mut changes = b.catalogue.changes(None).await.expect("it is told");
     let published = a.catalogue.publish(draft("x")).await.expect("it is kept");
     assert_eq!((published.version, published.publisher), (1, a.peer));
-    let change = timeout(LONG, changes.recv()).await.expect("it comes").expect("nobody lags");
-    assert_eq!(change, Change { publication: published.clone(), previous: None });
+    let change = next(&mut changes).await;
+    assert_eq!(change, Change { position: 1, event: Event::Added, publication: published.clone() });
     assert_eq!(b.catalogue.entries(), std::slice::from_ref(&published));
     assert_eq!(b.catalogue.by_root(&published.root), std::slice::from_ref(&published));
     // Unchanged, it makes no new version; changed, it does.
     assert_eq!(a.catalogue.publish(draft("x")).await.expect("it stands"), published);
     let again = a.catalogue.publish(Draft { replicas: 4, ..draft("x") }).await.expect("it is kept");
     assert_eq!(again.version, 2);
-    let change = timeout(LONG, changes.recv()).await.expect("it comes").expect("nobody lags");
-    assert_eq!(change, Change { publication: again, previous: Some(published) });
+    let change = next(&mut changes).await;
+    assert_eq!(change, Change { position: 2, event: Event::Updated, publication: again });
 }
 
 #[tokio::test]
@@ -121,7 +140,8 @@ async fn names_are_versions_of_one_entry_and_labels_are_not() {
     // One's own first.
     assert_eq!(a.catalogue.by_name("site"), [second.clone(), other.clone()]);
     assert_eq!(b.catalogue.by_name("site"), [other, second]);
-    assert_eq!(a.catalogue.by_root(&first.root), []);
+    // The earlier version is kept, and so is whoever has its chunks.
+    assert_eq!(a.catalogue.by_root(&first.root), [first]);
     let label = Draft { label: "site".to_owned(), ..draft("four") };
     a.catalogue.publish(label).await.expect("it is kept");
     assert_eq!(a.catalogue.by_name("site").len(), 2);
@@ -136,12 +156,9 @@ async fn what_cannot_be_published_is_refused() {
         Draft { name: Some(a.peer.to_string()), ..draft("x") },
         Draft { replicas: 0, ..draft("x") },
     ] {
-        assert!(matches!(a.catalogue.publish(bad).await, Err(StoreError::Io { .. })));
+        assert!(matches!(a.catalogue.publish(bad).await, Err(PublishError::Invalid { .. })));
     }
-    assert_eq!(
-        (a.catalogue.entries(), a.store.records(b"", None, usize::MAX).expect("they are read").len()),
-        (vec![], 0)
-    );
+    assert_eq!((a.catalogue.entries(), records(&a.store)), (vec![], vec![]));
     // Any file name makes a label.
     let odd = a.catalogue.publish(Draft { label: "a\nb".to_owned(), ..draft("x") }).await.expect("it is kept");
     assert_eq!(odd.label, "a_b");
@@ -170,7 +187,8 @@ async fn gossip_is_judged() {
     assert_eq!(judge(announce::encode(&signed(3, "other", publication(3, "x", 9)))).await, Verdict::Reject);
     assert_eq!(judge(vec![]).await, Verdict::Reject);
     assert_eq!(judge(vec![7; 60_000]).await, Verdict::Ignore);
-    assert_eq!(judge(vec![1; 60_000]).await, Verdict::Reject);
+    assert_eq!(judge(vec![1; 60_000]).await, Verdict::Ignore);
+    assert_eq!(judge([&[1, 2, 0, 0, 3][..], &[0; 60_000]].concat()).await, Verdict::Reject);
     assert_eq!(a.catalogue.entries(), [publication(3, "x", 3)]);
 }
 
@@ -194,10 +212,12 @@ async fn who_was_away_gets_all_whichever_side_it_is() {
         let hub = Fabric::sparse();
         let (a, b) = (node(&hub, full).await, node(&hub, empty).await);
         fill(&a, 3, (0..5_000).map(|n| format!("a {n}"))).await;
-        let mut changes = b.catalogue.changes();
+        let mut changes = b.catalogue.changes(None).await.expect("it is told");
         hub.connect(a.peer, b.peer);
         become_equal(&a, &b, 5_000).await;
-        assert!(!matches!(changes.try_recv(), Err(broadcast::error::TryRecvError::Empty)));
+        // Who looks only now has lost the first of them, and is told so.
+        assert!(timeout(LONG, changes.next()).await.expect("it comes").expect("it is there").is_err());
+        next(&mut changes).await;
     }
 }
 
@@ -241,28 +261,29 @@ async fn it_spreads_along_a_chain_without_gossip() {
 }
 
 #[tokio::test]
-async fn after_a_restart_all_is_there_and_a_lost_index_is_filled_again() {
+async fn after_a_restart_all_is_there_and_a_lost_log_is_filled_again() {
     let hub = Fabric::sparse();
     let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
     let own = a.catalogue.publish(Draft { replicas: 2, ..draft("own") }).await.expect("it is kept");
-    let own = Publication { version: 2, replicas: 3, ..own };
+    let own = Publication { version: 2, floor: 2, replicas: 3, ..own };
     let second = a.catalogue.publish(draft("own")).await.expect("it is kept");
     assert_eq!(Publication { time_milliseconds: own.time_milliseconds, ..second }, own);
     fill(&a, 3, (0..20).map(|n| format!("a {n}"))).await;
     let before = a.catalogue.entries();
+    a.catalogue.ledger.flushed().await.expect("it is on disk");
     assert!(a.workers.stop(LONG).await);
 
+    // Others' too: they are in the log, and nobody else has to have them.
     let a = start(&hub, a.keypair, a.store).await;
     assert_eq!(a.catalogue.entries(), before);
     hub.connect(a.peer, b.peer);
     become_equal(&a, &b, 21).await;
     assert!(a.workers.stop(LONG).await);
 
-    for (key, _) in a.store.meta("catalogue").expect("it is read") {
-        a.store.remove_meta("catalogue", &key).expect("it is removed");
-    }
+    let lost = records(&a.store).into_iter().map(|(key, _)| (key, None)).collect();
+    a.store.change_records(lost).await.expect("they are removed");
     let a = start(&hub, a.keypair, a.store).await;
-    assert_eq!(a.catalogue.entries().len(), 1);
+    assert_eq!(a.catalogue.entries().len(), 0);
     hub.connect(a.peer, b.peer);
     become_equal(&a, &b, 21).await;
     assert_eq!(a.catalogue.entries(), before);
@@ -272,14 +293,22 @@ async fn after_a_restart_all_is_there_and_a_lost_index_is_filled_again() {
 async fn entries_of_another_network_are_left_out_when_loading() {
     let hub = Fabric::sparse();
     let store = Store::in_memory(1 << 20);
+    let keep = async |key: Bytes, bytes: &[u8]| {
+        let signed_bytes = Bytes::copy_from_slice(bytes);
+        let value = records::Value { position: 1, event: Some(Event::Added), signed_bytes };
+        store.put_record(key, value.encode()).await.expect("it is kept");
+    };
     let foreign = signed(3, "other", publication(3, "x", 1));
-    store.set_meta("catalogue", &foreign.publication().key().0, foreign.bytes()).expect("it is kept");
-    store.set_meta("catalogue", b"noise", b"\x01\x00noise").expect("it is kept");
+    keep(records::key(foreign.publication()), foreign.bytes()).await;
+    keep(Bytes::from_static(b"publication/noise"), b"\x01\x00noise").await;
     // What a later version wrote stays for it to read again.
-    store.set_meta("catalogue", b"later", b"\x02later").expect("it is kept");
-    let a = start(&hub, keypair(1), store).await;
-    let left = a.store.meta("catalogue").expect("it is read");
-    assert_eq!((a.catalogue.entries(), left.len(), &left[0].0[..]), (vec![], 1, &b"later"[..]));
+    keep(Bytes::from_static(b"publication/later"), b"\x03later").await;
+    // One that stands elsewhere than its key says is none.
+    let good = signed(3, NETWORK, publication(3, "y", 1));
+    keep(Bytes::from_static(b"publication/astray"), good.bytes()).await;
+    let before = records(&store).len();
+    let a = start(&hub, keypair(1), store.clone()).await;
+    assert_eq!((a.catalogue.entries(), before, records(&a.store).len()), (vec![], 4, 3));
 }
 
 #[tokio::test]
@@ -301,10 +330,11 @@ async fn a_lost_log_never_makes_a_version_twice() {
         .await;
     }
     // And it is in the log again.
-    let key = [&b"publication/"[..], &EntryKey::named(&a.peer, "site").0].concat();
-    let records = a.store.records(b"", None, usize::MAX).expect("they are read");
-    let record = records.iter().find(|(name, _)| *name == key).expect("it is in the log");
-    assert_eq!(SignedPublication::decode(NETWORK, &record.1).expect("it is valid").publication().version, 8);
+    a.catalogue.ledger.flushed().await.expect("it is on disk");
+    let current = a.catalogue.by_name("site").remove(0);
+    let record = a.store.record(&records::key(&current)).expect("it is read").expect("it is in the log");
+    let value = records::Value::decode(&record).expect("it is a publication");
+    assert_eq!(SignedPublication::decode(NETWORK, &value.signed_bytes).expect("it is valid").publication(), &current);
 }
 
 #[tokio::test]

@@ -22,6 +22,16 @@ pub enum ReadError {
     Ambiguous { name: String, choices: Vec<String> },
     #[error("nothing is published under the name {0}")]
     UnknownName(String),
+    #[error("{name} has no version {version}: {} kept", kept_versions(kept))]
+    NoVersion { name: String, version: u64, kept: Vec<u64> },
+    #[error("{0} names something inside of what was published, and only all of it can be removed or restored")]
+    Inside(String),
+    #[error("{0} names one version, and a name is removed as a whole")]
+    OneVersion(String),
+    #[error("{reference} was published by {}: nobody else can change it", publishers.join(", "))]
+    Foreign { reference: String, publishers: Vec<String> },
+    #[error("nothing of this node is current under {reference}: it has it only as {}", earlier.join(", "))]
+    OnlyEarlier { reference: String, earlier: Vec<String> },
     #[error("there is no {name} in {above}")]
     NoEntry { name: String, above: String },
     #[error("there is no {name} in {above}: that is a file")]
@@ -48,6 +58,16 @@ pub enum ReadError {
     Scratch { directory: String, why: String },
     #[error(transparent)]
     Unfinished(#[from] Unfinished),
+}
+
+/// The versions that are kept, as a sentence begins with them.
+fn kept_versions(kept: &[u64]) -> String {
+    match kept {
+        [] => "none is".to_owned(),
+        [one] => format!("{one} is"),
+        [first, .., last] if last - first == kept.len() as u64 - 1 => format!("{first} to {last} are"),
+        [first, .., last] => format!("{} between {first} and {last} are", kept.len()),
+    }
 }
 
 /// A chunk of `reference` could not be had.

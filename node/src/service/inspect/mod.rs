@@ -2,6 +2,7 @@
 
 mod error;
 mod measure;
+mod own;
 mod placement;
 mod resolve;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub(crate) use self::error::{dag_error, fetch_error};
 pub(crate) use self::resolve::resolved;
 pub use self::{
     error::ReadError,
+    own::Named,
     placement::{Copies, Survey},
     resolve::Resolved,
 };
@@ -87,7 +89,8 @@ impl Inspect {
         Self { network, store, transfer, locate, fetch, catalogue, replicas, scratch, blocking }
     }
 
-    /// What stands behind a reference: `CID`, `NAME`, `PEER/NAME`, each with a path inside where there is one. What
+    /// What stands behind a reference: `CID`, `NAME`, `PEER/NAME`, `NAME@VERSION`, each with a path inside where there is
+    /// one. What
     /// reads as a CID or a peer id is one; no name does. Cancel-safe.
     ///
     /// # Errors
@@ -96,10 +99,8 @@ impl Inspect {
     /// way.
     pub async fn resolve(&self, reference: &str) -> Result<Resolved> {
         let meaning = match resolve::mean(reference, &self.catalogue) {
-            // Right after a start the catalogue may not be here yet.
-            Err(ReadError::UnknownName(_)) => {
-                self.locate.discovered().await;
-                self.catalogue.caught_up().await;
+            Err(ReadError::UnknownName(_) | ReadError::NoVersion { .. }) => {
+                self.settled().await;
                 resolve::mean(reference, &self.catalogue)?
             }
             meant => meant?,
@@ -107,6 +108,12 @@ impl Inspect {
         let replicas = meaning.wanted.unwrap_or(self.replicas);
         let job = self.fetch.begin(meaning.root, meaning.publishers.clone(), replicas);
         resolve::follow(reference, meaning, job).await
+    }
+
+    /// Waits for the catalogue of the peers that are found: right after a start it may not be here yet.
+    pub async fn settled(&self) {
+        self.locate.discovered().await;
+        self.catalogue.caught_up().await;
     }
 
     /// The entries of a directory, sorted by name; of a file or a symbolic link, the one line that it is. Cancel-safe.

@@ -1,4 +1,4 @@
-//! What a reference means: an address or a published name, and the path inside.
+//! What a reference means: an address or a published name, perhaps of an earlier version, and the path inside.
 
 use p2p_protocol::{
     Chunk, Cid, CidError, PeerId,
@@ -54,8 +54,12 @@ pub(super) struct Meaning {
 
 /// What of the catalogue it takes to understand a reference.
 pub(super) trait Names {
+    /// Live publications of a root.
     fn by_root(&self, root: &Cid) -> Vec<Publication>;
+    /// What is current under a name, removals left out.
     fn by_name(&self, name: &str) -> Vec<Publication>;
+    /// The versions that are kept beside a current one, newest first.
+    fn versions(&self, current: &Publication) -> Vec<Publication>;
 }
 
 impl Names for Catalogue {
@@ -66,10 +70,43 @@ impl Names for Catalogue {
     fn by_name(&self, name: &str) -> Vec<Publication> {
         self.by_name(name)
     }
+
+    fn versions(&self, current: &Publication) -> Vec<Publication> {
+        self.history(&current.publisher, &current.key())
+    }
 }
 
-/// Reads a reference.
-pub(super) fn mean(reference: &str, names: &impl Names) -> Result<Meaning> {
+/// A reference, taken apart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Reference {
+    pub(super) what: What,
+    /// Inside of it.
+    pub(super) path: Vec<String>,
+}
+
+/// What a reference begins with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum What {
+    /// A CID.
+    Root(Cid),
+    /// `NAME` or `PEER/NAME`, perhaps `NAME@VERSION`.
+    Name {
+        /// Whose it is to be.
+        peer: Option<PeerId>,
+        /// As it was written, with what may be a version.
+        text: String,
+    },
+}
+
+/// A name and a version, where `text` can be read so.
+pub(super) fn versioned(text: &str) -> Option<(&str, u64)> {
+    let (name, version) = text.rsplit_once('@')?;
+    let digits = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
+    if name.is_empty() || !digits { None } else { Some((name, version.parse().ok()?)) }
+}
+
+/// Takes a reference apart.
+pub(super) fn parse(reference: &str) -> Result<Reference> {
     let text = reference.strip_prefix("ipfs://").or_else(|| reference.strip_prefix("/ipfs/")).unwrap_or(reference);
     let mut parts = text.split('/');
     let first = parts.next().unwrap_or_default();
@@ -78,29 +115,68 @@ pub(super) fn mean(reference: &str, names: &impl Names) -> Result<Meaning> {
     }
     let mut path: Vec<String> = parts.filter(|part| !part.is_empty()).map(str::to_owned).collect();
     let address = first.len() >= MIN_ADDRESS_BYTES;
-    let meaning = match first.parse::<Cid>() {
-        Ok(root) => Meaning { path, ..of_root(root, names) },
+    let what = match first.parse::<Cid>() {
+        Ok(root) => What::Root(root),
         Err(why) if !matches!(why, CidError::Malformed) => {
             return Err(ReadError::BadCid { text: first.to_owned(), why: why.to_string() });
         }
         Err(_) => match first.parse::<PeerId>() {
-            Ok(peer) if address => {
-                if path.is_empty() {
-                    return Err(ReadError::OnlyPeer(first.to_owned()));
-                }
-                let name = path.remove(0);
-                let published = names.by_name(&name);
-                let publication = published.into_iter().find(|publication| publication.publisher == peer);
-                let publication = publication.ok_or_else(|| ReadError::UnknownName(format!("{first}/{name}")))?;
-                Meaning { path, ..of_publication(&publication, names) }
-            }
-            _ => Meaning { path, ..of_name(first, names)? },
+            Ok(_) if address && path.is_empty() => return Err(ReadError::OnlyPeer(first.to_owned())),
+            Ok(peer) if address => What::Name { peer: Some(peer), text: path.remove(0) },
+            _ => What::Name { peer: None, text: first.to_owned() },
         },
     };
-    if let Some(dots) = meaning.path.iter().find(|part| matches!(part.as_str(), "." | "..")) {
+    if let Some(dots) = path.iter().find(|part| matches!(part.as_str(), "." | "..")) {
         return Err(ReadError::Dots { reference: reference.to_owned(), part: dots.clone() });
     }
-    Ok(meaning)
+    Ok(Reference { what, path })
+}
+
+/// Reads a reference.
+pub(super) fn mean(reference: &str, names: &impl Names) -> Result<Meaning> {
+    let Reference { what, path } = parse(reference)?;
+    let meaning = match what {
+        What::Root(root) => of_root(root, names),
+        What::Name { peer, text } => of_publication(&named(peer, &text, names)?, names),
+    };
+    Ok(Meaning { path, ..meaning })
+}
+
+/// The publication that a name means. A name that is published as it is written goes before one with a version.
+fn named(peer: Option<PeerId>, text: &str, names: &impl Names) -> Result<Publication> {
+    let published = |name: &str| -> Vec<Publication> {
+        names.by_name(name).into_iter().filter(|entry| peer.is_none_or(|peer| entry.publisher == peer)).collect()
+    };
+    let whole = published(text);
+    let (Some((name, version)), true) = (versioned(text), whole.is_empty()) else {
+        return one(peer, text, None, whole);
+    };
+    let current = published(name);
+    let versions: Vec<Publication> =
+        current.iter().flat_map(|current| names.versions(current)).filter(|entry| entry.version == version).collect();
+    if versions.is_empty() && !current.is_empty() {
+        let mut kept: Vec<u64> = current.iter().flat_map(|entry| names.versions(entry)).map(|v| v.version).collect();
+        kept.sort_unstable();
+        kept.dedup();
+        return Err(ReadError::NoVersion { name: name.to_owned(), version, kept });
+    }
+    one(peer, name, Some(version), versions)
+}
+
+/// The one that is meant, where there is something to choose.
+fn one(peer: Option<PeerId>, name: &str, version: Option<u64>, published: Vec<Publication>) -> Result<Publication> {
+    let behind = version.map_or_else(String::new, |version| format!("@{version}"));
+    let full = |publisher: &PeerId| format!("{publisher}/{name}{behind}");
+    match published.as_slice() {
+        [] if peer.is_none() && looks_like_cid(name) => Err(ReadError::NoCid(name.to_owned())),
+        [] => Err(ReadError::UnknownName(peer.map_or_else(|| format!("{name}{behind}"), |peer| full(&peer)))),
+        // The same content under the same name leaves nothing to choose.
+        [first, rest @ ..] if rest.iter().all(|other| other.root == first.root) => Ok(first.clone()),
+        several => Err(ReadError::Ambiguous {
+            name: name.to_owned(),
+            choices: several.iter().map(|publication| full(&publication.publisher)).collect(),
+        }),
+    }
 }
 
 fn of_root(root: Cid, names: &impl Names) -> Meaning {
@@ -126,20 +202,6 @@ fn of_publication(publication: &Publication, names: &impl Names) -> Meaning {
     meaning.wanted = meaning.wanted.max(Some(publication.replicas));
     meaning.stated_bytes = Some(publication.size);
     meaning
-}
-
-fn of_name(name: &str, names: &impl Names) -> Result<Meaning> {
-    let published = names.by_name(name);
-    match published.as_slice() {
-        [] if looks_like_cid(name) => Err(ReadError::NoCid(name.to_owned())),
-        [] => Err(ReadError::UnknownName(name.to_owned())),
-        // The same content under the same name leaves nothing to choose.
-        [first, rest @ ..] if rest.iter().all(|other| other.root == first.root) => Ok(of_publication(first, names)),
-        several => Err(ReadError::Ambiguous {
-            name: name.to_owned(),
-            choices: several.iter().map(|publication| format!("{}/{name}", publication.publisher)).collect(),
-        }),
-    }
 }
 
 /// Whether somebody who wrote this meant a CID: CIDv1 in base32 begins so, and CIDv0.
@@ -194,11 +256,16 @@ pub(super) async fn follow<S: ChunkSource>(reference: &str, meaning: Meaning, so
 #[cfg(test)]
 mod tests {
     use libp2p::identity::Keypair;
-    use p2p_protocol::{Codec, catalogue::Kind as RootKind};
+    use p2p_protocol::{
+        Codec,
+        catalogue::Kind as RootKind,
+        manifest::{Entry, Listing},
+    };
 
     use super::*;
     use crate::error::{Error, Kind};
 
+    /// Current and earlier versions.
     struct Published(Vec<Publication>);
 
     impl Names for Published {
@@ -207,7 +274,14 @@ mod tests {
         }
 
         fn by_name(&self, name: &str) -> Vec<Publication> {
-            self.0.iter().filter(|publication| publication.name.as_deref() == Some(name)).cloned().collect()
+            let named = self.0.iter().filter(|publication| publication.name.as_deref() == Some(name));
+            named.filter(|publication| self.versions(publication)[0] == **publication).cloned().collect()
+        }
+
+        fn versions(&self, current: &Publication) -> Vec<Publication> {
+            let mut versions: Vec<_> = self.0.iter().filter(|other| other.key() == current.key()).cloned().collect();
+            versions.sort_by_key(|version| std::cmp::Reverse(version.version));
+            versions
         }
     }
 
@@ -224,7 +298,10 @@ mod tests {
             kind: RootKind::File,
             size: content.len() as u64,
             replicas: 3,
+            chunks: 1,
+            listing: Listing::Inline(vec![Entry { cid: Cid::of(Codec::Raw, content), length: content.len() as u32 }]),
             version: 1,
+            floor: 1,
             time_milliseconds: 0,
             removed: false,
         }
@@ -250,6 +327,40 @@ mod tests {
         assert_eq!((meaning.label.as_str(), meaning.path.as_slice()), ("film", &["inside".to_owned()][..]));
         let meaning = mean(&format!("{}/photos/x", peer(2)), &names).expect("a peer's name");
         assert_eq!((meaning.root, meaning.path.len()), (Cid::of(Codec::Raw, b"two"), 1));
+    }
+
+    #[test]
+    fn a_version_is_named_behind_the_name() {
+        let version = |seed, name: &str, content: &[u8], version| Publication {
+            version,
+            ..publication(seed, Some(name), content)
+        };
+        let names = Published(vec![
+            version(1, "site", b"one", 1),
+            version(1, "site", b"two", 2),
+            version(1, "site@2", b"three", 1),
+            version(1, "notes", b"four", 4),
+            version(1, "notes", b"five", 5),
+            version(2, "notes", b"six", 5),
+            version(2, "notes", b"seven", 6),
+        ]);
+        let root = |reference: &str| mean(reference, &names).map(|meaning| meaning.root);
+        let of = |content: &[u8]| Cid::of(Codec::Raw, content);
+        assert_eq!(root("site"), Ok(of(b"two")));
+        assert_eq!(root("site@1"), Ok(of(b"one")));
+        assert_eq!(mean("site@1/inside", &names).expect("it is kept").path, ["inside".to_owned()]);
+        assert_eq!(root(&format!("{}/site@1", peer(1))), Ok(of(b"one")));
+        assert_eq!(root("site@2"), Ok(of(b"three")), "a name that is written so goes first");
+        assert_eq!(root("site@2@1"), Ok(of(b"three")));
+        assert_eq!(root("notes@4"), Ok(of(b"four")), "only one publisher has it");
+        assert!(
+            matches!(root("notes@5"), Err(ReadError::Ambiguous { choices, .. }) if choices[0].ends_with("/notes@5"))
+        );
+        let missing = ReadError::NoVersion { name: "site".to_owned(), version: 3, kept: vec![1, 2] };
+        assert_eq!(root("site@3"), Err(missing));
+        for unknown in ["site@", "site@x", "other@1", "site@99999999999999999999", "@1"] {
+            assert!(matches!(root(unknown), Err(ReadError::UnknownName(_))), "{unknown}");
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ const OPENING_COST: u32 = 10;
 pub(super) struct Summary {
     /// Publications that were new here.
     pub(super) pulled: usize,
-    /// Publications that were new there.
+    /// Publications that stand there, on disk, after they were pushed.
     pub(super) pushed: usize,
 }
 
@@ -93,12 +93,9 @@ impl From<ReconcileError> for SessionError {
 /// does not understand one of the two is asked for the other all the same.
 pub(super) async fn catch_up(ledger: &Ledger, own: Hello, stream: Stream) -> Result<Summary, SessionError> {
     let mut summary = Summary::default();
-    let mut dialogue = Dialogue { stream, request: 0 };
-    write(&mut dialogue.stream, 0, &Frame::Greeting(own)).await?;
     let mut initiator = Initiator::new(ReconcileLimits::default());
     let mut message = initiator.initiate(ledger.map().ids());
-    dialogue.say(&Frame::Reconcile(message.into())).await?;
-    greeted(timeout(FRAME, read(&mut dialogue.stream)).await.map_err(|_| SessionError::Timeout)??)?;
+    let mut dialogue = Dialogue::begin(stream, own, &Frame::Reconcile(message.into())).await?;
     loop {
         let Frame::Difference(response) = dialogue.hear().await? else {
             return Err(out_of_turn());
@@ -111,9 +108,18 @@ pub(super) async fn catch_up(ledger: &Ledger, own: Hello, stream: Stream) -> Res
     }
     taking_part(pull(ledger, &mut dialogue, initiator.need(), &mut summary).await)?;
     taking_part(push(ledger, &mut dialogue, initiator.have(), &mut summary).await)?;
-    // The end is said by closing; what was to be said was answered.
-    let _ = timeout(FRAME, dialogue.stream.close()).await;
+    dialogue.end().await;
     Ok(summary)
+}
+
+/// Gives a peer one signed publication; whether it stands there now, on disk.
+pub(super) async fn hand(own: Hello, stream: Stream, signed_bytes: Bytes) -> Result<bool, SessionError> {
+    let mut dialogue = Dialogue::begin(stream, own, &Frame::Push(vec![signed_bytes])).await?;
+    let Frame::Taken(count) = dialogue.hear().await? else {
+        return Err(out_of_turn());
+    };
+    dialogue.end().await;
+    Ok(count > 0)
 }
 
 /// A peer that does not understand one half of a session may understand the other.
@@ -146,7 +152,7 @@ async fn pull(
             if answered == 0 || answered > wanted.len() {
                 return Err(SessionError::Hostile("it answered none of what was wanted, or more".to_owned()));
             }
-            summary.pulled += take(ledger, entries, Some(&wanted[..answered])).await?;
+            summary.pulled += take(ledger, entries, Some(&wanted[..answered])).await?.new;
             wanted.drain(..answered);
         }
     }
@@ -206,9 +212,11 @@ pub(super) async fn serve(
                 Frame::Entries { answered: (asked - ids.len()) as u16, entries }
             }
             Ok(Frame::Push(entries)) => {
-                let taken = take(ledger, entries, None).await?;
-                summary.pulled += taken;
-                Frame::Taken(u16::try_from(taken).unwrap_or(u16::MAX))
+                let Taken { new, standing } = take(ledger, entries, None).await?;
+                summary.pulled += new;
+                // It says what is on disk; where that failed, nothing is known of any of it.
+                let kept = ledger.flushed().await.map_or(0, |()| standing);
+                Frame::Taken(u16::try_from(kept).unwrap_or(u16::MAX))
             }
             Err(SyncError::Unsupported(_)) => Frame::Unsupported,
             Ok(_) => return Err(out_of_turn()),
@@ -242,16 +250,26 @@ fn standing<'a>(ledger: &Ledger, ids: &mut std::iter::Peekable<impl Iterator<Ite
     entries
 }
 
-/// Checks publications and takes them in; gives how many were new. What only a later version can read is left out: it is
-/// nobody's fault. `wanted`: all must be of these, in their order.
-async fn take(ledger: &Ledger, entries: Vec<Bytes>, wanted: Option<&[Id]>) -> Result<usize, SessionError> {
-    let mut taken = 0;
+/// What became of publications that were taken in.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    /// How many did not stand before.
+    new: usize,
+    /// How many stand now.
+    standing: usize,
+}
+
+/// Checks publications and takes them in. What only a later version can read is left out: it is nobody's fault. `wanted`:
+/// all must be of these, in their order.
+async fn take(ledger: &Ledger, entries: Vec<Bytes>, wanted: Option<&[Id]>) -> Result<Taken, SessionError> {
+    let mut taken = Taken::default();
     let mut wanted = wanted.map(<[Id]>::iter);
     for (index, entry) in entries.iter().enumerate() {
         if index % CHECKED_AT_ONCE == CHECKED_AT_ONCE - 1 {
             tokio::task::yield_now().await;
         }
         if ledger.knows(entry) {
+            taken.standing += 1;
             continue;
         }
         if let Some(wanted) = &mut wanted {
@@ -268,8 +286,13 @@ async fn take(ledger: &Ledger, entries: Vec<Bytes>, wanted: Option<&[Id]>) -> Re
             }
             Err(error) => return Err(SessionError::Hostile(error.to_string())),
         };
-        if matches!(ledger.take(signed).await, Outcome::Taken { .. }) {
-            taken += 1;
+        match ledger.take(signed).await {
+            Outcome::Taken { .. } => {
+                taken.new += 1;
+                taken.standing += 1;
+            }
+            Outcome::Known => taken.standing += 1,
+            Outcome::Older | Outcome::Beyond => {}
         }
     }
     Ok(taken)
@@ -287,6 +310,20 @@ struct Dialogue {
 }
 
 impl Dialogue {
+    /// Greets, asks first, and hears the greeting.
+    async fn begin(stream: Stream, own: Hello, first: &Frame) -> Result<Self, SessionError> {
+        let mut dialogue = Self { stream, request: 0 };
+        write(&mut dialogue.stream, 0, &Frame::Greeting(own)).await?;
+        dialogue.say(first).await?;
+        greeted(timeout(FRAME, read(&mut dialogue.stream)).await.map_err(|_| SessionError::Timeout)??)?;
+        Ok(dialogue)
+    }
+
+    /// The end is said by closing; what was to be said was answered.
+    async fn end(mut self) {
+        let _ = timeout(FRAME, self.stream.close()).await;
+    }
+
     async fn say(&mut self, frame: &Frame) -> Result<(), SessionError> {
         self.request = self.request.wrapping_add(1);
         write(&mut self.stream, self.request, frame).await

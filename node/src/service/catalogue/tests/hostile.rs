@@ -77,7 +77,7 @@ async fn whoever_asks_with_hostile_bytes_is_banned() {
         push(invalid.bytes()),
         push(&tampered),
         push(&mismatch),
-        push(&[1, 0, 9]),
+        push(&[2, 0, 9]),
     ];
     for bytes in cases {
         let hub = Fabric::sparse();
@@ -174,7 +174,7 @@ async fn one_peer_has_few_sessions_at_once() {
 fn later(seed: u8, name: &str) -> [Vec<u8>; 3] {
     let signed = signed(seed, NETWORK, publication(seed, name, 1));
     let [mut format, mut flag] = [signed.bytes().to_vec(), signed.bytes().to_vec()];
-    format[0] = 2;
+    format[0] = 3;
     format.resize(3000, 7);
     flag[1] = 0x80;
     let extended = publication(seed, &format!("{name}, extended"), 1);

@@ -1,0 +1,78 @@
+//! The catalogue's records in the store's log (`protocol/SPEC.md`, "On disk"): one for each publication that stands.
+
+use bytes::Bytes;
+use p2p_protocol::catalogue::{EntryKey, Publication};
+
+use super::Event;
+
+/// What the keys of publications' records begin with; then come the entry's key and the version.
+pub(super) const PREFIX: &[u8] = b"publication/";
+/// The record of the last position that was given, where no publication that stands may have it.
+pub(super) const POSITION: &[u8] = b"catalogue/position";
+const KEY_BYTES: usize = 32;
+
+/// The record's key of one version: its bytes sort by entry and then by version.
+pub(super) fn key(publication: &Publication) -> Bytes {
+    let EntryKey(key) = publication.key();
+    [PREFIX, &key, &publication.version.to_be_bytes()].concat().into()
+}
+
+/// Whether a record's key is that of `publication`.
+pub(super) fn is_key_of(record: &[u8], publication: &Publication) -> bool {
+    record.len() == PREFIX.len() + KEY_BYTES + size_of::<u64>() && record == key(publication)
+}
+
+/// What a record's value says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Value {
+    /// Which of this node's changes it was, from 1.
+    pub(super) position: u64,
+    /// How the change is told; `None`: it is not, because something later was current.
+    pub(super) event: Option<Event>,
+    /// The publication, unchecked.
+    pub(super) signed_bytes: Bytes,
+}
+
+impl Value {
+    pub(super) fn encode(&self) -> Bytes {
+        let event = match self.event {
+            None => 0,
+            Some(Event::Added) => 1,
+            Some(Event::Updated) => 2,
+            Some(Event::Removed) => 3,
+        };
+        [&self.position.to_be_bytes()[..], &[event], &self.signed_bytes].concat().into()
+    }
+
+    pub(super) fn decode(value: &Bytes) -> Option<Self> {
+        let (position, rest) = value.split_first_chunk()?;
+        let (event, _) = rest.split_first()?;
+        let event = match event {
+            0 => None,
+            1 => Some(Event::Added),
+            2 => Some(Event::Updated),
+            3 => Some(Event::Removed),
+            _ => return None,
+        };
+        Some(Self { position: u64::from_be_bytes(*position), event, signed_bytes: value.slice(9..) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_the_specification() {
+        for (event, code) in [(None, 0), (Some(Event::Added), 1), (Some(Event::Updated), 2), (Some(Event::Removed), 3)]
+        {
+            let value = Value { position: 258, event, signed_bytes: Bytes::from_static(b"signed") };
+            let bytes = Bytes::from([&[0, 0, 0, 0, 0, 0, 1, 2, code][..], b"signed"].concat());
+            assert_eq!(value.encode(), bytes);
+            assert_eq!(Value::decode(&bytes), Some(value));
+        }
+        for bad in [&[][..], &[0; 8], &[0, 0, 0, 0, 0, 0, 0, 1, 4, 9]] {
+            assert_eq!(Value::decode(&Bytes::from_static(bad)), None);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Versions, removals and what is told of them; what is on disk; who confirms.
+
+use p2p_protocol::catalogue::{Class, EntryKey};
+
+use super::*;
+
+fn named(content: &str, keep: u64) -> Draft {
+    Draft { name: Some("site".to_owned()), keep, ..draft(content) }
+}
+
+fn site(node: &Node) -> EntryKey {
+    EntryKey::named(&node.peer, "site")
+}
+
+/// The versions that stand under the name on `at`, as `of` published them.
+fn versions(at: &Node, of: &Node) -> Vec<u64> {
+    at.catalogue.history(&of.peer, &site(of)).iter().map(|version| version.version).collect()
+}
+
+#[tokio::test]
+async fn as_many_versions_are_kept_as_is_said() {
+    let hub = Fabric::sparse();
+    let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
+    hub.connect(a.peer, b.peer);
+    for (content, keep, expected) in [
+        ("one", 2, vec![1]),
+        ("two", 2, vec![2, 1]),
+        ("three", 2, vec![3, 2]),
+        ("four", 0, vec![4, 3, 2]),
+        ("five", 10, vec![5, 4, 3, 2]),
+        // Unchanged, and nothing of it is to go.
+        ("five", 10, vec![5, 4, 3, 2]),
+        // Unchanged, but fewer are to stay: that is said by a version.
+        ("five", 1, vec![6]),
+        ("five", 1, vec![6]),
+    ] {
+        a.catalogue.publish(named(content, keep)).await.expect("it is kept");
+        assert_eq!(versions(&a, &a), expected, "{content}");
+        eventually("the same there", || versions(&b, &a) == expected).await;
+        a.catalogue.ledger.flushed().await.expect("it is on disk");
+        assert_eq!(records(&a.store).len(), expected.len(), "what does not stand is not on disk");
+    }
+    // Without a name there is nothing to keep.
+    a.catalogue.publish(draft("x")).await.expect("it is kept");
+    let second = a.catalogue.publish(Draft { replicas: 4, ..draft("x") }).await.expect("it is kept");
+    assert_eq!((second.version, a.catalogue.history(&a.peer, &second.key()).len()), (2, 1));
+}
+
+#[tokio::test]
+async fn what_is_removed_is_gone_everywhere_until_it_is_restored() {
+    let hub = Fabric::sparse();
+    let (a, b, c) = (node(&hub, 1).await, node(&hub, 2).await, node(&hub, 3).await);
+    hub.connect(a.peer, b.peer);
+    a.catalogue.publish(named("one", 10)).await.expect("it is kept");
+    let two = a.catalogue.publish(named("two", 10)).await.expect("it is kept");
+    become_equal(&a, &b, 2).await;
+    let mut changes = b.catalogue.changes(None).await.expect("it is told");
+    let removed = a.catalogue.withdraw(site(&a)).await.expect("it is kept");
+    assert_eq!((removed.version, removed.floor, removed.removed, removed.root), (3, 3, true, two.root));
+    let change = next(&mut changes).await;
+    assert_eq!((change.event, &change.publication), (Event::Removed, &removed));
+    assert_eq!((b.catalogue.entries(), b.catalogue.by_root(&two.root)), (vec![], vec![]));
+    assert_eq!((versions(&b, &a), versions(&a, &a)), (vec![3], vec![3]));
+    assert!(matches!(a.catalogue.withdraw(site(&a)).await, Err(PublishError::Nothing)));
+    assert!(matches!(a.catalogue.restore(site(&a), Some(2)).await, Err(PublishError::Nothing)));
+    // Who was away is told of the removal, and never of what it removed.
+    hub.connect(b.peer, c.peer);
+    eventually("it caught up", || versions(&c, &a) == [3]).await;
+    assert_eq!(c.catalogue.entries(), vec![]);
+
+    let restored = a.catalogue.restore(site(&a), None).await.expect("it is kept");
+    assert_eq!((restored.version, restored.root, restored.removed), (4, two.root, false));
+    let change = next(&mut changes).await;
+    assert_eq!((change.event, change.publication), (Event::Added, restored.clone()));
+    for node in [&a, &b, &c] {
+        eventually("it is back", || node.catalogue.by_name("site") == std::slice::from_ref(&restored)).await;
+    }
+    assert!(matches!(a.catalogue.restore(site(&a), None).await, Err(PublishError::Stands(_))));
+}
+
+#[tokio::test]
+async fn an_earlier_version_comes_back_as_the_newest() {
+    let hub = Fabric::sparse();
+    let a = node(&hub, 1).await;
+    let one = a.catalogue.publish(named("one", 10)).await.expect("it is kept");
+    a.catalogue.publish(named("two", 10)).await.expect("it is kept");
+    let again = a.catalogue.restore(site(&a), Some(1)).await.expect("it is kept");
+    assert_eq!((again.version, again.root, versions(&a, &a)), (3, one.root, vec![3, 2, 1]));
+    // It is the newest already.
+    assert_eq!(a.catalogue.restore(site(&a), Some(3)).await.expect("it stands").version, 3);
+    assert!(matches!(a.catalogue.restore(site(&a), Some(9)).await, Err(PublishError::Nothing)));
+}
+
+#[tokio::test]
+async fn changes_are_told_from_a_position_on_over_a_restart() {
+    let hub = Fabric::sparse();
+    let a = node(&hub, 1).await;
+    for content in ["one", "two"] {
+        a.catalogue.publish(named(content, 1)).await.expect("it is kept");
+    }
+    a.catalogue.publish(draft("x")).await.expect("it is kept");
+    fill(&a, 3, ["y".to_owned()]).await;
+    a.catalogue.publish(Draft { name: Some("gone".to_owned()), ..draft("z") }).await.expect("it is kept");
+    a.catalogue.withdraw(EntryKey::named(&a.peer, "gone")).await.expect("it is kept");
+    let told = async |node: &Node, since: u64, count: usize| {
+        let mut changes = node.catalogue.changes(Some(since)).await.expect("it was there");
+        let mut told = Vec::new();
+        for _ in 0..count {
+            let change = next(&mut changes).await;
+            told.push((change.position, change.event, change.publication.label));
+        }
+        told
+    };
+    let label = |label: &str| label.to_owned();
+    let all = [
+        (2, Event::Updated, label("two")),
+        (3, Event::Added, label("x")),
+        (4, Event::Added, label("y")),
+        (6, Event::Removed, label("z")),
+    ];
+    assert_eq!(told(&a, 0, 4).await, all);
+    assert_eq!(told(&a, 3, 2).await, all[2..]);
+    assert!(matches!(a.catalogue.changes(Some(7)).await, Err(SinceError::Ahead { asked: 7, last: 6 })));
+    assert!(a.workers.stop(LONG).await);
+
+    let a = start(&hub, a.keypair, a.store).await;
+    assert_eq!(told(&a, 0, 4).await, all);
+    // What comes now goes on after the last, and after the past.
+    let mut changes = a.catalogue.changes(Some(4)).await.expect("it was there");
+    a.catalogue.publish(draft("new")).await.expect("it is kept");
+    assert_eq!(next(&mut changes).await.position, 6);
+    let change = next(&mut changes).await;
+    assert_eq!((change.position, change.publication.label.as_str()), (7, "new"));
+}
+
+#[tokio::test]
+async fn a_position_is_never_given_twice() {
+    let hub = Fabric::sparse();
+    let a = node(&hub, 1).await;
+    // Kept versions below the current one have positions too, and this one is pushed out by its successor's floor.
+    let take = async |version: u64, floor: u64| {
+        let publication = Publication { floor, ..publication(3, "x", version) };
+        a.catalogue.ledger.take(signed(3, NETWORK, publication)).await
+    };
+    take(5, 2).await;
+    take(3, 1).await;
+    take(6, 6).await;
+    a.catalogue.ledger.flushed().await.expect("it is on disk");
+    assert!(a.workers.stop(LONG).await);
+    // As if the last one had been pushed out for want of room.
+    let last = records::key(&publication(3, "x", 6));
+    a.store.remove_record(last).await.expect("it is removed");
+    let a = start(&hub, a.keypair, a.store).await;
+    let mut changes = a.catalogue.changes(None).await.expect("it is told");
+    a.catalogue.publish(draft("new")).await.expect("it is kept");
+    assert_eq!(next(&mut changes).await.position, 4);
+}
+
+#[tokio::test]
+async fn what_a_crash_left_over_is_removed_at_the_start() {
+    let hub = Fabric::sparse();
+    let store = Store::in_memory(1 << 20);
+    for (version, floor) in [(1, 1), (2, 1), (3, 3)] {
+        let signed = signed(3, NETWORK, Publication { floor, ..publication(3, "x", version) });
+        let signed_bytes = Bytes::copy_from_slice(signed.bytes());
+        let value = records::Value { position: version, event: Some(Event::Added), signed_bytes };
+        store.put_record(records::key(signed.publication()), value.encode()).await.expect("it is kept");
+    }
+    let a = start(&hub, keypair(1), store).await;
+    assert_eq!((a.catalogue.entries().len(), records(&a.store).len()), (1, 1));
+}
+
+#[tokio::test]
+async fn who_confirms_has_it_on_disk() {
+    let hub = Fabric::sparse();
+    let (a, b, c) = (node(&hub, 1).await, node(&hub, 2).await, node(&hub, 3).await);
+    for node in [&a, &b, &c] {
+        hub.mute(node.peer);
+    }
+    hub.connect(a.peer, b.peer);
+    hub.connect(a.peer, c.peer);
+    let published = a.catalogue.publish(draft("x")).await.expect("it is kept");
+    let away = keypair(9).public().to_peer_id();
+    let confirmed = a.sync.confirm(&published, vec![b.peer, away, a.peer, c.peer], 3).await;
+    assert_eq!((confirmed.copies, confirmed.failures.len(), confirmed.failures[0].0), (3, 1, away));
+    for node in [&b, &c] {
+        assert_eq!(records(&node.store).len(), 1, "it is on disk before that is said");
+        assert_eq!(node.catalogue.entries(), std::slice::from_ref(&published));
+    }
+    // Who has it already says so too, and no more are asked than there are to be.
+    let again = a.sync.confirm(&published, vec![b.peer, c.peer, away], 2).await;
+    assert_eq!((again.copies, again.failures), (2, vec![]));
+    let short = a.sync.confirm(&published, vec![away, b.peer], 2).await;
+    assert_eq!((short.copies, short.failures.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn storing_peers_that_are_known_are_no_strangers() {
+    let hub = Fabric::sparse();
+    let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
+    let class = |peer: &PeerId| a.catalogue.ledger.map().class(peer);
+    assert_eq!((class(&a.peer), class(&b.peer)), (Class::Own, Class::Stranger));
+    a.catalogue.know([b.peer, a.peer]);
+    assert_eq!((class(&a.peer), class(&b.peer)), (Class::Own, Class::Known));
+}
+
+#[tokio::test]
+async fn whoever_keeps_chunks_is_told_what_became_live_and_what_ceased_to_be() {
+    let hub = Fabric::sparse();
+    let (a, b) = (node(&hub, 1).await, node(&hub, 2).await);
+    hub.connect(a.peer, b.peer);
+    let mut told = [a.catalogue.liveness(), b.catalogue.liveness()];
+    let mut live: [Vec<Publication>; 2] = Default::default();
+    for content in ["one", "two", "three"] {
+        a.catalogue.publish(named(content, 2)).await.expect("it is kept");
+    }
+    a.catalogue.publish(draft("plain")).await.expect("it is kept");
+    a.catalogue.withdraw(site(&a)).await.expect("it is kept");
+    a.catalogue.restore(site(&a), None).await.expect("it is kept");
+    // Three versions, of which one made room for the third; one without a name; the removal of two; and one again.
+    for (node, (told, live)) in [&a, &b].into_iter().zip(told.iter_mut().zip(&mut live)) {
+        for _ in 0..8 {
+            match timeout(LONG, told.recv()).await.expect("it comes").expect("nobody lags") {
+                Live::Became(publication) => live.push(publication),
+                Live::Ceased(publication) => {
+                    let at = live.iter().position(|other| *other == publication);
+                    live.remove(at.expect("only what was live ceases to be"));
+                }
+            }
+        }
+        let mut stand = node.catalogue.live();
+        stand.sort_by_key(|publication| (publication.name.clone(), publication.version));
+        live.sort_by_key(|publication| (publication.name.clone(), publication.version));
+        assert_eq!((&stand, stand.len()), (&*live, 2));
+        assert!(told.try_recv().is_err(), "nothing else is told");
+    }
+}
