@@ -17,6 +17,7 @@ pub mod reaper;
 pub mod tree;
 mod verbs;
 pub mod wait;
+mod watching;
 
 use std::{
     ffi::OsStr,
@@ -29,6 +30,7 @@ pub use daemon::{Daemon, Options};
 pub use output::{Output, text, utf8};
 pub use reaper::Scratch;
 pub use wait::{LONG, until};
+pub use watching::Watching;
 
 /// The binary that the tests run.
 #[derive(Clone, Copy, Debug)]

@@ -2,10 +2,10 @@
 //!
 //! What is checked is checked from outside: exit codes, JSON, files on disk, and placement computed a second time.
 
-use std::{collections::BTreeMap, fs, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, fs};
 
 use p2p_tests::process::{
-    Cluster, Daemon, LONG, Output, Program, Scratch, placement, reaper, text, tree, until, utf8, wait::check,
+    Cluster, Daemon, LONG, Output, Program, Scratch, Watching, placement, text, tree, until, utf8, wait::check,
 };
 use serde_json::Value;
 
@@ -274,7 +274,16 @@ fn a_copy_that_a_peer_did_not_take_is_exit_code_5() {
 fn every_node_tells_the_same_catalogue() {
     let mut cluster = Cluster::start(NODE, 4);
     let work = Scratch::new("catalogue");
-    let watching = Watching::start(&cluster[3]);
+    let watching = Watching::start(&cluster[3], None);
+    // It watches from when it is heard: what is added until the first update tells that it is.
+    let probe = work.join("probe");
+    let mut sent = 0;
+    until("the watch tells something", LONG, || {
+        sent += 1;
+        fs::write(&probe, format!("{sent}")).expect("fresh");
+        cluster[3].json(["add", utf8(&probe), "--name", "probe"]);
+        watching.soon().ok_or("nothing")
+    });
     for place in 0..3 {
         let file = work.join(format!("file-{place}"));
         tree::noise_file(&file, 60 + place as u64, 10_000);
@@ -289,10 +298,10 @@ fn every_node_tells_the_same_catalogue() {
     }
     assert_eq!((&entry["kind"], &entry["size"], &entry["version"]), (&"file".into(), &10_000.into(), &1.into()));
     assert!(text(&entry["updated"]).ends_with('Z'), "times are UTC: {entry}");
-    let events = watching.until(3);
+    let events = watching.others(3, "probe");
     for event in &events {
         assert_eq!(event["event"], "added");
-        for field in ["cid", "name", "size", "publisher", "version", "time"] {
+        for field in ["cid", "name", "size", "publisher", "version", "time", "position"] {
             assert!(!event[field].is_null(), "no {field} in {event}");
         }
     }
@@ -315,57 +324,6 @@ fn every_node_tells_the_same_catalogue() {
     let newcomer = NODE.daemon().bootstrap(&cluster[1]).start();
     cluster.nodes.push(newcomer);
     catalogues_become_equal(&cluster.nodes, 6);
-}
-
-/// The name under which a watch is tried out.
-const PROBE: &str = "probe";
-
-/// A `watch --json` that runs.
-struct Watching {
-    child: std::process::Child,
-    lines: std::sync::mpsc::Receiver<String>,
-}
-
-impl Watching {
-    fn start(node: &Daemon) -> Self {
-        use std::io::{BufRead, BufReader};
-        let mut command = node.command(["watch", "--json"]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary runs");
-        reaper::born(child.id());
-        let pipe = child.stdout.take().expect("it is piped");
-        let (told, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|line| told.send(line))
-        });
-        let watching = Self { child, lines };
-        // It watches from when it is heard: what is added until the first update tells that it is.
-        let probe = Scratch::new("watch");
-        let mut sent = 0;
-        until("the watch tells something", LONG, || {
-            sent += 1;
-            fs::write(probe.join("probe"), format!("{sent}")).expect("fresh");
-            node.json(["add", utf8(&probe.join("probe")), "--name", PROBE]);
-            watching.lines.recv_timeout(Duration::from_millis(500))
-        });
-        watching
-    }
-
-    /// The next `count` events that are not of the probe.
-    fn until(&self, count: usize) -> Vec<Value> {
-        let events = std::iter::repeat_with(|| {
-            let line = self.lines.recv_timeout(LONG).expect("an update is told");
-            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
-        });
-        events.filter(|event: &Value| event["name"] != PROBE).take(count).collect()
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        reaper::ended(self.child.id());
-    }
 }
 
 #[test]
