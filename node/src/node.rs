@@ -263,6 +263,7 @@ impl Node {
             seed: rand::random(),
         };
         let rooms = Rooms::build(network.clone(), store.clone(), keypair, site).await?;
+        rooms.catalogue.know(storing.iter().map(|(peer, _)| *peer));
         rooms.locate.recall(storing);
         let name = settings.network.clone();
         let (locate, catalogue) = (rooms.locate.clone(), rooms.catalogue.clone());

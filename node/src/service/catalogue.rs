@@ -69,8 +69,7 @@ pub struct Catalogue {
 impl Catalogue {
     /// Loads what the store has and joins the topic.
     ///
-    /// Everything that is loaded is checked again, signatures too (some 50 µs each): a data directory may have been
-    /// used in another network, and what is passed on must be valid in this one.
+    /// What the log has of another network, which this data directory may have been used in, is left out.
     pub async fn start(
         network: Network,
         store: Store,

@@ -115,6 +115,10 @@ fn known_peers_give_way_to_their_like_once_no_stranger_is_left() {
     }
     assert_eq!([1, 2, 3, 4].map(|publisher| count(&catalogue, publisher)), [4, 1, 1, 0]);
     // A stranger finds no room, and takes none.
+    let public_key = |seed| body::public_key_bytes(&peer(seed)).expect("an ed25519 peer");
+    let above = (5..).find(|seed| public_key(*seed) > public_key(4)).expect("half of all are");
+    let key = sign(above, None, 0, 1, 1).publication().key();
+    assert!(!catalogue.has_room(&peer(above), &key, 1, 1), "those from the one on that gave way are out for good");
     let late = catalogue.merge(sign(5, None, 0, 1, 1));
     assert_eq!((late.outcome, late.dropped), (Outcome::Beyond, vec![]));
     // One that is no longer known is a stranger.

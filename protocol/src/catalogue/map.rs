@@ -167,8 +167,8 @@ impl Catalogue {
         Merge { outcome, dropped }
     }
 
-    /// Whether a publication of `version` and `floor` under a key would find room without pushing another entry of its
-    /// publisher out.
+    /// Whether a publication of `version` and `floor` under a key is within the share of its publisher, so that none of the
+    /// publisher's others gives way to it.
     pub fn has_room(&self, publisher: &PeerId, key: &EntryKey, version: u64, floor: u64) -> bool {
         body::public_key_bytes(publisher).is_ok_and(|publisher| self.shares.has_room(&publisher, key, version, floor))
     }

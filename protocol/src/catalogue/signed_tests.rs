@@ -446,6 +446,7 @@ proptest! {
         prop_assert_eq!(read.as_ref(), Ok(&signed));
         prop_assert_eq!(signed.publication(), &publication);
         prop_assert_eq!(read_checked(signed.bytes()), Ok(publication));
+        prop_assert_eq!(SignedPublication::read_back(signed.bytes()), Ok(signed));
     }
 
     #[test]

@@ -78,11 +78,11 @@ impl<T, const MOST: usize> Versions<T, MOST> {
     /// Takes a publication in. `order` compares it with one that stands, by root CID's bytes and then signed bytes; it is
     /// asked only about one of the same version and floor.
     pub fn merge(&mut self, new: Standing<T>, order: impl FnOnce(&T) -> Ordering) -> Merged<T> {
-        let floor = self.floor();
-        if new.version < floor {
+        if new.version < self.floor() {
             return Merged::Older;
         }
-        let floor = floor.max(new.floor);
+        // What stands is not under the floor that is in force.
+        let floor = new.floor;
         let mut dropped = Vec::new();
         match self.standing.binary_search_by_key(&new.version, |standing| standing.version) {
             Ok(at) => {

@@ -145,7 +145,8 @@ async fn past(ledger: &Ledger, since: u64, last: u64) -> Result<Vec<(u64, Bytes)
         after = Some(end.clone());
         tokio::task::yield_now().await;
         for (key, value) in page {
-            if let Some(Value { position, event: Some(_), .. }) = Value::decode(&value)
+            if let Some(Value { position, event: Some(_), network, .. }) = Value::decode(&value)
+                && network == ledger.network_tag()
                 && since < position
                 && position <= last
             {
@@ -161,6 +162,6 @@ async fn past(ledger: &Ledger, since: u64, last: u64) -> Result<Vec<(u64, Bytes)
 fn read(ledger: &Ledger, position: u64, record: &[u8]) -> Option<Change> {
     let value = Value::decode(&ledger.store().record(record).ok()??)?;
     let event = value.event.filter(|_| value.position == position)?;
-    let signed = SignedPublication::decode(ledger.network_name(), &value.signed_bytes).ok()?;
+    let signed = SignedPublication::read_back(&value.signed_bytes).ok()?;
     Some(Change { position, event, publication: signed.into_parts().0 })
 }

@@ -18,7 +18,7 @@ use super::{
     Change, Event, Live, PublishError, keep,
     keep::{Item, Own, Progress, Queue, Then},
     payload,
-    records::{self, Value},
+    records::{self, NetworkTag, Value},
     same_content,
 };
 use crate::{
@@ -28,9 +28,7 @@ use crate::{
 
 /// Changes that a slow receiver may be behind: what a catch-up brings in some seconds; about 1 MiB while it is full.
 const CHANGES: usize = 1024;
-/// While loading, other tasks get a turn after so many signatures (some 10 ms).
-const LOADED_AT_ONCE: usize = 256;
-/// Records of a page: under a MiB.
+/// Records of a page, after which other tasks get a turn while the log is read: under a MiB, a few milliseconds.
 pub(super) const PAGE: usize = 512;
 /// Publishers that are remembered as known: as many as there are peers in the table of those that store.
 const KNOWN: usize = 8192;
@@ -41,6 +39,7 @@ pub(in crate::service) struct Ledger {
     store: Store,
     keypair: Keypair,
     network_name: String,
+    network_tag: NetworkTag,
     topic: String,
     local: PeerId,
     /// Held while a publication is merged and put into the queue, so that both have one order. Never across an await.
@@ -84,7 +83,7 @@ impl std::ops::Deref for MapGuard<'_> {
 }
 
 impl Ledger {
-    /// Reads the store. What is not valid in this network is left out; records of what does not stand are removed.
+    /// Reads the store. What is of another network is left out; records of what does not stand are removed.
     pub(super) async fn load(
         network: Network,
         store: Store,
@@ -96,12 +95,13 @@ impl Ledger {
         let local = keypair.public().to_peer_id();
         let mut map = Map::default();
         map.set_class(&local, Class::Own);
-        let position = read(&store, network_name, &mut map).await?;
+        let position = read(&store, records::network_tag(network_name), &mut map).await?;
         Ok(Self {
             network,
             store,
             keypair,
             network_name: network_name.to_owned(),
+            network_tag: records::network_tag(network_name),
             topic: topic.to_owned(),
             local,
             state: Mutex::new(State { map, queue: Queue::default(), position, known: HashSet::new() }),
@@ -121,6 +121,10 @@ impl Ledger {
 
     pub(in crate::service) fn network_name(&self) -> &str {
         &self.network_name
+    }
+
+    pub(super) fn network_tag(&self) -> NetworkTag {
+        self.network_tag
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -276,7 +280,12 @@ impl Ledger {
             let previous = state.map.get(&self.local, &publication.key());
             let (position, event) = (state.position + 1, event(&publication, previous.as_ref()));
             state.position = position;
-            let value = Value { position, event: Some(event), signed_bytes: Bytes::copy_from_slice(signed.bytes()) };
+            let value = Value {
+                position,
+                event: Some(event),
+                network: self.network_tag,
+                signed_bytes: Bytes::copy_from_slice(signed.bytes()),
+            };
             let change = Change { position, event, publication: publication.clone() };
             state.queue.push(Item {
                 write: Some((records::key(&publication), value.encode())),
@@ -322,7 +331,8 @@ impl Ledger {
             state.position += 1;
             let position = state.position;
             let event = current.then(|| event(&publication, previous.as_deref()));
-            write = Some((records::key(&publication), Value { position, event, signed_bytes }.encode()));
+            let value = Value { position, event, network: self.network_tag, signed_bytes };
+            write = Some((records::key(&publication), value.encode()));
             if let Some(event) = event {
                 then = Then::Tell(Box::new(Change { position, event, publication }));
             }
@@ -376,7 +386,7 @@ fn event(publication: &Publication, previous: Option<&Publication>) -> Event {
 }
 
 /// Fills the map from the log; gives the last position that was given.
-async fn read(store: &Store, network_name: &str, map: &mut Map) -> Result<u64, StoreError> {
+async fn read(store: &Store, network: NetworkTag, map: &mut Map) -> Result<u64, StoreError> {
     let last = store.record(records::POSITION)?;
     let mut position = last.and_then(|value| value[..].try_into().ok()).map_or(0, u64::from_be_bytes);
     let mut gone = Vec::new();
@@ -385,16 +395,19 @@ async fn read(store: &Store, network_name: &str, map: &mut Map) -> Result<u64, S
         let page = store.records(records::PREFIX, after.as_deref(), PAGE)?;
         let Some((last, _)) = page.last() else { break };
         after = Some(last.clone());
-        for (index, (key, value)) in page.into_iter().enumerate() {
-            if index % LOADED_AT_ONCE == LOADED_AT_ONCE - 1 {
-                tokio::task::yield_now().await;
-            }
+        tokio::task::yield_now().await;
+        for (key, value) in page {
             let Some(value) = Value::decode(&value) else {
                 tracing::debug!("left out a record of the catalogue that only a later version can read");
                 continue;
             };
             position = position.max(value.position);
-            match SignedPublication::decode(network_name, &value.signed_bytes) {
+            // It stays in the log for that network.
+            if value.network != network {
+                continue;
+            }
+            // Its signature was checked before it was written.
+            match SignedPublication::read_back(&value.signed_bytes) {
                 Ok(signed) if records::is_key_of(&key, signed.publication()) => {
                     let Merge { outcome, dropped } = map.merge(signed);
                     gone.extend(dropped.iter().map(|other| records::key(&other.publication)));
@@ -403,7 +416,7 @@ async fn read(store: &Store, network_name: &str, map: &mut Map) -> Result<u64, S
                     }
                 }
                 Ok(_) => gone.push(key),
-                // Of another network that this data directory was used in, or for a later version: it stays in the log.
+                // A later version wrote it, and will read it again.
                 Err(error) => tracing::debug!(%error, "left out a publication of the log"),
             }
         }

@@ -293,19 +293,20 @@ async fn after_a_restart_all_is_there_and_a_lost_log_is_filled_again() {
 async fn entries_of_another_network_are_left_out_when_loading() {
     let hub = Fabric::sparse();
     let store = Store::in_memory(1 << 20);
-    let keep = async |key: Bytes, bytes: &[u8]| {
+    let keep = async |key: Bytes, network: &str, bytes: &[u8]| {
         let signed_bytes = Bytes::copy_from_slice(bytes);
-        let value = records::Value { position: 1, event: Some(Event::Added), signed_bytes };
+        let network = records::network_tag(network);
+        let value = records::Value { position: 1, event: Some(Event::Added), network, signed_bytes };
         store.put_record(key, value.encode()).await.expect("it is kept");
     };
     let foreign = signed(3, "other", publication(3, "x", 1));
-    keep(records::key(foreign.publication()), foreign.bytes()).await;
-    keep(Bytes::from_static(b"publication/noise"), b"\x01\x00noise").await;
+    keep(records::key(foreign.publication()), "other", foreign.bytes()).await;
+    keep(Bytes::from_static(b"publication/noise"), NETWORK, b"\x02\x00noise").await;
     // What a later version wrote stays for it to read again.
-    keep(Bytes::from_static(b"publication/later"), b"\x03later").await;
+    keep(Bytes::from_static(b"publication/later"), NETWORK, b"\x03later").await;
     // One that stands elsewhere than its key says is none.
     let good = signed(3, NETWORK, publication(3, "y", 1));
-    keep(Bytes::from_static(b"publication/astray"), good.bytes()).await;
+    keep(Bytes::from_static(b"publication/astray"), NETWORK, good.bytes()).await;
     let before = records(&store).len();
     let a = start(&hub, keypair(1), store.clone()).await;
     assert_eq!((a.catalogue.entries(), before, records(&a.store).len()), (vec![], 4, 3));

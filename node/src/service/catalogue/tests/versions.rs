@@ -1,6 +1,6 @@
 //! Versions, removals and what is told of them; what is on disk; who confirms.
 
-use p2p_protocol::catalogue::{Class, EntryKey};
+use p2p_protocol::catalogue::{Class, EntryKey, MAX_ENTRIES_PER_PUBLISHER};
 
 use super::*;
 
@@ -163,7 +163,8 @@ async fn what_a_crash_left_over_is_removed_at_the_start() {
     for (version, floor) in [(1, 1), (2, 1), (3, 3)] {
         let signed = signed(3, NETWORK, Publication { floor, ..publication(3, "x", version) });
         let signed_bytes = Bytes::copy_from_slice(signed.bytes());
-        let value = records::Value { position: version, event: Some(Event::Added), signed_bytes };
+        let network = records::network_tag(NETWORK);
+        let value = records::Value { position: version, event: Some(Event::Added), network, signed_bytes };
         store.put_record(records::key(signed.publication()), value.encode()).await.expect("it is kept");
     }
     let a = start(&hub, keypair(1), store).await;
@@ -192,6 +193,29 @@ async fn who_confirms_has_it_on_disk() {
     assert_eq!((again.copies, again.failures), (2, vec![]));
     let short = a.sync.confirm(&published, vec![away, b.peer], 2).await;
     assert_eq!((short.copies, short.failures.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_full_share_is_said_and_nothing_vanishes() {
+    let hub = Fabric::sparse();
+    let a = node(&hub, 1).await;
+    // Its own entries, as they come from the network: all that one may have.
+    for number in 0..MAX_ENTRIES_PER_PUBLISHER - 1 {
+        let publication = publication(1, &number.to_string(), 1);
+        assert!(a.catalogue.ledger.take(signed(1, NETWORK, publication)).await.is_taken());
+    }
+    assert!(a.catalogue.has_room(None, 10) && a.catalogue.has_room(Some("site"), 10));
+    a.catalogue.publish(named("one", 10)).await.expect("the last one");
+    assert!(!a.catalogue.has_room(None, 10) && !a.catalogue.has_room(Some("site"), 10));
+    let count = a.catalogue.live().len();
+    assert!(matches!(a.catalogue.publish(draft("x")).await, Err(PublishError::Share)));
+    assert!(matches!(a.catalogue.publish(named("two", 10)).await, Err(PublishError::Share)));
+    assert_eq!((count, a.catalogue.live().len()), (MAX_ENTRIES_PER_PUBLISHER, MAX_ENTRIES_PER_PUBLISHER));
+    // What takes no more room is published, and what is removed makes some.
+    assert!(a.catalogue.has_room(Some("site"), 1));
+    a.catalogue.publish(named("two", 1)).await.expect("it takes the place of the first");
+    a.catalogue.withdraw(site(&a)).await.expect("it takes no more room");
+    assert_eq!(a.catalogue.live().len(), MAX_ENTRIES_PER_PUBLISHER - 1);
 }
 
 #[tokio::test]
