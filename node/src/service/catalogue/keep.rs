@@ -86,7 +86,8 @@ impl Queue {
         self.entered += 1;
     }
 
-    fn take(&mut self) -> Vec<Item> {
+    /// The next to be written.
+    pub(super) fn take(&mut self) -> Vec<Item> {
         self.items.drain(..self.items.len().min(AT_ONCE)).collect()
     }
 
@@ -203,7 +204,7 @@ fn conclude(ledger: &Ledger, item: Item) {
 }
 
 /// This node's own publications are given up, and whoever made them is told; the rest, which stands in memory, goes back.
-fn fail(ledger: &Ledger, items: Vec<Item>, error: StoreError, progress: &watch::Sender<Progress>) {
+pub(super) fn fail(ledger: &Ledger, items: Vec<Item>, error: StoreError, progress: &watch::Sender<Progress>) {
     let mut again = Vec::new();
     let mut given_up = 0;
     for item in items {

@@ -2,7 +2,7 @@
 
 use p2p_protocol::catalogue::{Class, EntryKey, MAX_ENTRIES_PER_PUBLISHER};
 
-use super::*;
+use super::{ledger::Next, *};
 
 fn named(content: &str, keep: u64) -> Draft {
     Draft { name: Some("site".to_owned()), keep, ..draft(content) }
@@ -134,6 +134,20 @@ async fn changes_are_told_from_a_position_on_over_a_restart() {
 }
 
 #[tokio::test]
+async fn what_is_being_written_when_the_past_is_asked_for_is_told_once() {
+    let hub = Fabric::sparse();
+    let a = node(&hub, 1).await;
+    // Nothing of this is on disk yet: nobody else had a turn.
+    fill(&a, 3, (0..3).map(|number| number.to_string())).await;
+    assert_eq!(records(&a.store), []);
+    let mut changes = a.catalogue.changes(Some(0)).await.expect("it was there");
+    a.catalogue.publish(draft("new")).await.expect("it is kept");
+    for position in 1..=4 {
+        assert_eq!(next(&mut changes).await.position, position);
+    }
+}
+
+#[tokio::test]
 async fn a_position_is_never_given_twice() {
     let hub = Fabric::sparse();
     let a = node(&hub, 1).await;
@@ -193,6 +207,36 @@ async fn who_confirms_has_it_on_disk() {
     assert_eq!((again.copies, again.failures), (2, vec![]));
     let short = a.sync.confirm(&published, vec![away, b.peer], 2).await;
     assert_eq!((short.copies, short.failures.len()), (1, 1));
+    // It stands in memory where the disk fails, and is not confirmed.
+    b.store.close().await.expect("it closes");
+    let second = a.catalogue.publish(draft("y")).await.expect("it is kept");
+    let confirmed = a.sync.confirm(&second, vec![b.peer], 1).await;
+    assert_eq!((confirmed.copies, confirmed.failures.len(), b.catalogue.entries().len()), (0, 1, 2));
+}
+
+#[tokio::test]
+async fn what_could_not_be_written_is_tried_again_in_its_order_and_own_publications_are_given_up() {
+    let hub = Fabric::sparse();
+    let a = node(&hub, 1).await;
+    // Nobody writes any more.
+    assert!(a.workers.stop(LONG).await);
+    let ledger = a.catalogue.ledger.clone();
+    fill(&a, 3, ["x".to_owned()]).await;
+    let own = draft("own").into_publication(a.peer);
+    let own = Publication { version: 1, floor: 1, ..own };
+    let publishing = ledger.clone();
+    let publishing = tokio::spawn(async move { publishing.publish(own.key(), |_, _| Ok(Next::Publish(own))).await });
+    eventually("it waits to be written", || ledger.position() == 2).await;
+    fill(&a, 3, ["y".to_owned()]).await;
+    let (done, progress) = watch::channel(keep::Progress::default());
+    let items = ledger.state().queue.take();
+    assert_eq!(items.len(), 3);
+    keep::fail(&ledger, items, StoreError::Closed, &done);
+    let refused = publishing.await.expect("it ends");
+    assert!(matches!(refused, Err(PublishError::Store(StoreError::Closed))), "{refused:?}");
+    assert!(progress.has_changed().expect("it is there"));
+    let again: Vec<u64> = ledger.state().queue.take().iter().map(|item| item.position).collect();
+    assert_eq!((again, a.catalogue.entries().len()), (vec![1, 3], 2), "what nobody can keep does not stand");
 }
 
 #[tokio::test]
