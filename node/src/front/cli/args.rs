@@ -231,9 +231,9 @@ Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 not found.";
 
 const RM: &str = "\
 Prints the CID of each entry that was withdrawn, and returns when the peers that answer for the entry
-have that on disk: no node lists it any more, or does as soon as it is back. A name goes with all its
-versions; of a CID it is every entry of this node that has it now. Where one REF cannot be removed,
-none is. The chunks stay on the peers' disks: nothing frees them yet.
+have that on disk. No node lists it any more; one that is away learns of it when it is back. A name
+goes with all its versions; of a CID it is every entry of this node that has it now. Where one REF
+cannot be removed, none is. The chunks stay on the peers' disks: nothing frees them yet.
 What another node published, only that node can withdraw.
 
 Examples:
