@@ -12,6 +12,11 @@ use crate::cid::Multihash;
 pub struct Key(pub [u8; 32]);
 
 impl Key {
+    /// Where something with these bytes lies: SHA-256 of them.
+    pub fn of(preimage: &[u8]) -> Self {
+        Self(Sha256::digest(preimage).into())
+    }
+
     /// The XOR distance to `other`.
     pub fn distance(&self, other: &Self) -> Distance {
         let mut out = [0; 32];
@@ -41,13 +46,13 @@ impl Key {
 
 impl From<&Multihash> for Key {
     fn from(hash: &Multihash) -> Self {
-        Self(Sha256::digest(hash.to_bytes()).into())
+        Self::of(&hash.to_bytes())
     }
 }
 
 impl From<&PeerId> for Key {
     fn from(peer: &PeerId) -> Self {
-        Self(Sha256::digest(peer.to_bytes()).into())
+        Self::of(&peer.to_bytes())
     }
 }
 

@@ -8,14 +8,24 @@ use libp2p::{
     connection_limits::{self, ConnectionLimits},
     gossipsub, identify,
     identity::Keypair,
-    kad, mdns, ping,
+    kad, mdns,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use super::{NetError, Tuning, protocol_name, providers::Providers};
+use super::{NetError, Tuning, protocol_name, providers::Providers, pulse::Pulse};
 
 /// The longest gossiped message: a publication is under 4 KiB, so this leaves room for batches.
 pub(super) const MAX_GOSSIP_BYTES: usize = 64 * 1024;
+
+/// "Never", as a time that clocks can add.
+pub(super) const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How often mDNS asks who is there, once somebody was found; until then it asks after half a second, and then after twice as
+/// long each time. Everybody answers everybody's queries, so that the answers grow with the square of the network: a node
+/// of fifty sends 1.5 MB of them a day.
+const MDNS_QUERIES: Duration = Duration::from_secs(15 * 60);
+/// How long an answer is good for: two that get lost are no loss.
+const MDNS_TTL: Duration = Duration::from_secs(45 * 60);
 
 /// Every protocol that the swarm speaks.
 #[derive(NetworkBehaviour)]
@@ -23,7 +33,7 @@ pub(super) struct Behaviour {
     pub limits: connection_limits::Behaviour,
     pub blocked: allow_block_list::Behaviour<BlockedPeers>,
     pub identify: identify::Behaviour,
-    pub ping: ping::Behaviour,
+    pub pulse: Pulse,
     pub kad: kad::Behaviour<Providers>,
     pub gossipsub: gossipsub::Behaviour,
     pub streams: libp2p_stream::Behaviour,
@@ -39,7 +49,7 @@ impl Behaviour {
             limits: connection_limits::Behaviour::new(limits()),
             blocked: allow_block_list::Behaviour::default(),
             identify: identify(keypair, network),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(tuning.ping).with_timeout(tuning.silence)),
+            pulse: Pulse::default(),
             kad: kademlia(local, network, tuning)?,
             gossipsub: gossip(network)?,
             streams: libp2p_stream::Behaviour::new(),
@@ -66,6 +76,8 @@ fn limits() -> ConnectionLimits {
 fn identify(keypair: &Keypair, network: &str) -> identify::Behaviour {
     let config = identify::Config::new(protocol_name(network, "id", 1), keypair.public())
         .with_agent_version(format!("p2p-node/{}", env!("CARGO_PKG_VERSION")))
+        // What changes is pushed; to ask every peer again every five minutes, as is usual, would tell nothing new.
+        .with_interval(NEVER)
         .with_push_listen_addr_updates(true)
         // Addresses are kept by discovery, which knows what they are worth.
         .with_cache_size(0);
@@ -123,8 +135,7 @@ fn multicast(local: PeerId, on: bool, ipv6: bool) -> Option<mdns::tokio::Behavio
     if !on {
         return None;
     }
-    // A query that got lost is made up for within seconds; answers are short and stay on the LAN.
-    let config = mdns::Config { query_interval: Duration::from_secs(10), enable_ipv6: ipv6, ..Default::default() };
+    let config = mdns::Config { ttl: MDNS_TTL, query_interval: MDNS_QUERIES, enable_ipv6: ipv6 };
     mdns::tokio::Behaviour::new(config, local)
         .inspect_err(|error| tracing::warn!(ipv6, "no discovery on the local network: {error}"))
         .ok()

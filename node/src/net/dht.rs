@@ -113,7 +113,7 @@ impl Dht {
     }
 
     /// An event of Kademlia.
-    pub fn on_event(&mut self, event: kad::Event) -> Found {
+    pub fn on_event(&mut self, kad: &mut Behaviour, event: kad::Event) -> Found {
         let mut found = Found::default();
         let kad::Event::OutboundQueryProgressed { id, result, step, .. } = event else { return found };
         match result {
@@ -158,6 +158,8 @@ impl Dht {
                     let _ = reply.send(Ok(found.into_iter().collect()));
                 }
             }
+            // The next part of what is not wanted.
+            QueryResult::Bootstrap(_) if !step.last => finish(kad, &id),
             _ => {}
         }
         found
@@ -167,13 +169,26 @@ impl Dht {
     pub fn insert(kad: &mut Behaviour, peer: PeerId, addresses: &[Multiaddr]) {
         // Loopback addresses are passed on only where a peer has no other.
         let routable = addresses.iter().any(|address| !address::is_loopback(address));
+        let mut came = false;
         for address in addresses.iter().filter(|address| !routable || !address::is_loopback(address)) {
-            kad.add_address(&peer, address.clone());
+            came |= kad.add_address(&peer, address.clone()) == kad::RoutingUpdate::Success;
+        }
+        // libp2p's Kademlia looks around by itself whenever it knows fewer than twenty peers and another one comes, which
+        // cannot be turned off and would ask each of them once for each bucket. Discovery does that, and asks less. A
+        // bootstrap that is begun here takes the place of that one, and is over before anybody was asked.
+        if came && let Ok(id) = kad.bootstrap() {
+            finish(kad, &id);
         }
     }
 
     /// Whether no bucket is full, so that no peer was turned away.
     pub fn has_room(kad: &mut Behaviour, bucket: usize) -> bool {
         kad.kbuckets().all(|entries| entries.num_entries() < bucket)
+    }
+}
+
+fn finish(kad: &mut Behaviour, id: &QueryId) {
+    if let Some(mut query) = kad.query_mut(id) {
+        query.finish();
     }
 }

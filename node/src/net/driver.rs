@@ -20,7 +20,7 @@ use p2p_protocol::{chance::Chance, discovery::Input};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 use super::{
@@ -31,16 +31,16 @@ use super::{
     dial::{self, Attempt, Dials, Reply},
     discovery::Discovery,
     gossip::{Decided, Gossip},
+    heard::Ears,
     listen,
-    peers::{Identified, Peers},
+    peers::{Identified, Patience, Peers},
     streams::Streams,
     transport,
 };
 
 /// How often time is told to the components without a timer of their own. The peer table needs a regular beat, to tell
-/// that this node slept from peers that fell silent; bans, dials that are waited for and held messages need no better
-/// clock than that.
-const TICK: Duration = Duration::from_millis(250);
+/// that this node slept from peers that fell silent; bans and dials that are waited for need no better clock than that.
+const TICK: Duration = Duration::from_secs(1);
 /// How long the first listen addresses are waited for; interfaces are reported at once.
 const LISTEN_WITHIN: Duration = Duration::from_secs(5);
 /// The pause after which no more listen addresses are expected.
@@ -67,7 +67,8 @@ pub async fn start_tuned(config: Config, tuning: Tuning) -> Result<(Network, Dri
     let plan = listen::plan(&config.listen, config.transport)?;
     let behaviour = Behaviour::new(&config.keypair, &config.network, config.mdns, &tuning)?;
     let control = behaviour.streams.new_control();
-    let swarm = transport::swarm(&config, behaviour, &tuning)?;
+    let ears = Ears::default();
+    let swarm = transport::swarm(&config, behaviour, &tuning, &ears)?;
     let (commands, orders) = mpsc::channel(COMMANDS);
     let (table, watched) = watch::channel(Arc::new(PeerTable::default()));
     let now = Instant::now();
@@ -76,7 +77,7 @@ pub async fn start_tuned(config: Config, tuning: Tuning) -> Result<(Network, Dri
         local,
         swarm,
         dials: Dials::new(patience),
-        peers: Peers::new(&config.network, tuning.silence, table),
+        peers: Peers::new(&config.network, Patience::from(&tuning), ears, table),
         discovery: Discovery::new(local, &config, &tuning, Chance::new(rand::random()), now),
         dht: Dht::new(local),
         gossip: Gossip::default(),
@@ -138,6 +139,7 @@ impl Loop {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut commanded = true;
         loop {
+            let held = self.gossip.due();
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_event(event),
                 order = orders.recv(), if commanded => match order {
@@ -146,6 +148,7 @@ impl Loop {
                     None => commanded = false,
                 },
                 decided = self.gossip.decided() => self.on_decided(&decided),
+                () = until(held) => self.gossip.say_held(&mut self.swarm.behaviour_mut().gossipsub, Instant::now()),
                 () = self.discovery.due() => {}
                 _ = tick.tick() => self.on_tick(),
                 _ = &mut stopping => break,
@@ -207,7 +210,7 @@ impl Loop {
             Command::OpenStream { peer, protocol, reply } => {
                 let (connected, waits) = oneshot::channel();
                 self.dial_peer(peer, Reply::Done(connected));
-                self.streams.open(peer, protocol, waits, reply);
+                self.streams.open(peer, protocol, waits, self.peers.heard(&peer), reply);
             }
             // Whoever asked and went away needs no answer, here and below.
             Command::AcceptStreams { protocol, streams, reply } => {
@@ -271,11 +274,7 @@ impl Loop {
     fn on_protocol(&mut self, event: BehaviourEvent, now: Instant) {
         match event {
             BehaviourEvent::Identify(event) => self.on_identify(event, now),
-            BehaviourEvent::Ping(event) => {
-                if let Ok(round_trip) = event.result {
-                    self.peers.on_pong(event.peer, event.connection, round_trip, now);
-                }
-            }
+            BehaviourEvent::Pulse(pong) => self.peers.on_pong(pong, now),
             BehaviourEvent::Kad(event) => self.on_kad(event),
             BehaviourEvent::Gossipsub(event) => {
                 self.gossip.on_event(&mut self.swarm.behaviour_mut().gossipsub, event);
@@ -322,7 +321,7 @@ impl Loop {
     }
 
     fn on_kad(&mut self, event: kad::Event) {
-        let found = self.dht.on_event(event);
+        let found = self.dht.on_event(&mut self.swarm.behaviour_mut().kad, event);
         for (peer, addresses) in found.peers {
             self.discovery.learn(peer, addresses, Source::Kademlia);
         }
@@ -348,12 +347,15 @@ impl Loop {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
-        for id in self.peers.overdue(IDENTIFY_WITHIN, now) {
+        let overdue = self.peers.overdue(IDENTIFY_WITHIN, now);
+        for id in overdue.close {
             self.swarm.close_connection(id);
+        }
+        for (peer, id) in overdue.ask {
+            self.swarm.behaviour_mut().pulse.ask(peer, id);
         }
         self.peers.forget_old(now);
         self.bans.tick(&mut self.swarm.behaviour_mut().blocked, now);
-        self.gossip.say_held(&mut self.swarm.behaviour_mut().gossipsub, now);
         self.dials.tick(now);
     }
 
@@ -464,6 +466,14 @@ impl Loop {
         };
         // What is left then is cut off with the swarm.
         let _ = timeout(CLOSE_WITHIN, closed).await;
+    }
+}
+
+/// Waits until then; for ever, if that is never. Cancel-safe.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 

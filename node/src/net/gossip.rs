@@ -49,6 +49,8 @@ struct Held {
     all: Instant,
     /// Until then anybody should.
     until: Instant,
+    /// It was not tried yet after [`all`](Self::all).
+    waits: bool,
 }
 
 impl Held {
@@ -108,7 +110,8 @@ impl Gossip {
         if data.len() > MAX_GOSSIP_BYTES {
             return Err(refused(format!("a message of {} bytes is over {MAX_GOSSIP_BYTES}", data.len())));
         }
-        let held = Held { topic: IdentTopic::new(topic), data, all: now + HELD_FOR, until: now + UNHEARD_FOR };
+        let (all, until) = (now + HELD_FOR, now + UNHEARD_FOR);
+        let held = Held { topic: IdentTopic::new(topic), data, all, until, waits: true };
         if !held.say(gossipsub, now).map_err(|error| refused(error.to_string()))? {
             if self.held.len() == MAX_HELD
                 && let Some(mut oldest) = self.held.pop_front()
@@ -191,13 +194,23 @@ impl Gossip {
         decided.verdict == Verdict::Reject
     }
 
+    /// When [`say_held`](Self::say_held) has something to do.
+    pub fn due(&self) -> Option<Instant> {
+        // What is still held when its hearers should all be there waits for the first that comes.
+        let due = |held: &Held| if held.waits { held.all } else { held.until };
+        self.held.iter().map(due).min()
+    }
+
     /// Says what waited long enough, and drops what nobody came to hear.
     pub fn say_held(&mut self, gossipsub: &mut gossipsub::Behaviour, now: Instant) {
-        self.held.retain(|held| match held.say(gossipsub, now) {
-            Ok(said) => !said && held.until > now,
-            Err(error) => {
-                tracing::warn!(topic = %held.topic, "a message could not be said: {error}");
-                false
+        self.held.retain_mut(|held| {
+            held.waits &= now < held.all;
+            match held.say(gossipsub, now) {
+                Ok(said) => !said && held.until > now,
+                Err(error) => {
+                    tracing::warn!(topic = %held.topic, "a message could not be said: {error}");
+                    false
+                }
             }
         });
     }

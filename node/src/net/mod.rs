@@ -11,10 +11,13 @@ mod dht;
 mod dial;
 mod discovery;
 pub mod driver;
+mod gather;
 mod gossip;
+pub mod heard;
 mod listen;
 mod peers;
 mod providers;
+mod pulse;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 mod streams;
@@ -30,6 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use bans::BAN;
 pub use driver::{Driver, start, start_tuned};
+pub use heard::Heard;
 pub use p2p_protocol::{discovery::Source, wire::version::protocol_name};
 
 /// What a node joins the network with.
@@ -77,9 +81,11 @@ pub enum TransportKind {
 pub struct Tuning {
     /// The longest that a connection may take to be made, upgrades included.
     pub handshake: Duration,
-    /// How often a connection is pinged.
-    pub ping: Duration,
-    /// A connection on which no ping was answered for so long is closed.
+    /// A peer that was not heard for so long is pinged.
+    pub quiet: Duration,
+    /// So is one that something was said to, if no byte came back for so long.
+    pub doubt: Duration,
+    /// A connection on which a ping brings nothing within this time is closed.
     pub silence: Duration,
     /// Up to so many known peers, every one of them is connected; beyond, the nearest.
     pub full_mesh: usize,
@@ -98,9 +104,13 @@ impl Default for Tuning {
         Self {
             // Three round trips and a key exchange: long even for a satellite link (a guess).
             handshake: Duration::from_secs(10),
-            ping: Duration::from_secs(5),
-            // Three pings in a row: a busy link delays one, a dead peer is noticed within 20 s.
-            silence: Duration::from_secs(18),
+            // A dead peer that nobody needs may be taken for a live one for so long; a ping more often costs bytes and
+            // batteries, for ever, on every connection.
+            quiet: Duration::from_secs(600),
+            // A dead peer that is used is noticed within 20 s. Both are long enough for a busy link, on which anything
+            // that comes back counts.
+            doubt: Duration::from_secs(8),
+            silence: Duration::from_secs(10),
             // 64 idle connections are a few MiB; the networks that this is for are smaller.
             full_mesh: 64,
             mdns_first: Duration::from_millis(1500),
@@ -131,19 +141,20 @@ pub struct Peer {
     pub protocols: Vec<String>,
     /// What it says it runs.
     pub agent: Option<String>,
-    /// Last measured round trip.
-    pub latency: Option<Duration>,
     /// How it was found.
     pub source: Source,
     /// Counts its connections' comings: a change means that streams to it are new.
     pub epoch: u64,
+    /// When it was last heard, and the last measured round trip: as they are when they are read, without the table being
+    /// published anew.
+    pub heard: Heard,
 }
 
-/// What the driver knows, published whenever it changes.
+/// What the driver knows, published whenever it changes. Its clones share the rows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PeerTable {
     /// Every identified peer of this network; disconnected ones stay for an hour.
-    pub peers: BTreeMap<PeerId, Peer>,
+    pub peers: BTreeMap<PeerId, Arc<Peer>>,
     /// Addresses that this node listens on, ports real, without `/p2p/…`.
     pub listen: Vec<Multiaddr>,
     /// The first round of discovery (bootstrap and remembered peers tried, a look around by mDNS, a lookup of self) is over.

@@ -9,7 +9,12 @@ use std::{
 use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, identify, swarm::ConnectionId};
 use tokio::sync::watch;
 
-use super::{Peer, PeerTable, Source, address, protocol_name};
+use super::{
+    Peer, PeerTable, Source, Tuning, address,
+    heard::{Ears, Heard},
+    protocol_name,
+    pulse::Pong,
+};
 
 /// How long a disconnected peer stays in the table.
 const REMEMBERED: Duration = Duration::from_secs(60 * 60);
@@ -28,8 +33,10 @@ struct Connection {
     id: ConnectionId,
     remote: Multiaddr,
     dialled: bool,
-    /// When it was last known to be alive.
-    heard: Instant,
+    /// When it was last known to be alive itself, rather than another one of the same peer.
+    alive: Instant,
+    /// Since when it is being pinged.
+    asked: Option<Instant>,
 }
 
 /// What is known of a peer with connections.
@@ -39,6 +46,30 @@ struct Open {
     since: Instant,
     identified: bool,
     leaves: Option<Instant>,
+    heard: Heard,
+}
+
+/// How long silence is taken for peace.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    quiet: Duration,
+    doubt: Duration,
+    silence: Duration,
+}
+
+impl From<&Tuning> for Patience {
+    fn from(tuning: &Tuning) -> Self {
+        Self { quiet: tuning.quiet, doubt: tuning.doubt, silence: tuning.silence }
+    }
+}
+
+/// What is to be done about connections.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Overdue {
+    /// These are to be closed: dead, never identified, or of another network.
+    pub close: Vec<ConnectionId>,
+    /// These are to be pinged.
+    pub ask: Vec<(PeerId, ConnectionId)>,
 }
 
 /// What identify showed.
@@ -58,13 +89,14 @@ pub(super) struct Peers {
     changed: bool,
     watch: watch::Sender<Arc<PeerTable>>,
     protocol: String,
-    silence: Duration,
+    patience: Patience,
+    ears: Ears,
     last_tick: Instant,
 }
 
 impl Peers {
-    /// An empty table of the network `network`; connections silent for `silence` are closed.
-    pub fn new(network: &str, silence: Duration, watch: watch::Sender<Arc<PeerTable>>) -> Self {
+    /// An empty table of the network `network`; `ears` have the stamps that its connections set.
+    pub fn new(network: &str, patience: Patience, ears: Ears, watch: watch::Sender<Arc<PeerTable>>) -> Self {
         Self {
             open: HashMap::new(),
             gone: HashMap::new(),
@@ -72,7 +104,8 @@ impl Peers {
             changed: true,
             watch,
             protocol: protocol_name(network, "id", 1),
-            silence,
+            patience,
+            ears,
             last_tick: Instant::now(),
         }
     }
@@ -83,13 +116,15 @@ impl Peers {
             id,
             remote: address::bare(endpoint.get_remote_address()),
             dialled: endpoint.is_dialer(),
-            heard: now,
+            alive: now,
+            asked: None,
         };
         let open = self.open.entry(peer).or_insert_with(|| Open {
             connections: Vec::new(),
             since: now,
             identified: false,
             leaves: None,
+            heard: self.ears.of(&peer),
         });
         open.connections.push(connection);
     }
@@ -103,8 +138,9 @@ impl Peers {
         }
         self.open.remove(&peer);
         if let Some(entry) = self.table.peers.get_mut(&peer) {
+            let entry = Arc::make_mut(entry);
             entry.connected = false;
-            entry.latency = None;
+            entry.heard.measure(None);
             self.gone.insert(peer, now);
             self.changed = true;
         }
@@ -138,22 +174,22 @@ impl Peers {
         let mut protocols: Vec<String> =
             said.protocols.iter().take(MAX_PROTOCOLS).map(|protocol| protocol.to_string()).collect();
         protocols.sort_unstable();
-        let old = self.table.peers.get(&peer);
+        let old = self.table.peers.get(&peer).map(|old| &**old);
         let entry = Peer {
             connected: true,
             addresses: addresses.clone(),
             protocols,
             agent: Some(shortened(&said.agent_version)),
-            latency: old.and_then(|old| old.latency),
             source: match (old.map(|old| old.source), source) {
                 // The first way counts, except that having been dialled says less than having found.
                 (Some(Source::Incoming) | None, found) => found.unwrap_or(unnamed),
                 (Some(old), _) => old,
             },
             epoch: old.map_or(0, |old| old.epoch) + u64::from(first),
+            heard: open.heard.clone(),
         };
         if old != Some(&entry) {
-            self.table.peers.insert(peer, entry);
+            self.table.peers.insert(peer, Arc::new(entry));
             self.changed = true;
         }
         self.gone.remove(&peer);
@@ -170,14 +206,12 @@ impl Peers {
     }
 
     /// A ping was answered.
-    pub fn on_pong(&mut self, peer: PeerId, id: ConnectionId, round_trip: Duration, now: Instant) {
-        let Some(open) = self.open.get_mut(&peer) else { return };
-        if let Some(connection) = open.connections.iter_mut().find(|connection| connection.id == id) {
-            connection.heard = now;
-        }
-        if let Some(entry) = self.table.peers.get_mut(&peer) {
-            entry.latency = Some(round_trip);
-            self.changed = true;
+    pub fn on_pong(&mut self, pong: Pong, now: Instant) {
+        let Some(open) = self.open.get_mut(&pong.peer) else { return };
+        open.heard.measure(Some(pong.round_trip));
+        if let Some(connection) = open.connections.iter_mut().find(|connection| connection.id == pong.connection) {
+            connection.alive = now;
+            connection.asked = None;
         }
     }
 
@@ -187,7 +221,7 @@ impl Peers {
             && entry.source == Source::Incoming
             && source != Source::Incoming
         {
-            entry.source = source;
+            Arc::make_mut(entry).source = source;
             self.changed = true;
         }
     }
@@ -200,21 +234,39 @@ impl Peers {
         }
     }
 
-    /// Connections that must be closed: silent, never identified, or of another network.
-    pub fn overdue(&mut self, identify_within: Duration, now: Instant) -> Vec<ConnectionId> {
+    /// What is to be done about connections now; called every second or so.
+    ///
+    /// A peer is left in peace for as long as it is heard now and then. It is pinged when it was silent for long, or when
+    /// it owes an answer; whatever comes then, a ping's answer or not, shows that it is alive. What comes over one of
+    /// several connections does not speak for the others: each is pinged for itself.
+    pub fn overdue(&mut self, identify_within: Duration, now: Instant) -> Overdue {
+        let Patience { quiet, doubt, silence } = self.patience;
         if now.duration_since(self.last_tick) > SLEPT {
-            self.open.values_mut().flat_map(|open| &mut open.connections).for_each(|c| c.heard = now);
+            // What answered meanwhile may not have been read yet.
+            let connections = self.open.values_mut().flat_map(|open| &mut open.connections);
+            connections.filter_map(|connection| connection.asked.as_mut()).for_each(|asked| *asked = now);
         }
         self.last_tick = now;
-        let mut overdue = Vec::new();
-        for (peer, open) in &self.open {
-            let all = open.leaves.is_some_and(|leaves| leaves <= now)
+        let mut overdue = Overdue::default();
+        for (peer, open) in &mut self.open {
+            let unwanted = open.leaves.is_some_and(|leaves| leaves <= now)
                 || (!open.identified && now.duration_since(open.since) > identify_within);
-            for connection in &open.connections {
-                let silent = now.duration_since(connection.heard) > self.silence;
-                if all || silent {
-                    tracing::debug!(%peer, silent, "closing a connection");
-                    overdue.push(connection.id);
+            let since = |at: Instant| now.saturating_duration_since(at);
+            let owing = open.heard.unanswered().is_some_and(|said| since(said) > doubt);
+            let alone = open.connections.len() == 1;
+            for connection in &mut open.connections {
+                if alone {
+                    connection.alive = connection.alive.max(open.heard.last());
+                }
+                connection.asked = connection.asked.filter(|asked| connection.alive <= *asked);
+                let dead = connection.asked.is_some_and(|asked| since(asked) > silence);
+                if unwanted || dead {
+                    tracing::debug!(%peer, dead, "closing a connection");
+                    overdue.close.push(connection.id);
+                } else if connection.asked.is_none() && (owing || since(connection.alive) > quiet) {
+                    tracing::debug!(%peer, owing, "is it there?");
+                    connection.asked = Some(now);
+                    overdue.ask.push((*peer, connection.id));
                 }
             }
         }
@@ -258,6 +310,11 @@ impl Peers {
     /// Where a peer of the table can be dialled.
     pub fn addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
         self.table.peers.get(peer).map(|entry| entry.addresses.clone()).unwrap_or_default()
+    }
+
+    /// The stamps of a peer, known or not.
+    pub fn heard(&self, peer: &PeerId) -> Heard {
+        self.ears.of(peer)
     }
 
     /// Identified peers, connected or lately so.
@@ -326,7 +383,7 @@ mod tests {
 
     fn table() -> (Peers, watch::Receiver<Arc<PeerTable>>) {
         let (sender, receiver) = watch::channel(Arc::default());
-        (Peers::new("a", Duration::from_secs(18), sender), receiver)
+        (Peers::new("a", Patience::from(&Tuning::default()), Ears::default(), sender), receiver)
     }
 
     const TICK: Duration = Duration::from_secs(1);
@@ -359,37 +416,98 @@ mod tests {
         assert_eq!(peers.len(), 0);
     }
 
-    #[test]
-    fn silent_and_unidentified_connections_are_closed() {
-        let (mut peers, _watch) = table();
-        let (peer, start) = (PeerId::random(), Instant::now());
-        let id = ConnectionId::new_unchecked(1);
-        peers.on_established(peer, id, &endpoint(), start);
-        let mut now = start;
-        let mut closed = Vec::new();
-        while closed.is_empty() && now < start + Duration::from_secs(60) {
-            now += TICK;
-            closed = peers.overdue(Duration::from_secs(10), now);
-        }
-        assert_eq!(now.duration_since(start).as_secs(), 11, "never identified");
+    const IDENTIFY: Duration = Duration::from_secs(10);
 
-        peers.on_identify(peer, said("a"), None, now);
-        peers.on_pong(peer, id, Duration::from_millis(3), now);
-        let heard = now;
-        while peers.overdue(Duration::from_secs(10), now).is_empty() {
-            now += TICK;
+    /// Lets seconds pass until something is to be done: what, and after how many.
+    fn until_overdue(peers: &mut Peers, now: &mut Instant) -> (Overdue, u64) {
+        let start = *now;
+        loop {
+            *now += TICK;
+            let overdue = peers.overdue(IDENTIFY, *now);
+            if overdue != Overdue::default() {
+                return (overdue, now.duration_since(start).as_secs());
+            }
+            assert!(*now < start + Duration::from_secs(3600), "nothing is to be done for an hour");
         }
-        assert_eq!(now.duration_since(heard).as_secs(), 19, "silent");
+    }
+
+    fn asks(peer: PeerId, ids: &[ConnectionId]) -> Overdue {
+        Overdue { close: Vec::new(), ask: ids.iter().map(|id| (peer, *id)).collect() }
+    }
+
+    fn closes(ids: &[ConnectionId]) -> Overdue {
+        Overdue { close: ids.to_vec(), ask: Vec::new() }
+    }
+
+    /// A table with one identified peer on these connections, its stamps, and now.
+    fn met(ids: &[ConnectionId]) -> (Peers, PeerId, Heard, Instant) {
+        let (mut peers, _) = table();
+        let (peer, now) = (PeerId::random(), Instant::now());
+        for id in ids {
+            peers.on_established(peer, *id, &endpoint(), now);
+        }
+        peers.on_identify(peer, said("a"), None, now);
+        let heard = peers.ears.of(&peer);
+        heard.hear(now);
+        (peers, peer, heard, now)
+    }
+
+    #[test]
+    fn a_peer_that_never_says_what_it_is_is_let_go() {
+        let (mut peers, _watch) = table();
+        let (peer, mut now) = (PeerId::random(), Instant::now());
+        let id = ConnectionId::new_unchecked(1);
+        peers.on_established(peer, id, &endpoint(), now);
+        assert_eq!(until_overdue(&mut peers, &mut now), (closes(&[id]), 11));
+    }
+
+    #[test]
+    fn a_peer_at_peace_is_pinged_after_ten_minutes_and_closed_if_nothing_comes() {
+        let id = ConnectionId::new_unchecked(1);
+        let (mut peers, peer, heard, mut now) = met(&[id]);
+        assert_eq!(until_overdue(&mut peers, &mut now), (asks(peer, &[id]), 601));
+        // Anything that is heard will do.
+        heard.hear(now + TICK / 2);
+        assert_eq!(until_overdue(&mut peers, &mut now), (asks(peer, &[id]), 601));
+        let round_trip = Duration::from_millis(3);
+        peers.on_pong(Pong { peer, connection: id, round_trip }, now + TICK / 2);
+        assert_eq!(heard.latency(), Some(round_trip));
+        assert_eq!(until_overdue(&mut peers, &mut now), (asks(peer, &[id]), 601));
+        assert_eq!(until_overdue(&mut peers, &mut now), (closes(&[id]), 11));
+    }
+
+    #[test]
+    fn a_peer_that_owes_an_answer_is_pinged_soon() {
+        let id = ConnectionId::new_unchecked(1);
+        let (mut peers, peer, heard, mut now) = met(&[id]);
+        heard.say(now + TICK * 3);
+        heard.hear(now + TICK * 4);
+        heard.say(now + TICK * 7 + TICK / 2);
+        heard.say(now + TICK * 9);
+        assert_eq!(until_overdue(&mut peers, &mut now), (asks(peer, &[id]), 16));
+        assert_eq!(until_overdue(&mut peers, &mut now), (closes(&[id]), 11));
+    }
+
+    #[test]
+    fn one_connection_of_a_peer_does_not_speak_for_another() {
+        let [dead, good] = [1, 2].map(ConnectionId::new_unchecked);
+        let (mut peers, peer, heard, mut now) = met(&[dead, good]);
+        assert_eq!(until_overdue(&mut peers, &mut now), (asks(peer, &[dead, good]), 601));
+        heard.hear(now + TICK);
+        peers.on_pong(Pong { peer, connection: good, round_trip: TICK }, now + TICK);
+        assert_eq!(until_overdue(&mut peers, &mut now), (closes(&[dead]), 11));
     }
 
     #[test]
     fn peers_are_not_taken_for_dead_because_this_node_slept() {
-        let (mut peers, _watch) = table();
-        let (peer, start) = (PeerId::random(), Instant::now());
-        peers.on_established(peer, ConnectionId::new_unchecked(1), &endpoint(), start);
-        peers.on_identify(peer, said("a"), None, start);
-        peers.overdue(TICK, start);
-        assert!(peers.overdue(TICK, start + Duration::from_secs(3600)).is_empty());
+        let id = ConnectionId::new_unchecked(1);
+        let (mut peers, peer, _, mut now) = met(&[id]);
+        peers.overdue(IDENTIFY, now);
+        now += Duration::from_secs(3600);
+        assert_eq!(peers.overdue(IDENTIFY, now), asks(peer, &[id]), "it is asked, to begin with");
+        now += Duration::from_secs(3600);
+        assert_eq!(peers.overdue(IDENTIFY, now), Overdue::default(), "the answer may not have been read yet");
+        assert_eq!(until_overdue(&mut peers, &mut now), (closes(&[id]), 11));
     }
 
     #[test]
@@ -399,7 +517,7 @@ mod tests {
         peers.on_established(peer, ConnectionId::new_unchecked(1), &endpoint(), now);
         assert!(matches!(peers.on_identify(peer, said("b"), None, now), Some(Identified::Foreign { .. })));
         assert_eq!((peers.len(), peers.is_connected(&peer)), (0, false));
-        assert!(peers.overdue(Duration::from_secs(10), now).is_empty());
-        assert_eq!(peers.overdue(Duration::from_secs(10), now + FAREWELL).len(), 1);
+        assert_eq!(peers.overdue(IDENTIFY, now), Overdue::default());
+        assert_eq!(peers.overdue(IDENTIFY, now + FAREWELL).close.len(), 1);
     }
 }

@@ -4,7 +4,7 @@
 //! out only when it reads. So the acceptor begins every stream with one byte, [`TAKEN`], as soon as somebody has the
 //! stream in hand; the opener waits for it and opens another stream if none comes. This is the one file that knows.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::PeerId;
@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Inbound, NetError, Stream, behaviour::stream_protocol};
+use super::{Heard, Inbound, NetError, Stream, behaviour::stream_protocol};
 
 /// What the acceptor of a stream sends first.
 pub const TAKEN: u8 = 1;
@@ -49,6 +49,7 @@ impl Streams {
         peer: PeerId,
         protocol: String,
         connected: oneshot::Receiver<Result<(), NetError>>,
+        heard: Heard,
         reply: oneshot::Sender<Result<Stream, NetError>>,
     ) {
         while self.opening.try_join_next().is_some() {}
@@ -62,7 +63,7 @@ impl Streams {
             let mut reply = reply;
             let opened = async {
                 connected.await.map_err(|_| NetError::Stopped)??;
-                open(control, peer, protocol).await
+                open(control, peer, protocol, &heard).await
             };
             tokio::select! {
                 answer = opened => drop(reply.send(answer)),
@@ -114,7 +115,7 @@ async fn take(peer: PeerId, mut stream: libp2p::Stream, place: mpsc::OwnedPermit
     }
 }
 
-async fn open(mut control: Control, peer: PeerId, protocol: String) -> Result<Stream, NetError> {
+async fn open(mut control: Control, peer: PeerId, protocol: String, heard: &Heard) -> Result<Stream, NetError> {
     let name = stream_protocol(protocol.clone())?;
     let mut reason = String::new();
     for attempt in 0..ATTEMPTS {
@@ -132,9 +133,15 @@ async fn open(mut control: Control, peer: PeerId, protocol: String) -> Result<St
             }
             Err(_) => return Err(NetError::Timeout { subject: format!("{peer}, asked for a stream,") }),
         };
-        let mut first = [0];
+        let (mut first, asked) = ([0], Instant::now());
         match timeout(STEP_WITHIN, stream.read_exact(&mut first)).await {
-            Ok(Ok(())) if first[0] == TAKEN => return Ok(Box::new(stream)),
+            Ok(Ok(())) if first[0] == TAKEN => {
+                // The first round trip that is seen: a ping for that alone would cost a stream in each direction.
+                if heard.latency().is_none_or(|known| known > asked.elapsed()) {
+                    heard.measure(Some(asked.elapsed()));
+                }
+                return Ok(Box::new(stream));
+            }
             Ok(Ok(())) => {
                 reason = "it does not begin streams as it should".to_owned();
                 break;

@@ -21,16 +21,29 @@ use libp2p::{
     noise, quic, tcp, tls, yamux,
 };
 
-use super::{Config, NetError, TransportKind, Tuning, address, behaviour::Behaviour};
+use super::{
+    Config, NetError, TransportKind, Tuning, address,
+    behaviour::{Behaviour, NEVER},
+    heard::{Ears, Hearing, Heeding},
+};
 
 /// How long QUIC waits on a local network, so that TCP, which is faster there, is first.
 const QUIC_PATIENCE: Duration = Duration::from_millis(250);
-/// Connections of a mesh stay for as long as both ends want them; pings find dead ones. "Never", as a time that
-/// clocks can add.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// A mapping of a NAT for UDP is to last two minutes (RFC 4787, 4.3), but many last thirty seconds (RFC 9000, 10.1.2), so
+/// that whoever is behind one must be heard more often to be reached at all.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(25);
+/// A connection of QUIC that brings nothing for so long is dead: two keep-alives may get lost.
+const QUIC_IDLE: Duration = Duration::from_secs(80);
 
 /// A swarm that listens nowhere yet.
-pub(super) fn swarm(config: &Config, behaviour: Behaviour, tuning: &Tuning) -> Result<Swarm<Behaviour>, NetError> {
+pub(super) fn swarm(
+    config: &Config,
+    behaviour: Behaviour,
+    tuning: &Tuning,
+    ears: &Ears,
+) -> Result<Swarm<Behaviour>, NetError> {
+    let tls = |keypair: &Keypair| Ok::<_, tls::certificate::GenError>(hearing(tls::Config::new(keypair)?, ears));
+    let noise = |keypair: &Keypair| Ok::<_, noise::Error>(hearing(noise::Config::new(keypair)?, ears));
     let builder = SwarmBuilder::with_existing_identity(config.keypair.clone()).with_tokio();
     // The builder's type differs in each arm, so the last steps are written once here.
     macro_rules! finish {
@@ -43,16 +56,17 @@ pub(super) fn swarm(config: &Config, behaviour: Behaviour, tuning: &Tuning) -> R
                 .build()
         };
     }
+    // Connections of a mesh stay for as long as both ends want them; the driver finds dead ones.
     let swarm = match config.transport {
         TransportKind::Real => {
             let builder = builder
-                .with_tcp(
-                    tcp::Config::default().nodelay(true),
-                    (tls::Config::new, noise::Config::new),
-                    yamux::Config::default,
-                )
+                .with_tcp(tcp::Config::default().nodelay(true), (tls, noise), yamux::Config::default)
                 .map_err(broken)?
-                .with_other_transport(|keypair| Patient { inner: quic(keypair, tuning) })
+                .with_other_transport(|keypair| {
+                    let ears = ears.clone();
+                    Patient { inner: quic(keypair, tuning) }
+                        .map(move |(peer, inner), _| (peer, Heeding { inner, heard: ears.met(&peer) }))
+                })
                 .map_err(broken)?;
             // Without an /etc/resolv.conf only names fail, not the node.
             match dns::tokio::Transport::system(DummyTransport::<()>::new()) {
@@ -67,11 +81,10 @@ pub(super) fn swarm(config: &Config, behaviour: Behaviour, tuning: &Tuning) -> R
         TransportKind::Memory => finish!(
             builder
                 .with_other_transport(|keypair| {
-                    let noise = noise::Config::new(keypair)?;
                     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
                         MemoryTransport::new()
                             .upgrade(Version::V1Lazy)
-                            .authenticate(noise)
+                            .authenticate(noise(keypair)?)
                             .multiplex(yamux::Config::default()),
                     )
                 })
@@ -81,9 +94,17 @@ pub(super) fn swarm(config: &Config, behaviour: Behaviour, tuning: &Tuning) -> R
     Ok(swarm)
 }
 
+/// A handshake whose connections are listened to.
+fn hearing<U>(upgrade: U, ears: &Ears) -> Hearing<U> {
+    Hearing { upgrade, ears: ears.clone() }
+}
+
 fn quic(keypair: &Keypair, tuning: &Tuning) -> quic::tokio::Transport {
     let mut config = quic::Config::new(keypair);
     config.handshake_timeout = tuning.handshake;
+    config.keep_alive_interval = QUIC_KEEP_ALIVE;
+    // A minute or two in milliseconds fits.
+    config.max_idle_timeout = u32::try_from(QUIC_IDLE.as_millis()).unwrap_or(u32::MAX);
     quic::tokio::Transport::new(config)
 }
 

@@ -136,7 +136,7 @@ fn write(
     name: &str,
     mut written: Written,
 ) -> Written {
-    let here = |(peer, state): &(&PeerId, &Peer)| state.connected || storing.contains_key(peer);
+    let here = |(peer, state): &(&PeerId, &Arc<Peer>)| state.connected || storing.contains_key(peer);
     for (peer, state) in table.peers.iter().filter(here).take(MAX_PEERS) {
         let mut addresses: Vec<Multiaddr> = state.addresses.iter().take(MAX_ADDRESSES).cloned().collect();
         // The same addresses in another order are no news.

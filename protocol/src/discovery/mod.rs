@@ -21,7 +21,7 @@ pub use self::{
     event::{AttemptId, Failure, Input, Output, Settings, Source},
     peers::{MAX_ADDRESSES, MAX_KNOWN},
 };
-use crate::{PeerId, chance::Chance, machine::StateMachine};
+use crate::{PeerId, chance::Chance, key::Key, machine::StateMachine};
 
 /// Peers of other networks that are remembered, so that they are left alone.
 const MAX_FOREIGN: usize = 1024;
@@ -42,11 +42,25 @@ const BUSY: Duration = Duration::from_secs(1);
 /// Failures in a row after which a peer is taken out of the routing table: one that is away must not slow the lookups
 /// of the others.
 const FAILURES_UNROUTED: u32 = 3;
-/// Random places that are looked at beside the own one, so that a small network is soon known whole.
-const RANDOM_TARGETS: usize = 3;
-/// Waits between looks around: soon while there is news, rarely when there is none.
-const LOOKS: [Duration; 4] =
-    [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(5 * 60)];
+/// Places that are looked at beside the own one, one in each quarter of the keyspace, so that a small network is soon
+/// known whole: a lookup names twenty peers, and a quarter of [`Settings::full_mesh`] peers are fewer as a rule.
+const QUARTERS: usize = 4;
+/// Up to so many known peers a look at the own place is enough: it names as many.
+const ONE_LOOKUP: usize = 16;
+/// Waits between looks around: soon while there is news, rarely when there is none, since whoever comes looks for the
+/// others. A lookup asks each of the peers that it names, which costs some 50 KB in a network of fifty.
+const LOOKS: [Duration; 7] = [
+    Duration::from_secs(2),
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(30 * 60),
+    Duration::from_secs(2 * 60 * 60),
+    Duration::from_secs(6 * 60 * 60),
+];
+/// The step of [`LOOKS`] from which a look is at one place only, the own one and the quarters in turn. A node that finds most
+/// of the peers that it remembers begins with it.
+const AT_REST: usize = 3;
 
 /// Whom an attempt is to reach: a peer, or whoever is at the bootstrap address of this number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -88,6 +102,8 @@ pub struct Discovery<A> {
     /// Lookups of a look around that are not over.
     looking: usize,
     looked: bool,
+    /// Peers of an earlier run that are still to be tried before it is decided whether to look around at all.
+    remembers: bool,
     look_step: usize,
     next_look: Option<Instant>,
     discovered: bool,
@@ -129,6 +145,7 @@ impl<A: Clone + Eq> Discovery<A> {
             started: now,
             looking: 0,
             looked: false,
+            remembers: !known.is_empty(),
             look_step: 0,
             next_look: None,
             discovered: false,
@@ -294,9 +311,10 @@ impl<A: Clone + Eq> Discovery<A> {
             // Nobody can dial it, but it is there, and must not be dialled through its bootstrap address.
             self.insert(peer, Vec::new(), source, now, now);
         }
-        let mut fresh = true;
+        let mut news = false;
         if let Some(known) = self.known.get_mut(&peer) {
-            fresh = known.seen.is_none();
+            // Who was remembered is no news, and who came by itself looks for the others.
+            news = known.seen.is_none() && matches!(known.source, Source::Mdns | Source::Kademlia | Source::Manual);
             known.connected = true;
             known.seen = Some(now);
             known.tried = true;
@@ -306,9 +324,11 @@ impl<A: Clone + Eq> Discovery<A> {
             bootstrap.tried = true;
             bootstrap.failures = 0;
         }
-        if fresh {
-            // News: look around soon, at once the first time.
+        if news {
             self.look_step = 0;
+        }
+        if news || self.next_look.is_none() {
+            // At once the first time.
             let soon = now + if self.looked { LOOKS[0] } else { Duration::ZERO };
             self.next_look = Some(self.next_look.map_or(soon, |at| at.min(soon)));
         }
@@ -345,6 +365,7 @@ impl<A: Clone + Eq> Discovery<A> {
         self.foreign.expire(now);
         self.banned.expire(now);
         self.dial(now);
+        self.recognise(now);
         self.look_around(now);
         self.discovered = self.discovered || self.first_round_is_over(now);
         self.due = self.next_due(now);
@@ -406,16 +427,60 @@ impl<A: Clone + Eq> Discovery<A> {
         self.known.iter().take(self.settings.full_mesh)
     }
 
+    /// A node that comes back and finds most of whom it remembers has no need to look for others at once: they keep their
+    /// places, and whoever came meanwhile is found by the looks at rest, or finds it.
+    fn recognise(&mut self, now: Instant) {
+        if !self.remembers || !self.nearest().all(|known| known.tried) {
+            return;
+        }
+        self.remembers = false;
+        let connected = self.nearest().filter(|known| known.connected).count();
+        if connected * 2 > self.nearest().count() {
+            self.looked = true;
+            self.look_step = AT_REST + 1;
+            self.next_look = Some(now + LOOKS[AT_REST]);
+        }
+    }
+
     fn look_around(&mut self, now: Instant) {
+        if self.remembers && now.duration_since(self.started) < self.settings.first_round / 2 {
+            return;
+        }
         if self.looking > 0 || self.next_look.is_none_or(|at| at > now) {
             return;
         }
         self.next_look = Some(now + LOOKS[self.look_step.min(LOOKS.len() - 1)]);
+        let places = if self.known.len() > ONE_LOOKUP { 0..=QUARTERS } else { 0..=0 };
+        let targets: Vec<_> = if self.look_step < AT_REST {
+            places.map(|place| self.place(place)).collect()
+        } else {
+            let place = (self.look_step - AT_REST) % places.count();
+            vec![self.place(place)]
+        };
         self.look_step += 1;
-        let mut targets = vec![self.local.to_bytes()];
-        targets.extend((0..RANDOM_TARGETS).map(|_| self.chance.bytes().to_vec()));
         self.looking = targets.len();
         self.outputs.push_back(Output::LookAround { targets });
+    }
+
+    /// The preimage of place 0, the own one, or of some place in one of the quarters 1 to 4.
+    fn place(&mut self, place: usize) -> Vec<u8> {
+        match place.checked_sub(1) {
+            Some(quarter) => self.place_in(quarter),
+            None => self.local.to_bytes(),
+        }
+    }
+
+    /// Some place in a quarter of the keyspace: found by trying, four times on average.
+    fn place_in(&mut self, quarter: usize) -> Vec<u8> {
+        let mut place = self.chance.bytes();
+        // With 64 tries one in 10^8 is elsewhere, which costs a look nothing but a little of its view.
+        for _ in 0..64 {
+            if usize::from(Key::of(&place).0[0] >> 6) == quarter {
+                break;
+            }
+            place = self.chance.bytes();
+        }
+        place.to_vec()
     }
 
     fn first_round_is_over(&self, now: Instant) -> bool {
@@ -445,7 +510,9 @@ impl<A: Clone + Eq> Discovery<A> {
             Target::Bootstrap(_) => (at, "a bootstrap address"),
             Target::Peer(_) => (at, "a known peer"),
         });
-        let look = self.next_look.filter(|_| self.looking == 0).map(|at| (at, "a look around"));
+        let remembers = self.started + self.settings.first_round / 2;
+        let held = |at: Instant| if self.remembers { at.max(remembers) } else { at };
+        let look = self.next_look.filter(|_| self.looking == 0).map(|at| (held(at), "a look around"));
         let old = self.known.iter().filter(|known| !known.connected).map(|k| (k.forgotten(), "a peer to forget"));
         let alone = [self.foreign.next(), self.banned.next()].into_iter().flatten().map(|at| (at, "a peer left alone"));
         round.chain(dials).chain(look).chain(old).chain(alone).min_by_key(|(at, _)| *at)

@@ -263,9 +263,7 @@ fn a_second_bootstrap_address_of_a_connected_peer_holds_nothing_up() {
     connect(&mut discovery, peer, &[1], now);
     // The other connection comes a moment later; it does not make the peer known anew.
     discovery.handle(now, Input::Established { attempt: 1, peer });
-    for _ in 0..=RANDOM_TARGETS {
-        discovery.handle(now, Input::Looked);
-    }
+    discovery.handle(now, Input::Looked);
     assert!(discovery.discovered());
     discovery.handle(now, Input::Lost { peer });
     discovery.handle_timeout(now + Duration::from_secs(4000));
@@ -281,15 +279,83 @@ fn a_connected_peer_that_nobody_can_dial_is_not_dialled_through_its_bootstrap_ad
     discovery.handle(now, Input::Failed { attempt: 0, why: Failure::Busy });
     drain(&mut discovery);
     discovery.handle(now, Input::Looked);
-    assert!(at(&mut discovery, now + 5 * LATER).is_empty());
+    let outputs = at(&mut discovery, now + 5 * LATER);
+    assert!(outputs.iter().all(|output| matches!(output, Output::LookAround { .. })), "{outputs:?}");
+}
+
+/// The lookups of a machine until `end`, and when; each is over at once and names nobody.
+fn looks(machine: &mut Machine, mut now: Instant, end: Instant) -> Vec<(Instant, Vec<u8>)> {
+    let mut looks = Vec::new();
+    loop {
+        while let Some(output) = machine.poll_output() {
+            match output {
+                Output::LookAround { targets } => {
+                    for target in targets {
+                        looks.push((now, target));
+                        machine.handle(now, Input::Looked);
+                    }
+                }
+                Output::DialPeer { attempt, .. } => {
+                    machine.handle(now, Input::Failed { attempt, why: Failure::Unreachable });
+                }
+                _ => {}
+            }
+        }
+        match machine.poll_timeout() {
+            Some((at, _)) if at <= end => now = now.max(at),
+            _ => return looks,
+        }
+        machine.handle_timeout(now);
+    }
 }
 
 #[test]
-fn nothing_is_learnt_of_this_node_or_without_an_address() {
+fn looks_are_wide_while_there_is_news_and_rare_and_narrow_at_rest() {
     let now = Instant::now();
+    let day = Duration::from_secs(24 * 60 * 60);
     let mut discovery = lone(&[], SETTINGS, now);
-    let local = discovery.local;
-    learn(&mut discovery, local, 1, Source::Mdns, now);
-    discovery.handle(now, Input::Learnt { peer: PeerId::random(), addresses: Vec::new(), source: Source::Mdns });
-    assert_eq!(discovery.known(), 0);
+    for address in 0..40 {
+        let (peer, source) = (PeerId::random(), Source::Kademlia);
+        discovery.handle(now, Input::Connected { peer, addresses: vec![address], source });
+    }
+    let first = looks(&mut discovery, now, now + Duration::from_secs(100));
+    let quarter = |preimage: &[u8]| Key::of(preimage).0[0] >> 6;
+    let wide: BTreeSet<_> = first.iter().map(|(_, target)| quarter(target)).collect();
+    assert_eq!(wide.len(), 4, "every quarter of the keyspace is looked at");
+    let rest = looks(&mut discovery, now + Duration::from_secs(100), now + day * 7);
+    assert!((20..=32).contains(&rest.len()), "{} lookups in a week", rest.len());
+    let places: BTreeSet<_> = rest.iter().map(|(_, target)| quarter(target)).collect();
+    assert_eq!(places.len(), 4, "in turn");
+
+    // Somebody who came by itself looks for the others; one that was found may know some.
+    let (later, addresses) = (now + day * 8, vec![77]);
+    discovery.handle(later, Input::Connected { peer: PeerId::random(), addresses, source: Source::Incoming });
+    let usual = looks(&mut discovery, later, later + Duration::from_secs(100));
+    assert!(usual.len() <= 1, "{usual:?}");
+    let found = Input::Connected { peer: PeerId::random(), addresses: vec![78], source: Source::Kademlia };
+    discovery.handle(later, found);
+    assert!(looks(&mut discovery, later, later + Duration::from_secs(100)).len() >= 10);
+}
+
+#[test]
+fn a_node_that_comes_back_looks_around_only_if_most_of_whom_it_remembers_are_gone() {
+    let now = Instant::now();
+    for (there, looks_at_once) in [(40, false), (21, false), (20, true), (1, true)] {
+        let remembered: Vec<_> = (0..40).map(|address| (PeerId::random(), vec![address])).collect();
+        let mut discovery =
+            Machine::new(PeerId::random(), Vec::new(), remembered.clone(), SETTINGS, Chance::new(1), now);
+        for (peer, addresses) in remembered.iter().take(there) {
+            let (peer, addresses, source) = (*peer, addresses.clone(), Source::Bootstrap);
+            discovery.handle(now, Input::Connected { peer, addresses, source });
+        }
+        // Whoever is dialled is not there.
+        let soon = looks(&mut discovery, now, now + Duration::from_secs(4 * 60));
+        assert_eq!(!soon.is_empty(), looks_at_once, "{there} of 40: {soon:?}");
+        assert!(discovery.discovered());
+        let later = now + Duration::from_secs(5 * 60);
+        assert!(looks_at_once || looks(&mut discovery, later, later + LATER).len() == 1);
+        let found = Input::Connected { peer: PeerId::random(), addresses: vec![99], source: Source::Kademlia };
+        discovery.handle(later + LATER, found);
+        assert!(looks(&mut discovery, later + LATER, later + Duration::from_secs(200)).len() >= 10, "there is news");
+    }
 }

@@ -15,8 +15,9 @@ pub const GREETINGS: usize = 16;
 /// A peer that could not be greeted is tried again after this, doubled each time up to [`RETRY_MOST`].
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_MOST: Duration = Duration::from_secs(60);
-/// A peer's free space changes: it is asked again after so long (a guess).
-const REFRESH: Duration = Duration::from_secs(300);
+/// A peer's free space changes, and hardly anything hangs on it: whoever is full says so when it is asked to keep something.
+/// It is asked again after so long (a guess), which costs some 600 bytes in all.
+const REFRESH: Duration = Duration::from_secs(60 * 60);
 
 /// What happened outside.
 #[derive(Clone, PartialEq, Eq, Debug)]

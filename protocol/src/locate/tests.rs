@@ -90,7 +90,7 @@ fn everybody_is_greeted_once_a_connection_and_refreshed_however_many_there_are()
     assert_eq!((made.len(), greeter.is_settled(), greeter.counts()), (50, false, (50, 50)));
     greeter.handle(now, Input::Peers { connected: connected.clone(), discovered: true });
     assert!(greeter.is_settled());
-    let refreshed = greet(&mut greeter, now, now + MINUTE * 6, |_| true);
+    let refreshed = greet(&mut greeter, now, now + MINUTE * 61, |_| true);
     assert!(refreshed.iter().all(|(_, greet)| greet.anew));
     assert_eq!(refreshed.len(), 50, "not only the first few of them");
     let anew: Vec<_> = connected.iter().map(|(peer, _)| (*peer, 2)).take(1).collect();

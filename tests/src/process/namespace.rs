@@ -83,6 +83,22 @@ impl Lan {
         options.prefix(["ip", "netns", "exec", &self.machines[place]].map(OsString::from))
     }
 
+    /// What a machine has sent over one of its devices (`lo`, `eth0`) since it was made, in bytes, headers included.
+    ///
+    /// # Panics
+    /// If the kernel does not say.
+    #[track_caller]
+    pub fn sent_bytes(&self, place: usize, device: &str) -> u64 {
+        let machine = &self.machines[place];
+        // Not /sys/class/net, which shows the devices of whoever mounted it.
+        let output = Command::new("ip").args(["netns", "exec", machine, "cat", "/proc/net/dev"]).output();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(device)?.strip_prefix(':'));
+        // Eight columns of what was received come first.
+        let sent = line.and_then(|line| line.split_whitespace().nth(8)).and_then(|bytes| bytes.parse().ok());
+        sent.unwrap_or_else(|| panic!("no {device} in {text:?}"))
+    }
+
     /// Pulls the cable of a machine: the switch's end goes down, the machine keeps its addresses.
     #[track_caller]
     pub fn cut(&self, place: usize) {

@@ -32,7 +32,7 @@ fn peers(network: &Network) -> Vec<PeerLine> {
         .map(|(id, peer)| PeerLine {
             peer_id: id.to_string(),
             addresses: peer.addresses.iter().map(ToString::to_string).collect(),
-            latency: peer.latency.map(|latency| latency.as_secs_f64()),
+            latency: peer.heard.latency().map(|latency| latency.as_secs_f64()),
             agent: peer.agent.clone(),
             source: match peer.source {
                 Source::Mdns => "mdns",

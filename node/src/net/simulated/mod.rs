@@ -28,8 +28,9 @@ use tokio_util::sync::CancellationToken;
 pub use pipe::Link;
 
 use super::{
-    BAN, COMMANDS, Command, GossipMessage, Inbound, NetError, Network, Peer, PeerTable, Source, Stream, Verdict,
+    BAN, COMMANDS, Command, GossipMessage, Heard, Inbound, NetError, Network, Peer, PeerTable, Source, Stream, Verdict,
 };
+use crate::runner;
 
 /// How far the nodes know each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -463,12 +464,13 @@ impl State {
                 addresses: vec![member.address.clone()],
                 protocols: member.acceptors.keys().cloned().collect(),
                 agent: Some("simulated".to_owned()),
-                latency: Some(self.link.latency * 2),
                 source,
                 epoch,
+                heard: Heard::now(),
             };
+            peer.heard.measure(Some(self.link.latency * 2));
             self.change(local, |table| {
-                table.peers.insert(other, peer);
+                table.peers.insert(other, Arc::new(peer));
             });
         }
         true
@@ -479,8 +481,11 @@ impl State {
         cut.cancel();
         for (local, other) in [(a, b), (b, a)] {
             self.change(local, |table| {
-                if let Some(peer) = table.peers.get_mut(&other) {
+                if let Some(peer) = table.peers.get_mut(&other).map(Arc::make_mut) {
                     peer.connected = false;
+                    // A link is alive until it is cut: nobody was silent before.
+                    peer.heard.hear(runner::now());
+                    peer.heard.measure(None);
                 }
             });
         }
@@ -494,7 +499,7 @@ impl State {
         let others: Vec<PeerId> = self.nodes.keys().filter(|peer| **peer != local).copied().collect();
         for other in others {
             self.change(other, |table| {
-                if let Some(peer) = table.peers.get_mut(&local) {
+                if let Some(peer) = table.peers.get_mut(&local).map(Arc::make_mut) {
                     peer.protocols.clone_from(&protocols);
                 }
             });

@@ -175,7 +175,7 @@ impl Shared {
     fn latency(&self, peer: PeerId) -> Option<Duration> {
         let table = self.network.peers();
         let table = table.borrow();
-        table.peers.get(&peer).and_then(|peer| peer.latency)
+        table.peers.get(&peer).and_then(|peer| peer.heard.latency())
     }
 
     fn own_greeting(&self) -> Greeting {
