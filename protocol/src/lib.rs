@@ -14,6 +14,7 @@ pub mod cid;
 pub mod dag;
 pub mod decoders;
 pub mod discovery;
+pub mod duty;
 pub mod fetch;
 pub mod key;
 pub mod locate;

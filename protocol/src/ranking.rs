@@ -23,6 +23,20 @@ impl Ranking {
         Self { sorted }
     }
 
+    /// Takes one in; one of the same key stays. Cost: O(n) of moves.
+    pub fn insert(&mut self, candidate: Candidate) {
+        if let Err(at) = self.sorted.binary_search_by_key(&candidate.key, |other| other.key) {
+            self.sorted.insert(at, candidate);
+        }
+    }
+
+    /// Takes the one of a key out, if there is one. Cost: O(n) of moves.
+    pub fn remove(&mut self, key: &Key) {
+        if let Ok(at) = self.sorted.binary_search_by_key(key, |other| other.key) {
+            self.sorted.remove(at);
+        }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.sorted.len()
@@ -89,6 +103,11 @@ mod tests {
             let distinct: Vec<_> = candidates.into_iter().filter(|one| ranking.sorted.contains(one)).collect();
             prop_assert_eq!(ranking.nearest(&Key(wanted), count), closest(&Key(wanted), &distinct, count));
             prop_assert_eq!(ranking.len(), distinct.len());
+            let mut grown = Ranking::default();
+            distinct.iter().chain(&distinct).for_each(|one| grown.insert(*one));
+            prop_assert_eq!(&grown, &ranking);
+            distinct.iter().step_by(2).for_each(|one| grown.remove(&one.key));
+            prop_assert_eq!(grown, Ranking::new(distinct.iter().skip(1).step_by(2).copied()));
         }
     }
 }

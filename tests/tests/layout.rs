@@ -43,7 +43,10 @@ fn texts(below: &Path, ending: &str) -> Vec<(PathBuf, String)> {
 }
 
 fn every_source() -> Vec<(PathBuf, String)> {
-    ["node", "protocol", "tests", "fuzz"].iter().flat_map(|package| sources(&root().join(package))).collect()
+    ["node", "protocol", "simulator", "tests", "fuzz"]
+        .iter()
+        .flat_map(|package| sources(&root().join(package)))
+        .collect()
 }
 
 /// The part of a file that is not its unit tests: rules on imports bind what ships.
@@ -290,6 +293,26 @@ fn protocol_is_pure() {
         }
     }
     assert!(wrong.is_empty(), "protocol/ has no I/O, no clock and no entropy:\n{}", wrong.join("\n"));
+}
+
+/// It runs the machines of `protocol` and nothing of the node, on one start of the clock: the same seed, the same run.
+#[test]
+fn the_simulator_stands_on_protocol_alone() {
+    let (mut clocks, mut wrong) = (0, Vec::new());
+    for (path, text) in sources(&root().join("simulator/src")) {
+        for (number, line) in shipped(&path, &text).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or(line);
+            clocks += code.matches("Instant::now").count();
+            for word in ["p2p_node", "tokio", "std::fs", "std::net", "std::thread", "SystemTime", "rand::", "getrandom"]
+            {
+                if code.contains(word) {
+                    wrong.push(format!("{}:{} uses {word}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(clocks, 1, "simulated time counts from one instant, which nothing looks at");
 }
 
 #[test]

@@ -1,0 +1,577 @@
+//! The loop: what changed is compared, what is missing fetched, what is over freed.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use libp2p_identity::PeerId;
+
+use super::{
+    Audited, EXTRA, Input, Moment, Output, PROBATION, Pulled, Row, SEEN_GRACES, Scanned, Settings, Span, Spans, View,
+    audits::Audits,
+    facts::Facts,
+    pulls::{Answer, Pulls},
+    reach::Reach,
+    sweep::Sweep,
+    yields::Yields,
+};
+use crate::{chance::Chance, key::Key, machine::StateMachine};
+
+/// A store that is fuller than this share takes nothing more, until it is emptier than [`ROOMY`].
+const FULL: f64 = 0.95;
+const ROOMY: f64 = 0.85;
+/// From here on cached copies are given up, until there is room again.
+const TIGHT: f64 = 0.90;
+/// A disk that refused a chunk, whatever it should have room for, is tried again after so long.
+const REFUSED_AGAIN: Duration = Duration::from_secs(600);
+/// Neighbours that are compared with, as a multiple of the peers that share a chunk.
+const NEIGHBOURHOOD: usize = 2;
+/// Nothing is freed more often than this: each time costs a look at every row.
+const COLLECT_AGAIN: Duration = Duration::from_secs(30);
+/// Where nothing happened meanwhile that could let it be freed: peers that are gone stop to count with time alone.
+const COLLECT_SELDOM: Duration = Duration::from_secs(600);
+/// A peer whose catalogue is to be compared with is asked again after so long.
+const COMPARE_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a row is to this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// It should hold the chunk.
+    Duty,
+    /// Something lists it, and others should hold it.
+    Cached,
+    /// Nothing lists it.
+    Unlisted,
+}
+
+/// What the last look at everything found, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counts {
+    /// Chunks that this node should hold.
+    pub duty: u64,
+    /// Of those, not here.
+    pub missing: u64,
+    /// Chunks here that others should hold.
+    pub cached: u64,
+    /// Chunks here that nothing lists.
+    pub unlisted: u64,
+}
+
+impl Counts {
+    fn add(&mut self, role: Role, held: bool) {
+        match role {
+            Role::Duty => {
+                self.duty += 1;
+                self.missing += u64::from(!held);
+            }
+            Role::Cached => self.cached += u64::from(held),
+            Role::Unlisted => self.unlisted += u64::from(held),
+        }
+    }
+}
+
+/// The loop as a machine; see the [module](super).
+#[derive(Debug)]
+pub struct Keeper {
+    settings: Settings,
+    view: View,
+    facts: Facts,
+    chance: Chance,
+    started: (Instant, Moment),
+    most_copies: u8,
+    used: f64,
+    full: bool,
+    /// The disk refused a chunk, at this use: it counts as full until then, or until there is more room.
+    refused: Option<(Instant, f64)>,
+    leaving: bool,
+    sweep: Sweep,
+    pulls: Pulls,
+    audits: Audits,
+    yields: Yields,
+    requests: u64,
+    /// When the catalogues of peers were compared with, by the beginning of the comparison.
+    reconciled: BTreeMap<PeerId, Moment>,
+    compared: BTreeMap<PeerId, Instant>,
+    /// The first end of a grace among rows that are held.
+    grace_ends: Option<Moment>,
+    /// The first time of unlisting among rows whose grace is over, and which wait for peers to compare catalogues.
+    blocked: Option<Moment>,
+    collected: Option<Instant>,
+    /// Since then a catalogue was compared or a peer came or went, or one is waited for that is here.
+    stirred: bool,
+    unread: Option<Instant>,
+    counts: Counts,
+    /// Of the look at everything that is under way.
+    counting: Option<Counts>,
+    outputs: VecDeque<Output>,
+}
+
+impl Keeper {
+    /// Of a node that starts now, at `moment` of its own clock. `storing`: it takes chunks.
+    pub fn new(local: PeerId, storing: bool, settings: Settings, now: Instant, moment: Moment, chance: Chance) -> Self {
+        Self {
+            settings,
+            view: View::new(local, storing, settings.repair_delay),
+            facts: Facts::default(),
+            chance,
+            started: (now, moment),
+            most_copies: 1,
+            used: 0.0,
+            full: false,
+            refused: None,
+            leaving: false,
+            sweep: Sweep::new(now),
+            pulls: Pulls::new(now, settings.repair_bytes_per_second),
+            audits: Audits::new(settings.audit_interval, settings.repair_delay),
+            yields: Yields::default(),
+            requests: 0,
+            reconciled: BTreeMap::new(),
+            compared: BTreeMap::new(),
+            grace_ends: None,
+            blocked: None,
+            collected: None,
+            stirred: false,
+            unread: None,
+            counts: Counts::default(),
+            counting: Some(Counts::default()),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The time of this node's own clock.
+    pub fn moment(&self, now: Instant) -> Moment {
+        let (started, moment) = self.started;
+        Moment(moment.0 + now.saturating_duration_since(started).as_secs())
+    }
+
+    /// Who could hold chunks.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Whether this node's own store has no room, as it says in its greeting.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// What the last complete look found.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Chunks that are missing and in hand, being fetched, and known to be lacked by a peer that should have them.
+    pub fn in_hand(&self) -> (usize, usize, usize) {
+        (self.pulls.len(), self.pulls.in_flight(), self.facts.lacking())
+    }
+
+    /// Whether nothing is under way that is not waiting for a time.
+    pub fn is_idle(&self) -> bool {
+        self.outputs.is_empty() && self.sweep.is_idle() && self.pulls.len() == 0
+    }
+
+    /// What a row is to this node now.
+    pub fn role(&self, now: Instant, key: &Key, row: &Row, pinned: bool) -> Role {
+        match row.copies() {
+            0 => Role::Unlisted,
+            _ if pinned => Role::Duty,
+            copies if self.is_duty(now, key, copies) => Role::Duty,
+            _ => Role::Cached,
+        }
+    }
+
+    /// Whether a peer of the view should hold a chunk: it is one of the k nearest.
+    pub fn expects(&self, reach: &Reach, key: &Key, copies: u8) -> bool {
+        reach.nearer(key) < usize::from(copies)
+    }
+
+    fn is_duty(&self, now: Instant, key: &Key, copies: u8) -> bool {
+        let k = usize::from(copies);
+        let nearer = self.view.nearer(key);
+        if !self.view.is_storing() || self.leaving || nearer >= k + EXTRA {
+            return false;
+        }
+        // Nearly always it ends here: a look at who is nearer is for those that may have to step in.
+        if nearer < k || !(self.view.has_doubts() || self.facts.knows(key)) {
+            return nearer < k;
+        }
+        let local = self.view.local();
+        let nearest = self.view.ranking().nearest(key, k + EXTRA);
+        let nearer = nearest.iter().take_while(|peer| **peer != local);
+        nearer.filter(|peer| self.is_credible(now, key, peer)).count() < k
+    }
+
+    fn is_credible(&self, now: Instant, key: &Key, peer: &PeerId) -> bool {
+        if self.view.is_liar(peer) {
+            return false;
+        }
+        self.facts.is_held(key, peer)
+            || !(self.view.is_full(peer) || self.facts.is_lacking(now, key, peer, self.settings.repair_delay))
+    }
+
+    /// Peers came, went or count otherwise: what they are near to is compared again.
+    fn viewed(&mut self, now: Instant, changed: &[Key]) {
+        if changed.is_empty() {
+            return;
+        }
+        self.stirred = true;
+        let count = usize::from(self.most_copies) + EXTRA + 1;
+        let mine = self.view.reach().within(count);
+        let mut near = false;
+        for key in changed {
+            let common = mine.and(&self.view.reach_of(*key).within(count));
+            near |= !common.is_empty();
+            self.sweep.mark_all(&common);
+        }
+        self.yields.forget();
+        let neighbours = self.view.neighbours(NEIGHBOURHOOD * count);
+        self.audits.set(now, &neighbours, &mut self.chance);
+        if near {
+            self.audits.reset(now, &mut self.chance);
+        }
+    }
+
+    fn scanned(&mut self, now: Instant, scan: u64, rows: &[Scanned], ended: bool) {
+        let last = rows.last().map(|row| row.key);
+        let Some(looked) = self.sweep.take(scan, last, ended) else { return };
+        let mut free = Vec::new();
+        let moment = self.moment(now);
+        // A look at all peers, which most scans do not need.
+        let barrier = rows.iter().any(|one| one.held && !one.row.is_wanted()).then(|| self.barrier(now));
+        for scanned in rows {
+            let Scanned { key, row, held, pinned } = scanned;
+            let role = self.role(now, key, row, *pinned);
+            if let Some(counting) = &mut self.counting {
+                counting.add(role, *held);
+            }
+            if *held || role != Role::Duty {
+                self.pulls.remove(key);
+            }
+            match (role, held) {
+                (Role::Duty, false) => self.miss(key, row),
+                (Role::Cached, true) if self.used >= TIGHT => self.offer_up(now, key, row),
+                (Role::Unlisted, true) if self.is_over(row, moment, barrier.unwrap_or_default()) => {
+                    free.push(row.entry)
+                }
+                _ => {}
+            }
+        }
+        self.pulls.settle(&looked);
+        if !free.is_empty() {
+            self.outputs.push_back(Output::Free(free));
+        }
+    }
+
+    /// A chunk that this node should hold is not here.
+    fn miss(&mut self, key: &Key, row: &Row) {
+        if self.full {
+            return;
+        }
+        if !self.pulls.has_room() {
+            self.sweep.mark(Span::of(*key));
+            return;
+        }
+        let local = self.view.local();
+        let mut members = self.view.ranking().nearest(key, usize::from(row.copies()) + EXTRA);
+        members.retain(|peer| *peer != local && self.view.is_connected(peer));
+        self.pulls.add(*key, row.entry, row.copies(), &members);
+    }
+
+    /// A cached copy may go, once its replica set proved that it has it.
+    fn offer_up(&mut self, now: Instant, key: &Key, row: &Row) {
+        let k = usize::from(row.copies());
+        let members = self.view.ranking().nearest(key, k);
+        let settled = |peer: &PeerId| {
+            *peer != self.view.local()
+                && self.view.is_connected(peer)
+                && !self.view.is_liar(peer)
+                && self.view.since(peer).is_some_and(|since| now.saturating_duration_since(since) >= PROBATION)
+        };
+        if members.len() == k && members.iter().all(settled) && self.yields.has_room() {
+            self.yields.add(*key, row.entry, &members);
+        }
+    }
+
+    /// Whether an unlisted row may be freed; if not, when to look again is noted.
+    fn is_over(&mut self, row: &Row, moment: Moment, barrier: Moment) -> bool {
+        let (Some(unlisted), Some(ends)) = (row.unlisted(), row.grace_ends(self.settings.grace)) else { return false };
+        if ends > moment {
+            self.grace_ends = Some(self.grace_ends.map_or(ends, |first| first.min(ends)));
+            return false;
+        }
+        if unlisted >= barrier || self.unread.is_some() {
+            self.stirred |= self.blocked.is_none();
+            self.blocked = Some(self.blocked.map_or(unlisted, |first| first.min(unlisted)));
+            return false;
+        }
+        true
+    }
+
+    /// What was unlisted before this is known to every storing peer that could still list it.
+    fn barrier(&self, now: Instant) -> Moment {
+        let seen = self.view.seen_within(now, self.settings.grace * SEEN_GRACES);
+        seen.map(|peer| self.reconciled.get(&peer).copied().unwrap_or_default()).min().unwrap_or(Moment(u64::MAX))
+    }
+
+    /// Looks at every row where something may be freed, and has catalogues compared where that is waited for.
+    fn collect(&mut self, now: Instant) {
+        if self.collect_at().is_none_or(|at| at > now) {
+            return;
+        }
+        (self.collected, self.stirred) = (Some(now), false);
+        let over = self.grace_ends.is_some_and(|ends| ends <= self.moment(now));
+        let unblocked = self.blocked.is_some_and(|unlisted| unlisted < self.barrier(now)) && self.unread.is_none();
+        if over || unblocked {
+            (self.grace_ends, self.blocked) = (None, None);
+            self.pass(now);
+        } else if let Some(unlisted) = self.blocked {
+            self.compare(now, unlisted);
+        }
+    }
+
+    /// Has the catalogues of those compared with who have not been since something was unlisted.
+    fn compare(&mut self, now: Instant, unlisted: Moment) {
+        let seen: Vec<_> = self.view.seen_within(now, self.settings.grace * SEEN_GRACES).collect();
+        for peer in seen {
+            let known = self.reconciled.get(&peer).is_some_and(|begun| *begun > unlisted);
+            let asked = self.compared.get(&peer).is_some_and(|at| now.saturating_duration_since(*at) < COMPARE_AGAIN);
+            if known || !self.view.is_connected(&peer) {
+                continue;
+            }
+            // It is waited for.
+            self.stirred = true;
+            if !asked {
+                self.compared.insert(peer, now);
+                self.outputs.push_back(Output::Compare(peer));
+            }
+        }
+    }
+
+    fn collect_at(&self) -> Option<Instant> {
+        let (started, first) = self.started;
+        let ends = self.grace_ends.map(|ends| started + Duration::from_secs(ends.0.saturating_sub(first.0)));
+        let after = |wait: Duration| self.collected.map_or(started, |at| at + wait);
+        let blocked = self.blocked.map(|_| after(if self.stirred { COLLECT_AGAIN } else { COLLECT_SELDOM }));
+        let ends = ends.map(|ends| ends.max(after(COLLECT_AGAIN)));
+        ends.into_iter().chain(blocked).min()
+    }
+
+    fn pass(&mut self, now: Instant) {
+        self.sweep.pass(now);
+        self.counting = Some(Counts::default());
+    }
+
+    fn answered(&mut self, now: Instant, request: u64, has: Option<&[bool]>) {
+        let Some(Answer { peer, said, answered }) = self.pulls.answer(request, has) else { return };
+        for (key, has) in said {
+            match has {
+                Some(true) => self.facts.has(key, peer),
+                Some(false) => self.facts.lacks(now, key, peer),
+                None => {}
+            }
+        }
+        for one in answered {
+            if self.is_duty(now, &one.key, one.copies) {
+                self.pulls.ready(one.key);
+            } else {
+                self.pulls.remove(&one.key);
+            }
+        }
+    }
+
+    fn audited(&mut self, now: Instant, peer: PeerId, outcome: Audited) {
+        let calm = outcome == Audited::Equal;
+        self.audits.done(now, &peer, calm, &mut self.chance);
+        match outcome {
+            Audited::Equal => self.facts.forget_peer(&peer),
+            Audited::Lacks(keys) => self.facts.audited(now, peer, keys, self.settings.repair_delay),
+            Audited::Lied(keys) => self.lied(now, peer, keys),
+            Audited::Apart | Audited::Failed => {}
+        }
+    }
+
+    fn lied(&mut self, now: Instant, peer: PeerId, keys: Vec<Key>) {
+        keys.into_iter().for_each(|key| self.facts.lacks(now, key, peer));
+        let changed = self.view.lied(now, &peer, PROBATION);
+        self.viewed(now, &changed);
+    }
+
+    fn space(&mut self, now: Instant, used: u64, capacity: u64) {
+        let tight = self.used >= TIGHT;
+        self.used = if capacity == 0 { 1.0 } else { used as f64 / capacity as f64 };
+        self.fill(now);
+        if self.used >= TIGHT && !tight {
+            self.pass(now);
+        }
+    }
+
+    /// Whether there is room follows from the use of the disk, and from what the disk refused.
+    fn fill(&mut self, now: Instant) {
+        self.refused.take_if(|(until, at)| *until <= now || self.used <= *at * (ROOMY / FULL));
+        let before = self.full;
+        self.full = self.refused.is_some() || if self.full { self.used > ROOMY } else { self.used >= FULL };
+        match (before, self.full) {
+            (false, true) => self.pulls.clear(),
+            (true, false) => {
+                self.pulls.hurry(now);
+                self.pass(now);
+            }
+            _ => {}
+        }
+    }
+
+    /// All that follows from what was taken in.
+    fn go_on(&mut self, now: Instant) {
+        let delay = self.settings.repair_delay;
+        for key in self.facts.ripe(now, delay) {
+            self.sweep.mark(Span::of(key));
+        }
+        for key in self.pulls.due(now) {
+            self.sweep.mark(Span::of(key));
+        }
+        if self.sweep.next_pass() <= now {
+            self.pass(now);
+        }
+        self.collect(now);
+        for peer in self.audits.due(now, |peer| self.view.is_connected(peer)) {
+            self.outputs.push_back(Output::Audit(peer));
+        }
+        while let Some((peer, entries)) = self.pulls.ask(self.requests + 1) {
+            self.requests += 1;
+            self.outputs.push_back(Output::Ask { request: self.requests, peer, entries });
+        }
+        while let Some((peer, entries)) = self.yields.ask(self.requests + 1) {
+            self.requests += 1;
+            self.outputs.push_back(Output::Prove { request: self.requests, peer, entries });
+        }
+        while let Some((entry, from)) = self.pulls.pull(now) {
+            self.outputs.push_back(Output::Pull { entry, from });
+        }
+        if self.pulls.has_room()
+            && let Some((scan, span)) = self.sweep.begin()
+        {
+            self.outputs.push_back(Output::Scan { scan, span });
+        }
+    }
+}
+
+impl StateMachine for Keeper {
+    type Input = Input;
+    type Output = Output;
+
+    fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Heard(peer) => {
+                let came = !self.view.is_connected(&peer);
+                let changed = self.view.heard(now, peer, true);
+                self.viewed(now, &changed);
+                if came {
+                    self.pulls.hurry(now);
+                }
+            }
+            Input::Remembered(peer) => {
+                let changed = self.view.heard(now, peer, false);
+                self.viewed(now, &changed);
+            }
+            Input::Said(peer, said) => {
+                let changed = self.view.said(now, peer, said);
+                self.viewed(now, &changed);
+            }
+            Input::Left(peer, heard) => {
+                let changed = self.view.left(now, &peer, heard);
+                self.viewed(now, &changed);
+            }
+            Input::Space { used, capacity } => self.space(now, used, capacity),
+            Input::MostCopies(copies) => {
+                if copies > self.most_copies {
+                    self.pass(now);
+                }
+                self.most_copies = copies;
+            }
+            Input::Rows { scan, rows, ended } => {
+                self.scanned(now, scan, &rows, ended);
+                if self.sweep.is_idle()
+                    && let Some(counts) = self.counting.take()
+                {
+                    self.counts = counts;
+                }
+            }
+            Input::Holdings { request, has } => self.answered(now, request, has.as_deref()),
+            Input::Pulled(key, outcome) => {
+                self.pulls.pulled(now, &key, outcome == Pulled::Kept, &mut self.chance);
+                if outcome == Pulled::NoSpace {
+                    self.refused = Some((now + REFUSED_AGAIN, self.used));
+                    self.fill(now);
+                }
+            }
+            Input::Proved { request, proved } => {
+                if let Some((peer, go, failed)) = self.yields.answer(request, proved.as_deref()) {
+                    if !failed.is_empty() {
+                        failed.iter().for_each(|key| self.facts.lacks(now, *key, peer));
+                    }
+                    if !go.is_empty() {
+                        self.outputs.push_back(Output::GiveUp(go));
+                    }
+                }
+            }
+            Input::Audited(peer, outcome) => self.audited(now, peer, outcome),
+            Input::Reconciled(peer, begun) => {
+                let begun = self.moment(begun);
+                let known = self.reconciled.entry(peer).or_default();
+                *known = (*known).max(begun);
+                self.stirred = true;
+            }
+            Input::Changed(span) => self.sweep.mark(span),
+            Input::Unlisted => {
+                let ends = self.moment(now).plus(self.settings.grace);
+                self.grace_ends = Some(self.grace_ends.map_or(ends, |first| first.min(ends)));
+            }
+            Input::Unread(until) => {
+                self.unread = until;
+                self.stirred = true;
+            }
+            Input::Leaving(leaving) => {
+                self.leaving = leaving;
+                self.pulls.clear();
+                self.pass(now);
+            }
+        }
+        self.go_on(now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        let changed = self.view.update(now);
+        self.viewed(now, &changed);
+        if self.unread.is_some_and(|until| until <= now) {
+            self.unread = None;
+            self.stirred = true;
+        }
+        if self.refused.is_some_and(|(until, _)| until <= now) {
+            self.fill(now);
+        }
+        self.go_on(now);
+    }
+
+    fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let times = [
+            (self.view.next(), "a peer has been away for long"),
+            (self.facts.next(self.settings.repair_delay), "a peer has lacked a chunk for long"),
+            (self.pulls.next(), "the next chunk may be fetched"),
+            (self.audits.next(), "a neighbour is to be compared with"),
+            (Some(self.sweep.next_pass()), "everything is to be compared"),
+            (self.collect_at(), "a grace is over"),
+            (self.refused.map(|(until, _)| until), "the disk may have room again"),
+            (self.unread, "what could not be read does not count any more"),
+        ];
+        times.into_iter().filter_map(|(at, why)| Some((at?, why))).min_by_key(|(at, _)| *at)
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+}
+
+/// The part of the keyspace that a node of this view compares for so many copies.
+pub fn compared(view: &View, copies: u8, margin: usize) -> Spans {
+    view.reach().within(usize::from(copies) + EXTRA + margin)
+}

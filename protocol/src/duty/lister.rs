@@ -1,0 +1,537 @@
+//! Which manifests are read over which part of the keyspace, so that the wanted table says what the catalogue does.
+//!
+//! Each publication covers what it was read over; what it should cover is this node's part of the keyspace, and that
+//! moves as peers come and go. A part is wider by a margin than it has to be: while only the margin shrinks, nothing is
+//! read. Rows name their references, so that to read twice is to read once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{EXTRA, MARGIN, SEEN_GRACES, Spans, reach::Reach};
+use crate::{machine::StateMachine, manifest::Listing};
+
+/// After a manifest that could not be read; it doubles to the longest.
+const FIRST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// Manifests that are read at once.
+const MOST_READS: usize = 4;
+
+/// What a live publication lists, by what it is known as in rows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// The first eight bytes of its id.
+    pub publication: u64,
+    /// What it lists.
+    pub listing: Listing,
+    /// Distinct chunks of its DAG.
+    pub chunks: u64,
+    /// Copies that it wants.
+    pub copies: u8,
+}
+
+#[derive(Debug)]
+struct Publication {
+    listed: Listed,
+    /// What it was read over, as far as that is kept.
+    covered: Arc<Spans>,
+    /// Where there may be references to it.
+    touched: Arc<Spans>,
+    /// It is not live any more: its references are to go.
+    gone: bool,
+    first_seen: Instant,
+    reading: Option<Reading>,
+    tries: u32,
+    /// It could not be read, and is tried again then.
+    again: Option<Instant>,
+}
+
+/// What is under way for a publication.
+#[derive(Debug)]
+struct Reading {
+    list: bool,
+    covers: Arc<Spans>,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// A publication became live. `covered`: what rows say of it already, from an earlier run.
+    Live {
+        /// Which.
+        listed: Listed,
+        /// What it was read over.
+        covered: Arc<Spans>,
+    },
+    /// A publication is not live any more.
+    Gone(u64),
+    /// Where this node stands among the peers in view changed.
+    Moved(Reach),
+    /// [`Output::Read`] or [`Output::Purge`] is done, its rows are written; or it could not be read.
+    Done {
+        /// Which.
+        publication: u64,
+        /// Whether all of it was read.
+        complete: bool,
+    },
+}
+
+/// What is to be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Read what it lists, and its manifest's own chunks, over these parts of the keyspace and over what is held here
+    /// outside of them; list all of it in the rows (or unlist it), and write down what it covers then.
+    Read {
+        /// Which.
+        listed: Listed,
+        /// The parts.
+        spans: Arc<Spans>,
+        /// List it; else unlist.
+        list: bool,
+        /// What it covers once that is done.
+        covers: Arc<Spans>,
+    },
+    /// Its manifest cannot be read any more: take its references off by a look at every row.
+    Purge(u64),
+    /// Rows outside of these parts, of publications that want so many copies, are not needed where nothing is held.
+    Narrowed {
+        /// Copies.
+        copies: u8,
+        /// What stays.
+        spans: Arc<Spans>,
+    },
+    /// Not everything that is live could be read: nothing is freed until then; `None`: everything was.
+    Unread(Option<Instant>),
+}
+
+/// What is read when.
+#[derive(Debug)]
+pub struct Lister {
+    grace: Duration,
+    reach: Option<Reach>,
+    /// By copies: the part that is kept.
+    parts: BTreeMap<u8, Arc<Spans>>,
+    publications: BTreeMap<u64, Publication>,
+    /// Those with something to do: now, or after a wait; those that are being read are in neither.
+    ready: BTreeSet<u64>,
+    waiting: BTreeSet<(Instant, u64)>,
+    reading: usize,
+    /// Those that are live and have something to do, or are being read, by when they were first seen.
+    unread_since: BTreeSet<(Instant, u64)>,
+    unread: Option<Instant>,
+    outputs: VecDeque<Output>,
+}
+
+impl Lister {
+    /// Nothing is live yet. `grace`: of the settings; `parts`: what an earlier run kept, by copies.
+    pub fn new(grace: Duration, parts: BTreeMap<u8, Arc<Spans>>) -> Self {
+        Self {
+            grace,
+            reach: None,
+            parts,
+            publications: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            reading: 0,
+            unread_since: BTreeSet::new(),
+            unread: None,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The most copies that a live publication wants.
+    pub fn most_copies(&self) -> u8 {
+        self.parts.keys().copied().max().unwrap_or(1)
+    }
+
+    /// The parts of the keyspace whose rows are kept, by copies.
+    pub fn parts(&self) -> &BTreeMap<u8, Arc<Spans>> {
+        &self.parts
+    }
+
+    /// Whether all that is live was read.
+    pub fn is_idle(&self) -> bool {
+        self.reading == 0 && self.ready.is_empty() && self.waiting.is_empty()
+    }
+
+    /// The part of the keyspace whose rows are kept for so many copies.
+    fn part(&mut self, copies: u8) -> Arc<Spans> {
+        if let Some(part) = self.parts.get(&copies) {
+            return part.clone();
+        }
+        let Some(reach) = &self.reach else { return Arc::default() };
+        let part = Arc::new(reach.within(usize::from(copies) + EXTRA + MARGIN));
+        self.parts.insert(copies, part.clone());
+        part
+    }
+
+    fn moved(&mut self, reach: Reach) {
+        let first = self.reach.is_none();
+        let before = self.parts.clone();
+        for (copies, part) in &mut self.parts {
+            let within = |margin| reach.within(usize::from(*copies) + EXTRA + margin);
+            if !within(0).without(part).is_empty() {
+                *part = Arc::new(within(MARGIN));
+            } else if !part.without(&within(2 * MARGIN)).is_empty() {
+                *part = Arc::new(within(MARGIN));
+                self.outputs.push_back(Output::Narrowed { copies: *copies, spans: part.clone() });
+            }
+        }
+        self.reach = Some(reach);
+        let mut opened: Vec<u64> = if first { self.publications.keys().copied().collect() } else { Vec::new() };
+        // Most publications cover the part that there was: each of those is worked out once.
+        let mut kept: BTreeMap<(u8, *const Spans), (Arc<Spans>, bool)> = BTreeMap::new();
+        for (id, known) in &mut self.publications {
+            let copies = known.listed.copies;
+            let (Some(part), Some(old)) = (self.parts.get(&copies), before.get(&copies)) else { continue };
+            if Arc::ptr_eq(part, old) {
+                continue;
+            }
+            let place = (copies, Arc::as_ptr(&known.covered));
+            let (covered, complete) = kept
+                .entry(place)
+                .or_insert_with(|| {
+                    let covered = known.covered.and(part);
+                    let complete = part.without(&covered).is_empty();
+                    (Arc::new(covered), complete)
+                })
+                .clone();
+            known.covered = covered;
+            if !complete {
+                opened.push(*id);
+            }
+        }
+        opened.into_iter().for_each(|id| self.open(id));
+    }
+
+    /// There is something to do for a publication.
+    fn open(&mut self, id: u64) {
+        let Some(known) = self.publications.get(&id) else { return };
+        let since = (known.first_seen, id);
+        if known.gone {
+            self.unread_since.remove(&since);
+        } else {
+            self.unread_since.insert(since);
+        }
+        // Once what is under way is done it is looked at again.
+        if known.reading.is_none() && known.again.is_none() {
+            self.ready.insert(id);
+        }
+    }
+
+    /// There is nothing to do for a publication.
+    fn close(&mut self, id: u64) {
+        self.ready.remove(&id);
+        if let Some(known) = self.publications.get(&id) {
+            self.unread_since.remove(&(known.first_seen, id));
+        }
+    }
+
+    fn go_on(&mut self, now: Instant) {
+        while let Some(&(again, id)) = self.waiting.first()
+            && again <= now
+        {
+            self.waiting.pop_first();
+            if let Some(known) = self.publications.get_mut(&id) {
+                known.again = None;
+                self.ready.insert(id);
+            }
+        }
+        while self.reach.is_some()
+            && self.reading < MOST_READS
+            && let Some(id) = self.ready.pop_first()
+        {
+            self.read(id);
+        }
+        let last = self.unread_since.last().map(|(seen, _)| *seen + self.grace * SEEN_GRACES);
+        let until = last.filter(|until| *until > now);
+        if until != self.unread {
+            self.unread = until;
+            self.outputs.push_back(Output::Unread(until));
+        }
+    }
+
+    fn read(&mut self, id: u64) {
+        let Some(copies) = self.publications.get(&id).map(|known| known.listed.copies) else { return };
+        let part = self.part(copies);
+        let Some(known) = self.publications.get_mut(&id) else { return };
+        if known.gone && known.touched.is_empty() {
+            self.close(id);
+            self.publications.remove(&id);
+            return;
+        }
+        // All of it was read in an earlier run.
+        if !known.gone && !known.covered.is_empty() && part.without(&known.covered).is_empty() {
+            self.close(id);
+            return;
+        }
+        let (list, listed) = (!known.gone, known.listed.clone());
+        let covers = if list { part } else { Arc::default() };
+        known.reading = Some(Reading { list, covers: covers.clone() });
+        self.reading += 1;
+        if !list && known.tries > 0 {
+            self.outputs.push_back(Output::Purge(id));
+            return;
+        }
+        let spans = if list { Arc::new(covers.without(&known.covered)) } else { known.touched.clone() };
+        if list {
+            known.touched = Arc::new(known.touched.iter().chain(spans.iter()).collect());
+        }
+        self.outputs.push_back(Output::Read { listed, spans, list, covers });
+    }
+
+    fn done(&mut self, now: Instant, id: u64, complete: bool) {
+        let part = self.publications.get(&id).map(|known| known.listed.copies).map(|copies| self.part(copies));
+        let (Some(known), Some(part)) = (self.publications.get_mut(&id), part) else { return };
+        let Some(Reading { list, covers }) = known.reading.take() else { return };
+        self.reading -= 1;
+        if !complete {
+            let wait = FIRST_WAIT.saturating_mul(1 << known.tries.min(16)).min(LONGEST_WAIT);
+            known.tries += 1;
+            if known.gone {
+                // What is gone is taken off by a look at every row instead.
+                self.open(id);
+            } else {
+                known.again = Some(now + wait);
+                self.waiting.insert((now + wait, id));
+            }
+            return;
+        }
+        known.tries = 0;
+        if list {
+            known.covered = if Arc::ptr_eq(&covers, &part) { covers } else { Arc::new(covers.and(&part)) };
+            if !known.gone && part.without(&known.covered).is_empty() {
+                self.close(id);
+            } else {
+                self.open(id);
+            }
+        } else if known.gone {
+            self.close(id);
+            self.publications.remove(&id);
+        } else {
+            // Restored meanwhile: it is read anew.
+            (known.covered, known.touched) = Default::default();
+            self.open(id);
+        }
+    }
+}
+
+impl StateMachine for Lister {
+    type Input = Input;
+    type Output = Output;
+
+    fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Live { listed, covered } => {
+                let (id, copies) = (listed.publication, listed.copies);
+                let part = self.part(copies);
+                let touched = covered.clone();
+                let covered = if *covered == *part { part.clone() } else { Arc::new(covered.and(&part)) };
+                let known = Publication {
+                    listed,
+                    covered,
+                    touched,
+                    gone: false,
+                    first_seen: now,
+                    reading: None,
+                    tries: 0,
+                    again: None,
+                };
+                let known = self.publications.entry(id).or_insert(known);
+                // It was restored before its references were gone.
+                known.gone = false;
+                if !part.without(&known.covered).is_empty() || self.reach.is_none() || known.reading.is_some() {
+                    self.open(id);
+                }
+            }
+            Input::Gone(id) => {
+                if let Some(known) = self.publications.get_mut(&id) {
+                    known.gone = true;
+                    if let Some(again) = known.again.take() {
+                        self.waiting.remove(&(again, id));
+                    }
+                    self.open(id);
+                }
+            }
+            Input::Moved(reach) => self.moved(reach),
+            Input::Done { publication, complete } => self.done(now, publication, complete),
+        }
+        self.go_on(now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.go_on(now);
+    }
+
+    fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let again = self.waiting.first().map(|(at, _)| (*at, "a manifest is to be read again"));
+        let unread = self.unread.map(|at| (at, "what could not be read does not count any more"));
+        again.into_iter().chain(unread).min_by_key(|(at, _)| *at)
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cid, Codec, key::Key};
+
+    const GRACE: Duration = Duration::from_secs(1000);
+
+    fn listed(publication: u64) -> Listed {
+        let listing = Listing::Manifest(Cid::of(Codec::Raw, &publication.to_be_bytes()));
+        Listed { publication, listing, chunks: 100, copies: 3 }
+    }
+
+    fn live(publication: u64) -> Input {
+        Input::Live { listed: listed(publication), covered: Arc::default() }
+    }
+
+    /// Of a node among so many others whose keys are spread evenly.
+    fn reach(others: u32) -> Reach {
+        let key = |at: u32| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&at.wrapping_mul(0x9e37_79b9).to_be_bytes());
+            Key(key)
+        };
+        let others: Vec<Key> = (1..=others).map(key).collect();
+        Reach::new(key(0), &others)
+    }
+
+    fn outputs(lister: &mut Lister) -> Vec<Output> {
+        std::iter::from_fn(|| lister.poll_output()).collect()
+    }
+
+    fn reads(outputs: &[Output]) -> Vec<(u64, bool)> {
+        let read = |output: &Output| match output {
+            Output::Read { listed, list, .. } => Some((listed.publication, *list)),
+            _ => None,
+        };
+        outputs.iter().filter_map(read).collect()
+    }
+
+    /// Does all that is to be done; gives what was read.
+    fn settle(lister: &mut Lister, now: Instant) -> Vec<(u64, bool)> {
+        let mut all = Vec::new();
+        loop {
+            let read = reads(&outputs(lister));
+            if read.is_empty() {
+                return all;
+            }
+            for (publication, _) in &read {
+                lister.handle(now, Input::Done { publication: *publication, complete: true });
+            }
+            all.extend(read);
+        }
+    }
+
+    #[test]
+    fn what_is_live_is_read_once_the_place_is_known_a_few_at_a_time() {
+        let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+        (1..=9).for_each(|publication| lister.handle(now, live(publication)));
+        let first = outputs(&mut lister);
+        assert!(reads(&first).is_empty() && !lister.is_idle());
+        assert_eq!(first, [Output::Unread(Some(now + GRACE * SEEN_GRACES))]);
+        lister.handle(now, Input::Moved(reach(100)));
+        let read = reads(&outputs(&mut lister));
+        assert_eq!(read, (1..=4).map(|publication| (publication, true)).collect::<Vec<_>>());
+        for (publication, _) in read {
+            lister.handle(now, Input::Done { publication, complete: true });
+        }
+        assert_eq!(settle(&mut lister, now).len(), 5);
+        assert!(lister.is_idle() && lister.poll_timeout().is_none(), "and nothing is unread");
+        let part = reach(100).within(3 + EXTRA + MARGIN);
+        assert_eq!(*lister.parts()[&3], part);
+    }
+
+    #[test]
+    fn a_departure_within_the_margin_reads_nothing_and_one_beyond_it_what_is_new() {
+        let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+        lister.handle(now, live(1));
+        lister.handle(now, Input::Moved(reach(100)));
+        settle(&mut lister, now);
+        let before = lister.parts()[&3].clone();
+        // The first departure that makes something of it this node's to know.
+        let needed = |others| reach(others).within(3 + EXTRA);
+        let fewer = (1..100).rev().find(|others| !needed(*others).without(&needed(100)).is_empty());
+        lister.handle(now, Input::Moved(reach(fewer.expect("it is far from alone"))));
+        let outputs_then = outputs(&mut lister);
+        assert!(reads(&outputs_then).is_empty(), "{outputs_then:?}");
+        assert_eq!(lister.parts()[&3], before);
+        lister.handle(now, Input::Moved(reach(30)));
+        let after = lister.parts()[&3].clone();
+        let new = after.without(&before);
+        assert!(!new.is_empty());
+        let spans = outputs(&mut lister).into_iter().find_map(|output| match output {
+            Output::Read { spans, .. } => Some(spans),
+            _ => None,
+        });
+        assert_eq!(spans.as_deref(), Some(&new), "only what was not read before");
+        lister.handle(now, Input::Done { publication: 1, complete: true });
+        lister.handle(now, Input::Moved(reach(1000)));
+        let outputs = outputs(&mut lister);
+        assert!(matches!(outputs.last(), Some(Output::Narrowed { copies: 3, .. })), "{outputs:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_tried_again_and_protects_for_seven_graces() {
+        let (start, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+        lister.handle(start, Input::Moved(reach(10)));
+        lister.handle(start, live(1));
+        outputs(&mut lister);
+        let mut now = start;
+        for wait in [60, 120, 240, 480, 960, 1920] {
+            lister.handle(now, Input::Done { publication: 1, complete: false });
+            assert!(reads(&outputs(&mut lister)).is_empty());
+            now += Duration::from_secs(wait);
+            assert_eq!(lister.poll_timeout().map(|(at, _)| at), Some(now));
+            lister.handle_timeout(now);
+            assert_eq!(reads(&outputs(&mut lister)), [(1, true)]);
+        }
+        lister.handle_timeout(start + GRACE * SEEN_GRACES);
+        assert_eq!(outputs(&mut lister), [Output::Unread(None)]);
+        lister.handle(now, Input::Done { publication: 1, complete: true });
+        assert!(lister.is_idle());
+    }
+
+    #[test]
+    fn what_is_gone_is_unlisted_where_it_was_read_or_purged() {
+        let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+        lister.handle(now, Input::Moved(reach(10)));
+        (1..=2).for_each(|publication| lister.handle(now, live(publication)));
+        settle(&mut lister, now);
+        lister.handle(now, Input::Gone(1));
+        assert_eq!(settle(&mut lister, now), [(1, false)]);
+        lister.handle(now, Input::Gone(2));
+        assert_eq!(reads(&outputs(&mut lister)), [(2, false)]);
+        lister.handle(now, Input::Done { publication: 2, complete: false });
+        assert_eq!(outputs(&mut lister), [Output::Purge(2)], "its manifest is gone too");
+        // Restored before that is done: it is read anew.
+        lister.handle(now, live(2));
+        outputs(&mut lister);
+        lister.handle(now, Input::Done { publication: 2, complete: true });
+        assert_eq!(settle(&mut lister, now), [(2, true)]);
+        assert!(lister.is_idle());
+        lister.handle(now, Input::Gone(3));
+        assert!(lister.is_idle(), "it never was");
+    }
+
+    #[test]
+    fn what_an_earlier_run_read_is_not_read_again() {
+        let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+        lister.handle(now, live(1));
+        lister.handle(now, Input::Moved(reach(100)));
+        settle(&mut lister, now);
+        let parts = lister.parts().clone();
+        let mut again = Lister::new(GRACE, parts.clone());
+        again.handle(now, Input::Live { listed: listed(1), covered: parts[&3].clone() });
+        again.handle(now, Input::Moved(reach(100)));
+        assert_eq!(reads(&outputs(&mut again)), []);
+        assert!(again.is_idle());
+    }
+}

@@ -1,0 +1,290 @@
+//! The rules of the [module](super), each by itself: what a node does with one chunk.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use libp2p_identity::{Keypair, PeerId};
+use proptest::{collection::vec, prelude::*};
+
+use super::{keeper::Role, *};
+use crate::{Cid, Codec, chance::Chance, machine::StateMachine as _, placement::Candidate, ranking::Ranking};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const HERE: Said = Said { storing: true, full: false, leaving: false };
+const K: u8 = 3;
+
+/// Distinct peers; any 32 bytes are an ed25519 secret key.
+fn peers(count: u8) -> Vec<PeerId> {
+    let peer = |seed| Keypair::ed25519_from_bytes([seed; 32]).expect("32 bytes").public().to_peer_id();
+    (1..=count).map(peer).collect()
+}
+
+fn entry(name: &str) -> Entry {
+    Entry { cid: Cid::of(Codec::Raw, name.as_bytes()), length: 1 << 20 }
+}
+
+/// A row that one publication lists since the beginning.
+fn listed(entry: Entry) -> Row {
+    let mut row = Row::new(entry, Moment(0));
+    row.list(Reference { publication: 1, copies: K });
+    row
+}
+
+/// The peers in the order of their distance to a chunk.
+fn nearest(peers: &[PeerId], entry: Entry) -> Vec<PeerId> {
+    let ranking = Ranking::new(peers.iter().copied().map(Candidate::from));
+    ranking.nearest(&entry.key(), peers.len())
+}
+
+/// One node, and the rows of its table.
+struct Node {
+    keeper: Keeper,
+    rows: BTreeMap<Key, Scanned>,
+    now: Instant,
+}
+
+impl Node {
+    /// `peers[local]` among all of them, which it has met.
+    fn new(peers: &[PeerId], local: PeerId) -> Self {
+        let now = Instant::now();
+        let keeper = Keeper::new(local, true, Settings::default(), now, Moment(0), Chance::new(1));
+        let mut node = Self { keeper, rows: BTreeMap::new(), now };
+        node.tell(Input::MostCopies(K));
+        for peer in peers.iter().filter(|peer| **peer != local) {
+            node.tell(Input::Heard(*peer));
+            node.tell(Input::Said(*peer, HERE));
+        }
+        node
+    }
+
+    fn with(mut self, row: Row, held: bool) -> Self {
+        let key = row.entry.key();
+        self.rows.insert(key, Scanned { key, row, held, pinned: false });
+        self.tell(Input::Changed(Span::of(key)));
+        self
+    }
+
+    /// Takes an input in and answers the scans that follow; gives what else is to be done.
+    fn tell(&mut self, input: Input) -> Vec<Output> {
+        self.keeper.handle(self.now, input);
+        self.outputs()
+    }
+
+    /// Time passes, in steps of the node's own timer.
+    fn wait(&mut self, time: Duration) -> Vec<Output> {
+        let (until, mut outputs) = (self.now + time, self.outputs());
+        while let Some((at, _)) = self.keeper.poll_timeout()
+            && at <= until
+        {
+            self.now = self.now.max(at);
+            self.keeper.handle_timeout(self.now);
+            outputs.extend(self.outputs());
+        }
+        self.now = until;
+        self.keeper.handle_timeout(self.now);
+        outputs.extend(self.outputs());
+        outputs
+    }
+
+    fn outputs(&mut self) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        while let Some(output) = self.keeper.poll_output() {
+            match output {
+                Output::Scan { scan, span } => {
+                    let rows = self.rows.values().filter(|row| span.contains(&row.key)).cloned().collect();
+                    self.keeper.handle(self.now, Input::Rows { scan, rows, ended: true });
+                }
+                // Whoever is compared with has what it should.
+                Output::Audit(peer) => self.keeper.handle(self.now, Input::Audited(peer, Audited::Equal)),
+                other => outputs.push(other),
+            }
+        }
+        outputs
+    }
+
+    fn role(&self, entry: Entry) -> Role {
+        self.keeper.role(self.now, &entry.key(), &listed(entry), false)
+    }
+}
+
+fn asks(outputs: &[Output]) -> usize {
+    outputs.iter().filter(|output| matches!(output, Output::Ask { .. })).count()
+}
+
+fn frees(outputs: &[Output]) -> bool {
+    outputs.iter().any(|output| matches!(output, Output::Free(_)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn a_chunk_is_the_duty_of_the_k_nearest_credible_ones_of_k_and_four(
+        count in 1..14_u8, states in vec(0..4_u8, 14), name: u64,
+    ) {
+        let (all, chunk) = (peers(count), entry(&name.to_string()));
+        let order = nearest(&all, chunk);
+        let doubtful = |at: usize| states[at] < 2;
+        for (rank, local) in order.iter().enumerate() {
+            let mut node = Node::new(&all, *local);
+            for (at, peer) in order.iter().enumerate().filter(|(at, _)| *at != rank && doubtful(*at)) {
+                match states[at] {
+                    0 => { node.tell(Input::Said(*peer, Said { full: true, ..HERE })); }
+                    _ => { node.tell(Input::Audited(*peer, Audited::Lied(vec![chunk.key()]))); }
+                }
+            }
+            let credible = (0..rank).filter(|at| !doubtful(*at)).count();
+            let duty = credible < usize::from(K) && rank < usize::from(K) + EXTRA;
+            prop_assert_eq!(node.role(chunk) == Role::Duty, duty, "rank {}", rank);
+        }
+    }
+}
+
+#[test]
+fn a_restart_moves_nothing_and_a_departure_leaves_a_chunk_to_one() {
+    let (all, chunk) = (peers(9), entry("a chunk"));
+    let order = nearest(&all, chunk);
+    let mut took = Vec::new();
+    for (rank, local) in order.iter().enumerate().filter(|(rank, _)| *rank != 1) {
+        let held = rank < usize::from(K);
+        let mut node = Node::new(&all, *local).with(listed(chunk), held);
+        let left = node.now;
+        node.tell(Input::Left(order[1], left));
+        assert_eq!(asks(&node.wait(14 * MINUTE)), 0, "rank {rank} moves within the delay");
+        let mut back = Node::new(&all, *local).with(listed(chunk), held);
+        back.tell(Input::Left(order[1], left));
+        back.wait(14 * MINUTE);
+        back.tell(Input::Heard(order[1]));
+        assert_eq!(asks(&back.wait(HOUR)), 0, "it came back");
+        took.extend((asks(&node.wait(2 * MINUTE)) > 0).then_some(rank));
+    }
+    assert_eq!(took, [usize::from(K)], "the next in line, and nobody else");
+}
+
+#[test]
+fn who_lacks_a_chunk_counts_until_the_delay_is_over() {
+    let (all, chunk) = (peers(9), entry("a chunk"));
+    let order = nearest(&all, chunk);
+    let mut node = Node::new(&all, order[3]);
+    node.tell(Input::Audited(order[0], Audited::Lacks(vec![chunk.key()])));
+    node.keeper.handle_timeout(node.now + 14 * MINUTE);
+    let role = |node: &Node, after: Duration| node.keeper.role(node.now + after, &chunk.key(), &listed(chunk), false);
+    assert_eq!((role(&node, 14 * MINUTE), role(&node, 15 * MINUTE)), (Role::Cached, Role::Duty));
+    node.tell(Input::Audited(order[0], Audited::Equal));
+    assert_eq!(role(&node, HOUR), Role::Cached);
+}
+
+#[test]
+fn a_pinned_chunk_is_a_duty_and_who_leaves_has_none() {
+    let (all, chunk) = (peers(12), entry("a chunk"));
+    let order = nearest(&all, chunk);
+    let far = Node::new(&all, order[11]);
+    assert_eq!(far.keeper.role(far.now, &chunk.key(), &listed(chunk), true), Role::Duty);
+    assert_eq!(far.role(chunk), Role::Cached);
+    let mut near = Node::new(&all, order[0]);
+    assert_eq!(near.role(chunk), Role::Duty);
+    near.tell(Input::Leaving(true));
+    assert_eq!(near.role(chunk), Role::Cached);
+}
+
+#[test]
+fn what_nothing_lists_is_freed_after_the_grace_once_everybody_knows() {
+    let (all, chunk) = (peers(3), entry("a chunk"));
+    let grace = Settings::default().grace;
+    let fresh = || Node::new(&all, all[0]).with(Row::new(chunk, Moment(0)), true);
+    let known = |node: &mut Node| all[1..].iter().map(|peer| Input::Reconciled(*peer, node.now)).collect::<Vec<_>>();
+    // Nobody is heard of: it asks, and keeps it.
+    let mut node = fresh();
+    let outputs = node.wait(grace + HOUR);
+    assert!(!frees(&outputs) && outputs.iter().any(|output| matches!(output, Output::Compare(_))));
+    // Both know, before the grace is over.
+    let mut node = fresh();
+    node.wait(2 * MINUTE);
+    known(&mut node).into_iter().for_each(|input| assert!(node.tell(input).is_empty()));
+    assert!(!frees(&node.wait(grace - 3 * MINUTE)));
+    assert!(frees(&node.wait(3 * MINUTE)), "within two minutes");
+    // One of them was compared with before it was unlisted.
+    let mut node = fresh();
+    node.tell(Input::Reconciled(all[1], node.now));
+    node.wait(MINUTE);
+    node.tell(Input::Reconciled(all[2], node.now));
+    assert!(!frees(&node.wait(grace + HOUR)));
+    // What cannot be read may list it.
+    let mut node = fresh();
+    node.wait(MINUTE);
+    known(&mut node).into_iter().for_each(|input| assert!(node.tell(input).is_empty()));
+    let until = node.now + 2 * grace;
+    node.tell(Input::Unread(Some(until)));
+    assert!(!frees(&node.wait(2 * grace - MINUTE)));
+    assert!(frees(&node.wait(2 * MINUTE)), "not for ever");
+    // It is listed again.
+    let mut node = fresh().with(listed(chunk), true);
+    node.wait(MINUTE);
+    known(&mut node).into_iter().for_each(|input| assert!(node.tell(input).is_empty()));
+    assert!(!frees(&node.wait(3 * grace)));
+}
+
+#[test]
+fn a_cached_copy_goes_only_when_room_is_needed_and_each_of_the_k_proved_it_after_a_day() {
+    let (all, chunk) = (peers(9), entry("a chunk"));
+    let order = nearest(&all, chunk);
+    let mut node = Node::new(&all, order[8]).with(listed(chunk), true);
+    let proofs = |outputs: &[Output]| -> Vec<(u64, PeerId)> {
+        let proof = |output: &Output| match output {
+            Output::Prove { request, peer, .. } => Some((*request, *peer)),
+            _ => None,
+        };
+        outputs.iter().filter_map(proof).collect()
+    };
+    assert!(proofs(&node.wait(25 * HOUR)).is_empty(), "there is room");
+    let mut asked = proofs(&node.tell(Input::Space { used: 92, capacity: 100 }));
+    asked.sort_by_key(|(_, peer)| order.iter().position(|other| other == peer));
+    assert_eq!(asked.iter().map(|(_, peer)| *peer).collect::<Vec<_>>(), order[..3]);
+    let proved = |at: usize, proved| Input::Proved { request: asked[at].0, proved };
+    assert!(node.tell(proved(0, Some(vec![true]))).is_empty() && node.tell(proved(1, Some(vec![true]))).is_empty());
+    assert_eq!(node.tell(proved(2, Some(vec![true]))), [Output::GiveUp(vec![chunk])]);
+    // They came less than a day ago.
+    let mut young = Node::new(&all, order[8]).with(listed(chunk), true);
+    young.wait(23 * HOUR);
+    assert!(proofs(&young.tell(Input::Space { used: 92, capacity: 100 })).is_empty());
+    assert!(!proofs(&young.wait(8 * HOUR)).is_empty(), "the next look at everything");
+    // One of them was caught in a lie.
+    let mut node = Node::new(&all, order[8]).with(listed(chunk), true);
+    node.wait(25 * HOUR);
+    node.tell(Input::Audited(order[1], Audited::Lied(vec![])));
+    assert!(proofs(&node.tell(Input::Space { used: 92, capacity: 100 })).is_empty());
+}
+
+#[test]
+fn a_full_node_fetches_nothing_until_there_is_room() {
+    let (all, chunk) = (peers(3), entry("a chunk"));
+    let mut node = Node::new(&all, all[0]);
+    node.tell(Input::Space { used: 95, capacity: 100 });
+    assert!(node.keeper.is_full());
+    let mut node = node.with(listed(chunk), false);
+    assert_eq!(asks(&node.wait(7 * HOUR)), 0);
+    assert_eq!(asks(&node.tell(Input::Space { used: 90, capacity: 100 })), 0, "it is full until there is much room");
+    assert!(asks(&node.tell(Input::Space { used: 85, capacity: 100 })) > 0 && !node.keeper.is_full());
+    let mut node = Node::new(&all, all[0]);
+    node.tell(Input::Space { used: 0, capacity: 0 });
+    assert!(node.keeper.is_full(), "no room at all");
+}
+
+#[test]
+fn a_disk_that_refuses_is_full_for_ten_minutes_whatever_its_capacity_says() {
+    let (all, chunk) = (peers(3), entry("a chunk"));
+    let mut node = Node::new(&all, all[0]).with(listed(chunk), false);
+    node.tell(Input::Space { used: 50, capacity: 100 });
+    node.tell(Input::Pulled(chunk.key(), Pulled::NoSpace));
+    node.tell(Input::Space { used: 50, capacity: 100 });
+    assert!(node.keeper.is_full(), "the disk knows better");
+    node.tell(Input::Space { used: 40, capacity: 100 });
+    assert!(!node.keeper.is_full(), "there is more room than when it refused");
+    node.tell(Input::Pulled(chunk.key(), Pulled::NoSpace));
+    node.wait(9 * MINUTE);
+    assert!(node.keeper.is_full());
+    node.wait(2 * MINUTE);
+    assert!(!node.keeper.is_full(), "it is tried again");
+}

@@ -1,0 +1,217 @@
+//! One row of the wanted table: what lists a chunk, how many copies are wanted, and since when nothing lists it.
+//!
+//! Rows are derived from the catalogue and from manifests, and hold for each reference which publication it is: to list
+//! or unlist twice is to do it once, so that what was cut off half-way is simply done again.
+
+use std::time::Duration;
+
+use crate::manifest::{ENTRY_BYTES, Entry};
+
+/// A time of a node's own clock, in seconds: it goes on while the node runs, never goes back, and is kept on disk.
+/// Nobody else's clock is ever compared with it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// So much later.
+    #[must_use]
+    pub fn plus(self, time: Duration) -> Self {
+        // Part of a second counts whole: what waits for a time never acts before it.
+        Self(self.0.saturating_add(time.as_secs()).saturating_add(u64::from(time.subsec_nanos() > 0)))
+    }
+}
+
+/// The most references that a row names. What has more keeps a mark that there were more, which only a rebuild of the
+/// table takes off: it is kept too long rather than too short.
+pub const MAX_REFERENCES: usize = 16;
+
+/// One publication that lists a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Reference {
+    /// The first eight bytes of the publication's id.
+    pub publication: u64,
+    /// The copies that it wants.
+    pub copies: u8,
+}
+
+/// What is known of one chunk's being wanted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// The chunk.
+    pub entry: Entry,
+    /// What lists it, at most [`MAX_REFERENCES`].
+    references: Vec<Reference>,
+    /// There were more references than are named.
+    more: bool,
+    /// Since when nothing lists it; counts only while nothing does.
+    unlisted: Moment,
+    /// When it was last acknowledged to somebody, or came.
+    renewed: Moment,
+}
+
+/// The copies that a row asks for whose references are not all named.
+const MOST_COPIES: u8 = crate::placement::MAX_REPLICAS;
+
+impl Row {
+    /// A chunk that came, or is about to be listed, at `now`: nothing lists it yet.
+    pub fn new(entry: Entry, now: Moment) -> Self {
+        Self { entry, references: Vec::new(), more: false, unlisted: now, renewed: now }
+    }
+
+    /// A publication lists it.
+    pub fn list(&mut self, reference: Reference) {
+        if let Some(known) = self.references.iter_mut().find(|known| known.publication == reference.publication) {
+            known.copies = reference.copies;
+        } else if self.references.len() < MAX_REFERENCES {
+            self.references.push(reference);
+        } else {
+            self.more = true;
+        }
+    }
+
+    /// A publication lists it no more, as this node learned at `now`.
+    pub fn unlist(&mut self, publication: u64, now: Moment) {
+        let before = self.references.len();
+        self.references.retain(|reference| reference.publication != publication);
+        if self.references.len() < before && !self.is_wanted() {
+            self.unlisted = now;
+        }
+    }
+
+    /// It is acknowledged to somebody at `now`, who may count on it for a while.
+    pub fn renew(&mut self, now: Moment) {
+        self.renewed = self.renewed.max(now);
+    }
+
+    /// Whether something lists it.
+    pub fn is_wanted(&self) -> bool {
+        self.more || !self.references.is_empty()
+    }
+
+    /// How many copies are wanted; 0 where nothing lists it.
+    pub fn copies(&self) -> u8 {
+        let most = self.references.iter().map(|reference| reference.copies).max().unwrap_or(0);
+        if self.more { most.max(MOST_COPIES) } else { most }
+    }
+
+    /// Since when nothing lists it.
+    pub fn unlisted(&self) -> Option<Moment> {
+        (!self.is_wanted()).then_some(self.unlisted)
+    }
+
+    /// From when on it may be freed, if nothing changes: nothing has listed it, and nobody was told that it is kept, for
+    /// the whole grace. `None` while something lists it.
+    pub fn grace_ends(&self, grace: Duration) -> Option<Moment> {
+        (!self.is_wanted()).then(|| self.unlisted.max(self.renewed).plus(grace))
+    }
+
+    /// What the index keeps: the entry, two times of 8 bytes, a flag, and 9 bytes a reference.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(ENTRY_BYTES + 17 + 9 * self.references.len());
+        bytes.extend_from_slice(&self.entry.to_bytes());
+        bytes.extend_from_slice(&self.unlisted.0.to_be_bytes());
+        bytes.extend_from_slice(&self.renewed.0.to_be_bytes());
+        bytes.push(u8::from(self.more));
+        for reference in &self.references {
+            bytes.extend_from_slice(&reference.publication.to_be_bytes());
+            bytes.push(reference.copies);
+        }
+        bytes
+    }
+
+    /// Reads what the index keeps; `None` where it is not that.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (entry, rest) = bytes.split_first_chunk::<ENTRY_BYTES>()?;
+        let (unlisted, rest) = rest.split_first_chunk::<8>()?;
+        let (renewed, rest) = rest.split_first_chunk::<8>()?;
+        let (more, rest) = rest.split_first()?;
+        if *more > 1 || rest.len() > 9 * MAX_REFERENCES || rest.len() % 9 != 0 {
+            return None;
+        }
+        let reference = |bytes: &[u8]| {
+            let (publication, copies) = bytes.split_first_chunk::<8>()?;
+            Some(Reference { publication: u64::from_be_bytes(*publication), copies: *copies.first()? })
+        };
+        Some(Self {
+            entry: Entry::from_bytes(entry)?,
+            references: rest.chunks(9).map(reference).collect::<Option<_>>()?,
+            more: *more == 1,
+            unlisted: Moment(u64::from_be_bytes(*unlisted)),
+            renewed: Moment(u64::from_be_bytes(*renewed)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::{Cid, Codec};
+
+    const GRACE: Duration = Duration::from_secs(100);
+
+    fn row() -> Row {
+        Row::new(Entry { cid: Cid::of(Codec::Raw, b"a chunk"), length: 7 }, Moment(10))
+    }
+
+    proptest! {
+        /// Against a map of references, with any of it done twice.
+        #[test]
+        fn a_row_is_a_set_of_references(
+            steps in vec((0..20_u64, 0..=16_u8, any::<bool>()), 0..60),
+        ) {
+            let (mut row, mut model, mut over) = (row(), BTreeMap::new(), false);
+            for (at, (publication, copies, twice)) in (11..).zip(steps) {
+                for _ in 0..=u8::from(twice) {
+                    if copies == 0 {
+                        let before = model.len();
+                        model.remove(&publication);
+                        row.unlist(publication, Moment(at));
+                        if before == 1 && model.is_empty() && !over {
+                            prop_assert_eq!(row.unlisted(), Some(Moment(at)));
+                        }
+                    } else {
+                        over |= model.len() == MAX_REFERENCES && !model.contains_key(&publication);
+                        if model.len() < MAX_REFERENCES || model.contains_key(&publication) {
+                            model.insert(publication, copies);
+                        }
+                        row.list(Reference { publication, copies });
+                    }
+                }
+                prop_assert_eq!(row.is_wanted(), over || !model.is_empty());
+                if !over {
+                    prop_assert_eq!(row.copies(), model.values().copied().max().unwrap_or(0));
+                }
+                prop_assert_eq!(Row::from_bytes(&row.to_bytes()), Some(row.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_grace_runs_from_the_later_of_unlisted_and_renewed_and_never_while_it_is_listed() {
+        let mut row = row();
+        assert_eq!(row.grace_ends(GRACE), Some(Moment(110)), "what came and was never listed");
+        row.list(Reference { publication: 1, copies: 3 });
+        assert_eq!(row.grace_ends(GRACE), None);
+        row.unlist(2, Moment(20));
+        assert_eq!(row.grace_ends(GRACE), None, "another's removal");
+        row.unlist(1, Moment(30));
+        row.unlist(1, Moment(50));
+        assert_eq!(row.grace_ends(GRACE), Some(Moment(130)), "told twice, it counts from the first time");
+        row.renew(Moment(70));
+        row.renew(Moment(60));
+        assert_eq!(row.grace_ends(GRACE), Some(Moment(170)));
+        assert_eq!(Moment(1).plus(Duration::from_millis(1)), Moment(2));
+    }
+
+    #[test]
+    fn what_is_not_a_row_is_none() {
+        let bytes = row().to_bytes();
+        assert!((0..bytes.len()).all(|cut| Row::from_bytes(&bytes[..cut]).is_none()));
+        assert_eq!(Row::from_bytes(&[&bytes[..], &[0; 8]].concat()), None);
+        assert_eq!(Row::from_bytes(&[&bytes[..], &[0; 9 * 17]].concat()), None);
+    }
+}

@@ -1,0 +1,186 @@
+//! What users do: adds, quick and slow, and removals.
+
+use std::time::Duration;
+
+use p2p_protocol::{
+    Key,
+    duty::{EXTRA, Input},
+    manifest::Entry,
+};
+
+use crate::{
+    catalogue::{PublicationKey, Version},
+    node::NodeId,
+    world::{Event, Publication, World},
+};
+
+/// Bytes of a signed publication without its few entries.
+const PUBLICATION_BYTES: u64 = 300;
+/// Copies of each message that a node of the mesh gets.
+const GOSSIP_COPIES: u64 = 3;
+
+/// One step of something a user does.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Put(PublicationKey),
+    Renew(PublicationKey),
+}
+
+/// An add that is under way.
+#[derive(Debug)]
+pub(crate) struct Add {
+    pub(crate) node: NodeId,
+    /// What is still to be put, the last first: the chunks, then the manifest's.
+    left: Vec<(Key, Entry)>,
+    acknowledged: Vec<(Key, Entry, Duration, usize)>,
+    /// Between two chunks.
+    pace: Duration,
+}
+
+impl World {
+    /// A node begins to add a root, which takes about `time`.
+    pub(crate) fn begin_add(&mut self, node: NodeId, root: usize, copies: u8, time: Duration) {
+        if !self.nodes[node].is_up() {
+            return;
+        }
+        let key = self.publications.len() as PublicationKey;
+        self.publications.push(Publication { root, publisher: node, copies });
+        let of = &self.roots[root];
+        let left: Vec<_> = of.manifest.iter().chain(of.entries.iter().rev()).copied().collect();
+        let pace = time / u32::try_from(left.len().max(1)).unwrap_or(u32::MAX);
+        self.note(|| format!("node {node} begins to add publication {key}: {} chunks, {copies} copies", left.len()));
+        self.adds.insert(key, Add { node, left, acknowledged: Vec::new(), pace });
+        self.after(Duration::ZERO, Event::Client(Step::Put(key)));
+        let quarter = self.settings.grace / 4;
+        self.after(quarter, Event::Client(Step::Renew(key)));
+    }
+
+    pub(crate) fn client(&mut self, step: Step) {
+        match step {
+            Step::Put(key) => self.put_next(key),
+            Step::Renew(key) => {
+                if self.adds.contains_key(&key) {
+                    self.renew(key, self.settings.grace / 4);
+                    self.after(self.settings.grace / 4, Event::Client(Step::Renew(key)));
+                }
+            }
+        }
+    }
+
+    fn put_next(&mut self, publication: PublicationKey) {
+        // Chunks without a pause between them are put at once.
+        loop {
+            let Some(add) = self.adds.get_mut(&publication) else { return };
+            let (node, pace) = (add.node, add.pace);
+            let Some((key, entry)) = add.left.pop() else { return self.publish(publication) };
+            let copies = self.publications[publication as usize].copies;
+            let acknowledged = self.put(node, key, entry, copies);
+            let now = self.now;
+            if let Some(add) = self.adds.get_mut(&publication) {
+                add.acknowledged.push((key, entry, now, acknowledged));
+            }
+            if !pace.is_zero() {
+                return self.after(pace, Event::Client(Step::Put(publication)));
+            }
+        }
+    }
+
+    /// Puts a chunk on the k closest, as the adding node sees them, and keeps a copy; gives how many of them took it.
+    fn put(&mut self, node: NodeId, key: Key, entry: Entry, copies: u8) -> usize {
+        let k = usize::from(copies);
+        let Some(view) = self.view(node) else { return 0 };
+        let ranked: Vec<NodeId> = if self.is_large() {
+            let ranked = self.nearest_up(&key, k + EXTRA);
+            self.look_up(node, 1);
+            ranked
+        } else {
+            view.ranking().nearest(&key, k + EXTRA).iter().map(|peer| self.by_peer[peer]).collect()
+        };
+        let mut acknowledged = 0;
+        for to in ranked {
+            if acknowledged == k {
+                break;
+            }
+            let full = self.nodes[to].running.as_ref().is_some_and(|running| running.keeper.is_full());
+            let takes = (to == node || self.reaches(node, to)) && (!full || self.nodes[to].disk.holds(&key));
+            if takes && self.store(to, key, entry) {
+                acknowledged += 1;
+                self.space(to);
+            }
+        }
+        // Its own copy is renewed like any other, or it would be freed while the add goes on.
+        self.store(node, key, entry);
+        acknowledged
+    }
+
+    /// Says again what was acknowledged longer ago than `age`, and sends again what is gone.
+    fn renew(&mut self, publication: PublicationKey, age: Duration) {
+        let Some(add) = self.adds.get(&publication) else { return };
+        let (node, now) = (add.node, self.now);
+        let copies = self.publications[publication as usize].copies;
+        let old: Vec<usize> = (0..add.acknowledged.len()).filter(|at| now - add.acknowledged[*at].2 >= age).collect();
+        for at in old {
+            let Some(&(key, entry, ..)) = self.adds.get(&publication).and_then(|add| add.acknowledged.get(at)) else {
+                return;
+            };
+            let acknowledged = self.put(node, key, entry, copies);
+            if let Some(add) = self.adds.get_mut(&publication) {
+                add.acknowledged[at] = (key, entry, now, acknowledged);
+            }
+        }
+    }
+
+    fn publish(&mut self, publication: PublicationKey) {
+        self.renew(publication, Duration::ZERO);
+        let Some(add) = self.adds.remove(&publication) else { return };
+        let fewest = add.acknowledged.iter().map(|(.., copies)| *copies).min().unwrap_or(0);
+        if fewest == 0 {
+            self.note(|| format!("publication {publication} fails: a chunk was taken by nobody"));
+            return;
+        }
+        self.announce(add.node, publication, false);
+        let keys: Vec<Key> = add.acknowledged.iter().map(|(key, ..)| *key).collect();
+        let copies = self.publications[publication as usize].copies;
+        self.note(|| format!("publication {publication} is acknowledged, {fewest} copies at least"));
+        self.model.acknowledged(publication, keys, copies);
+    }
+
+    /// A publication is withdrawn by its publisher.
+    pub(crate) fn withdraw(&mut self, publication: PublicationKey) {
+        let Some(of) = self.publications.get(publication as usize) else { return };
+        let node = of.publisher;
+        let stands = self.nodes[node].disk.catalogue.get(publication).is_some_and(|version| !version.removed);
+        if self.nodes[node].is_up() && stands {
+            self.note(|| format!("node {node} removes publication {publication}"));
+            self.model.removed(publication);
+            self.announce(node, publication, true);
+        }
+    }
+
+    fn announce(&mut self, node: NodeId, publication: PublicationKey, removed: bool) {
+        let before = self.nodes[node].disk.catalogue.get(publication).map_or(0, |version| version.version);
+        let version = Version { version: before + 1, removed };
+        self.learn(node, publication, version);
+        let inline = match &self.roots[self.publications[publication as usize].root].listing {
+            p2p_protocol::manifest::Listing::Inline(entries) => 40 * entries.len() as u64,
+            p2p_protocol::manifest::Listing::Manifest(_) => 36,
+        };
+        let side = self.nodes[node].side;
+        let hearers: Vec<NodeId> = (0..self.nodes.len())
+            .filter(|other| *other != node && self.nodes[*other].is_up() && self.nodes[*other].side == side)
+            .collect();
+        self.figures.gossip_bytes += hearers.len() as u64 * GOSSIP_COPIES * (PUBLICATION_BYTES + inline);
+        // The k closest have it on disk before the add returns; everybody else hears of it.
+        let copies = usize::from(self.publications[publication as usize].copies);
+        for (at, other) in hearers.into_iter().enumerate() {
+            if at < copies && self.reaches(node, other) {
+                self.learn(other, publication, version);
+            } else {
+                let wait = self.delay() + self.chance.part(Duration::from_secs(1));
+                self.after(wait, Event::Gossip { node: other, key: publication, version });
+            }
+        }
+        // What was not acknowledged long before may be over: its holders look again.
+        self.tell(node, Input::Unlisted);
+    }
+}
