@@ -20,6 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
+use p2p_protocol::duty;
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -33,11 +34,13 @@ use crate::{
         fetch::Fetch,
         ingest::Ingest,
         inspect::Inspect,
+        keep::{Around, Keep},
         locate::Locate,
         remember,
         replicate::Replicate,
         sync::{self, Sync},
         transfer::Transfer,
+        wanted::Wanted,
         worker::{Layer, Work, Workers},
     },
     settings::{DEFAULT_PORT, Settings},
@@ -51,6 +54,9 @@ const PORT_RECORD: &[u8] = b"setting/port";
 const WORKERS_GRACE: Duration = Duration::from_secs(2);
 const STORE_GRACE: Duration = Duration::from_secs(4);
 
+/// Makes another seed of one: two services should not draw the same.
+const KEEPING: u64 = 0x6b65_6570;
+
 /// What the rooms are built for.
 #[derive(Clone, Copy, Debug)]
 pub struct Site<'a> {
@@ -58,6 +64,8 @@ pub struct Site<'a> {
     pub network_name: &'a str,
     /// Copies that an add asks for when it does not say.
     pub replicas: u8,
+    /// How what this node should hold is kept.
+    pub duty: duty::Settings,
     /// Has a `tmp` for what does not fit into memory; `None`: the system's own directory for that.
     pub data_dir: Option<&'a Path>,
     /// Of all chance in the services: the same seed, on the same network, gives the same run.
@@ -118,6 +126,8 @@ pub struct Rooms {
     pub catalogue: Catalogue,
     /// Having publications kept elsewhere.
     pub sync: Sync,
+    /// What this node should hold.
+    pub keep: Keep,
     /// Looking into DAGs.
     pub inspect: Inspect,
     /// Writing them out.
@@ -134,17 +144,32 @@ impl Rooms {
     /// Builds the services bottom-up, each with a layer of workers of its own. A store without capacity makes a node that
     /// only reads and publishes.
     pub async fn build(network: Network, store: Store, keypair: Keypair, site: Site<'_>) -> Result<Self> {
-        let Site { network_name, replicas, data_dir, seed } = site;
+        let Site { network_name, replicas, duty, data_dir, seed } = site;
         let storing = store.usage().capacity_bytes > 0;
         let workers = Arc::new(Workers::default());
         let blocking = Blocking::new(workers.layer());
-        let transfer = Transfer::start(network.clone(), store.clone(), network_name, storing, &workers.layer()).await?;
+        let wanted = Wanted::open(store.clone())?;
+        let layer = workers.layer();
+        let transfer =
+            Transfer::start(network.clone(), store.clone(), wanted.clone(), network_name, storing, &layer).await?;
         let locate = Locate::start(network.clone(), transfer.clone(), storing, &workers.layer());
-        let replicate = Replicate::start(store.clone(), locate.clone(), transfer.clone(), &workers.layer());
+        let replicate =
+            Replicate::start(store.clone(), wanted.clone(), locate.clone(), transfer.clone(), &workers.layer());
         let fetch = Fetch::new(network.clone(), store.clone(), locate.clone(), transfer.clone(), workers.layer());
         let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned), blocking.clone());
         let catalogue = Catalogue::start(network.clone(), store.clone(), keypair, network_name, &workers).await?;
         let sync = sync::start(network.clone(), &catalogue, seed, &workers.layer()).await?;
+        let around = Around {
+            store: store.clone(),
+            wanted,
+            locate: locate.clone(),
+            transfer: transfer.clone(),
+            fetch: fetch.clone(),
+            catalogue: catalogue.clone(),
+            sync: sync.clone(),
+            blocking: blocking.clone(),
+        };
+        let keep = Keep::start(around, duty, storing, seed ^ KEEPING, &workers.layer());
         let scratch = data_dir.map_or_else(std::env::temp_dir, |directory| directory.join("tmp"));
         let inspect = Inspect::new(
             network.clone(),
@@ -171,6 +196,7 @@ impl Rooms {
             fetch,
             catalogue,
             sync,
+            keep,
             inspect,
             export,
             replicas,
@@ -258,6 +284,7 @@ impl Node {
         }
         let site = Site {
             network_name: &settings.network,
+            duty: settings.duty,
             replicas: settings.replicas,
             data_dir: Some(settings.data_dir.as_path()),
             seed: rand::random(),

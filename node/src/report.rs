@@ -211,6 +211,8 @@ pub struct Status {
     pub capacity: u64,
     /// How replication is doing.
     pub replication: Replication,
+    /// Chunks that were found damaged here and have not come again.
+    pub damaged: u64,
     /// What went over the wire as chunks.
     pub transfers: Transfers,
     /// What works in the background.
@@ -233,14 +235,20 @@ pub struct Work {
 }
 
 /// How replication is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Replication {
     /// Copies that this node asks for.
     pub factor: u8,
-    /// Chunks here that are known to have fewer copies than wanted.
+    /// Chunks that this node should hold.
+    pub duty: u64,
+    /// Of those, not here yet.
+    pub missing: u64,
+    /// Chunks of this node's part that are known to have fewer copies than wanted.
     pub under_replicated: u64,
     /// Copies that are being made now.
     pub in_flight: u64,
+    /// How long what is missing takes at the pace that is allowed, at least; `null`: nothing is.
+    pub eta_seconds: Option<f64>,
 }
 
 /// Chunk bytes over the wire since the start.

@@ -6,9 +6,13 @@ mod environment;
 mod file;
 pub mod units;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
+use p2p_protocol::duty;
 
 pub use self::{environment::DATA_DIR_VARIABLE, file::CONFIG_FILE};
 use crate::error::{Error, Result};
@@ -37,6 +41,8 @@ pub struct Settings {
     pub mdns: bool,
     /// Copies of each chunk that this node asks for when it adds, 1 to 16.
     pub replicas: u8,
+    /// How what this node should hold is kept.
+    pub duty: duty::Settings,
     /// The most bytes that chunks may take; `None`: 80 % of the free space at the first start, remembered.
     pub capacity_bytes: Option<u64>,
     /// The network's name.
@@ -54,6 +60,12 @@ pub struct Partial {
     pub mdns: Option<bool>,
     /// As [`Settings::replicas`].
     pub replicas: Option<u8>,
+    /// As [`duty::Settings::repair_delay`].
+    pub repair_delay: Option<Duration>,
+    /// As [`duty::Settings::repair_bytes_per_second`].
+    pub repair_rate: Option<u64>,
+    /// As [`duty::Settings::grace`].
+    pub gc_grace: Option<Duration>,
     /// As [`Settings::capacity_bytes`].
     pub capacity_bytes: Option<u64>,
     /// As [`Settings::network`].
@@ -69,6 +81,9 @@ impl Partial {
             bootstrap: self.bootstrap.or(other.bootstrap),
             mdns: self.mdns.or(other.mdns),
             replicas: self.replicas.or(other.replicas),
+            repair_delay: self.repair_delay.or(other.repair_delay),
+            repair_rate: self.repair_rate.or(other.repair_rate),
+            gc_grace: self.gc_grace.or(other.gc_grace),
             capacity_bytes: self.capacity_bytes.or(other.capacity_bytes),
             network: self.network.or(other.network),
         }
@@ -103,8 +118,16 @@ impl Settings {
         let data_dir = std::path::absolute(data_dir).map_err(|error| {
             Error::usage(format!("The data directory {} cannot be used: {error}", data_dir.display()))
         })?;
+        let duty = duty::Settings::default();
+        let duty = duty::Settings {
+            repair_delay: partial.repair_delay.unwrap_or(duty.repair_delay),
+            repair_bytes_per_second: partial.repair_rate.unwrap_or(duty.repair_bytes_per_second),
+            grace: partial.gc_grace.unwrap_or(duty.grace),
+            ..duty
+        };
         let settings = Self {
             data_dir,
+            duty,
             listen: partial.listen.unwrap_or_default(),
             bootstrap: partial.bootstrap.unwrap_or_default(),
             mdns: partial.mdns.unwrap_or(true),
@@ -117,6 +140,10 @@ impl Settings {
         if !(1..=MAX_REPLICAS).contains(&settings.replicas) {
             return Err(Error::usage(format!("{} copies cannot be asked for", settings.replicas))
                 .hint(format!("give --replicas a number from 1 to {MAX_REPLICAS}")));
+        }
+        if settings.duty.repair_bytes_per_second == 0 {
+            return Err(Error::usage("Nothing can be repaired at 0 bytes a second")
+                .hint("give --repair-rate a size, such as 64MiB"));
         }
         check_network(&settings.network)?;
         Ok(settings)

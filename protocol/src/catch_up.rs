@@ -36,6 +36,8 @@ pub enum Input {
     Peers(Vec<(PeerId, u64)>),
     /// Something new is here that gossip may have missed to bring elsewhere.
     Fresh,
+    /// Somebody waits for a comparison with this peer.
+    Compare(PeerId),
     /// The peer ran a session with this node: the two are equal now.
     Served(PeerId),
     /// A session of [`Output::Open`] came to its end.
@@ -164,6 +166,11 @@ impl StateMachine for CatchUp {
             Input::Peers(connected) => self.see(now, connected),
             Input::Fresh => {
                 self.tell.get_or_insert(now + COALESCE);
+            }
+            Input::Compare(peer) => {
+                if let Some(standing) = self.peers.get_mut(&peer) {
+                    standing.due = Some(standing.due.map_or(now, |due| due.min(now)));
+                }
             }
             Input::Served(peer) => {
                 if let Some(standing) = self.peers.get_mut(&peer) {

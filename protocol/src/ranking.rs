@@ -100,7 +100,7 @@ mod tests {
                 })
                 .collect();
             let ranking = Ranking::new(candidates.clone());
-            let distinct: Vec<_> = candidates.into_iter().filter(|one| ranking.sorted.contains(one)).collect();
+            let distinct: Vec<_> = candidates.iter().copied().filter(|one| ranking.sorted.contains(one)).collect();
             prop_assert_eq!(ranking.nearest(&Key(wanted), count), closest(&Key(wanted), &distinct, count));
             prop_assert_eq!(ranking.len(), distinct.len());
             let mut grown = Ranking::default();

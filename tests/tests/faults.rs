@@ -12,7 +12,10 @@ use std::{
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use p2p_tests::process::{
-    Cluster, Daemon, Output, Program, Scratch, mounts::SmallDisk, placement, text, tree, utf8, wait::any_moment,
+    Cluster, Daemon, LONG, Output, Program, Scratch,
+    mounts::SmallDisk,
+    placement, text, tree, until, utf8,
+    wait::{any_moment, check},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -27,7 +30,8 @@ fn main() -> ExitCode {
     let trials = vec![
         always("killed_at_any_moment_a_node_has_all_that_was_acknowledged", killed_at_any_moment),
         always("a_lost_index_is_built_again", a_lost_index),
-        always("damaged_bytes_are_noticed_and_never_served", damaged_bytes),
+        always("damaged_bytes_are_noticed_never_served_and_come_back", damaged_bytes),
+        always("a_damaged_file_is_not_whole_where_nobody_else_has_it", damaged_and_alone),
         always("a_damaged_copy_is_written_anew_when_its_file_is_added_again", added_again),
         Trial::ignorable_test("a_power_cut_of_a_real_file_system_loses_nothing_that_was_acknowledged", a_power_cut),
         always("a_torn_end_of_the_log_costs_nothing_that_was_acknowledged", a_torn_tail),
@@ -164,7 +168,11 @@ fn a_lost_index() {
         // Of a file that was cut the index may have lost nothing but room, or what the log's end gives back.
         assert!(log.contains("index") || damage == "truncated", "{damage}: it does not say what it did: {log}");
         assert!(!log.contains("panicked"), "{damage}: {log}");
-        assert_eq!(placement::held(&node), before, "{damage}");
+        // What each is to the node is known again once the catalogue was read.
+        until("it holds what it held", LONG, || {
+            let held = placement::held(&node);
+            check(held == before, format!("{damage}: {held:?}"))
+        });
         node.gives(&root, &file);
         node.gives(&tree_root, &named);
         // Its own publications cannot come back from anybody else.
@@ -242,15 +250,29 @@ fn damaged_bytes() {
     cluster.nodes.iter().for_each(|node| node.gives(&root, &file));
     let log = cluster[1].log();
     assert!(log.contains("damaged") || log.contains("set aside"), "it does not say so: {log}");
-    // Alone it has less, says so, and serves what is whole.
+    // What is damaged comes back from a holder, and then it gives everything alone.
+    until("nothing is damaged any more", LONG, || {
+        let status = cluster[1].status();
+        check(status["damaged"] == 0 && status["replication"]["missing"] == 0, status)
+    });
+    cluster[0].kill();
+    cluster[2].kill();
+    cluster[1].gives(&root, &file);
+}
+
+fn damaged_and_alone() {
+    let work = Scratch::new("damage-alone");
+    let (mut cluster, _, root) = with_damage(&work);
     let other = work.join("other");
     let other_root = cluster[1].keep(&other, 212, 1 << 20);
     cluster[0].kill();
     cluster[2].kill();
+    // Alone it has less, says so, and serves what is whole.
     cluster[1].gives(&other_root, &other);
     let target = work.join("not-whole");
     cluster[1].run_json(["get", &root, "-o", utf8(&target)]).failure(4, "not_found");
     assert!(!target.exists());
+    assert!(cluster[1].status()["damaged"].as_u64().expect("a number") > 0);
 }
 
 fn a_torn_tail() {

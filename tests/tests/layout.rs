@@ -156,21 +156,23 @@ fn the_reader_of_imports_sees_groups_and_paths() {
 }
 
 /// Which services each service may use: what stands below it. One that is not named here may use none.
-const SERVICES_BELOW: [(&str, &[&str]); 15] = [
+const SERVICES_BELOW: [(&str, &[&str]); 17] = [
     ("worker", &[]),
     ("blocking", &["worker"]),
     ("distinct", &[]),
     ("progress", &[]),
     ("reason", &[]),
-    ("transfer", &["worker"]),
+    ("wanted", &[]),
+    ("transfer", &["wanted", "worker"]),
     ("locate", &["transfer", "worker"]),
-    ("replicate", &["locate", "transfer", "worker"]),
+    ("replicate", &["locate", "transfer", "wanted", "worker"]),
     ("fetch", &["locate", "transfer", "worker"]),
     ("ingest", &["blocking", "distinct", "progress", "reason", "replicate"]),
     ("catalogue", &["worker"]),
     ("sync", &["catalogue", "worker"]),
     ("inspect", &["blocking", "catalogue", "distinct", "fetch", "locate", "reason", "transfer"]),
     ("export", &["blocking", "distinct", "fetch", "inspect", "progress", "reason"]),
+    ("keep", &["blocking", "catalogue", "fetch", "locate", "sync", "transfer", "wanted", "worker"]),
     ("remember", &["locate", "worker"]),
 ];
 

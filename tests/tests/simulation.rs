@@ -14,12 +14,13 @@ use p2p_node::{
         simulated::{Fabric, Link, Topology, eventually, keypair, truth},
     },
     node::{Rooms, Site},
-    service::{catalogue::Draft, replicate::Wish},
+    service::{catalogue::Draft, ingest::ReadOptions, progress::Progress, replicate::Wish},
     store::{Role, Store},
 };
 use p2p_protocol::{
     Chunk, Codec, Multihash,
-    catalogue::Kind,
+    catalogue::{Kind, Publication},
+    chunker::ChunkerKind,
     manifest::{Entry, Listing},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
@@ -54,6 +55,8 @@ under_seeds! {
     a_network_too_large_to_be_known_whole_places_by_lookup
     all_catalogues_are_equal_after_quiet_whatever_was_cut
     a_full_peer_is_passed_over_for_the_next_nearest
+    what_a_lost_machine_held_is_made_again_by_exactly_one_other_each
+    what_is_removed_is_freed_everywhere_once_its_grace_is_over
     rooms_end_from_the_top_and_can_be_built_again_on_the_same_network_and_store
 }
 
@@ -110,7 +113,13 @@ impl Simulation {
     }
 
     fn site(&self) -> Site<'static> {
-        Site { network_name: "simulation", replicas: K, data_dir: None, seed: self.order.len() as u64 }
+        Site {
+            network_name: "simulation",
+            replicas: K,
+            duty: Default::default(),
+            data_dir: None,
+            seed: self.order.len() as u64,
+        }
     }
 
     /// Waits until every node has been greeted by so many others.
@@ -140,6 +149,17 @@ impl Simulation {
         let holds =
             |node: &Rooms| node.store.entry(hash).expect("readable").is_some_and(|e| e.terms.role == Role::Replica);
         self.nodes.iter().filter(|(_, node)| holds(node)).map(|(peer, _)| *peer).collect()
+    }
+
+    /// Who has a chunk, as whatever.
+    fn having(&self, hash: &Multihash) -> BTreeSet<PeerId> {
+        let has = |node: &Rooms| node.store.entry(hash).expect("readable").is_some();
+        self.nodes.iter().filter(|(_, node)| has(node)).map(|(peer, _)| *peer).collect()
+    }
+
+    /// Chunk bytes that all nodes took so far.
+    fn received(&self) -> u64 {
+        self.nodes.values().map(|node| node.transfer.transferred().1).sum()
     }
 
     fn owed(&self) -> u64 {
@@ -367,4 +387,83 @@ async fn rooms_end_from_the_top_and_can_be_built_again_on_the_same_network_and_s
         })
         .await;
     }
+}
+
+/// A file of random bytes, added and published by a node: its publication, and the chunks that it lists.
+async fn add_file(net: &Simulation, number: usize, random: &mut StdRng, bytes: usize) -> (Publication, Vec<Multihash>) {
+    let mut content = vec![0; bytes];
+    random.fill(&mut content[..]);
+    let node = net.node(number);
+    let wish = Wish { wanted: K, wait: None, local: false };
+    let options = ReadOptions { chunker: ChunkerKind::Fixed { bytes: 1024 }, ..ReadOptions::default() };
+    let progress = tokio::sync::watch::Sender::new(Progress::default());
+    let reader = Box::new(std::io::Cursor::new(content));
+    let added = node.ingest.add_stream(reader, wish, options, &progress).await.expect("it is added");
+    assert_eq!(added.report.min, K);
+    let draft = Draft {
+        name: None,
+        label: "a file".to_owned(),
+        root: added.root,
+        kind: Kind::File,
+        size: added.size,
+        replicas: K,
+        chunks: added.chunks,
+        listing: added.listing,
+        keep: 10,
+    };
+    let publication = node.catalogue.publish(draft).await.expect("it is published");
+    let hashes = node.store.scan(None, 10_000).expect("it reads").iter().map(|entry| entry.cid.hash).collect();
+    (publication, hashes)
+}
+
+/// Every one of these chunks is on its k closest.
+fn placed(net: &Simulation, hashes: &[Multihash]) -> bool {
+    let alive = net.alive();
+    hashes.iter().all(|hash| net.having(hash).is_superset(&truth(hash, &alive, usize::from(K))))
+}
+
+async fn what_a_lost_machine_held_is_made_again_by_exactly_one_other_each(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
+    net.join(10).await;
+    net.acquainted(9).await;
+    let (publication, hashes) = add_file(&net, 0, &mut random, 300 * 1024).await;
+    assert!(matches!(publication.listing, Listing::Manifest(_)) && placed(&net, &hashes));
+    let copies = |net: &Simulation| hashes.iter().map(|hash| net.having(hash).len()).sum::<usize>();
+    let (lost, before) = (net.node(3).store.scan(None, 10_000).expect("it reads").len(), copies(&net));
+    // Everybody has read the manifest by then.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    net.kill(3);
+    let received = net.received();
+    // Within the delay nothing moves.
+    tokio::time::sleep(Duration::from_secs(10 * 60)).await;
+    assert_eq!(net.received(), received, "a peer that may come back");
+    eventually("every chunk has its copies again", Duration::from_secs(1200), || placed(&net, &hashes)).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(placed(&net, &hashes));
+    // What the adder had already, as a copy of its own, was not copied.
+    let made = copies(&net) + lost - before;
+    assert!(made <= lost && made > lost / 2, "{made} copies were made for {lost}");
+}
+
+async fn what_is_removed_is_freed_everywhere_once_its_grace_is_over(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
+    net.join(6).await;
+    net.acquainted(5).await;
+    let (kept, kept_hashes) = add_file(&net, 1, &mut random, 20 * 1024).await;
+    let (removed, _) = add_file(&net, 2, &mut random, 300 * 1024).await;
+    net.node(2).catalogue.withdraw(removed.key()).await.expect("it is withdrawn");
+    tokio::time::sleep(Duration::from_secs(23 * 3600)).await;
+    let held = |net: &Simulation| net.nodes.values().map(|node| node.store.usage().chunks).sum::<u64>();
+    assert!(held(&net) > 3 * 300, "the grace runs");
+    let all: BTreeSet<Multihash> = kept_hashes.iter().copied().collect();
+    let only = |node: &Rooms| {
+        node.store.scan(None, 10_000).expect("it reads").iter().all(|entry| all.contains(&entry.cid.hash))
+    };
+    eventually("what was removed is gone from every disk", Duration::from_secs(3600 + 120), || {
+        net.nodes.values().all(only)
+    })
+    .await;
+    assert!(placed(&net, &kept_hashes), "{} stays", kept.root);
 }

@@ -5,7 +5,7 @@
 //! dialled and greeted before anything is ranked.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -36,6 +36,8 @@ use crate::{
 const DISCOVERY: Duration = Duration::from_secs(10);
 /// A lookup, and meeting those it named, take at most so long each; without an answer the known peers are ranked.
 const LOOKUP: Duration = Duration::from_secs(5);
+/// A peer with less than this part of its capacity free has no room.
+const FULL_BELOW: u64 = 20;
 /// Peers of one answer that are dialled at once.
 const MEETINGS: usize = 8;
 
@@ -53,6 +55,8 @@ struct Shared {
     transfer: Transfer,
     started: Instant,
     table: Mutex<Table>,
+    /// Peers that said that they have no room.
+    full: Mutex<BTreeSet<PeerId>>,
     /// One lookup at a time: chunks come in bursts, and most of a burst needs the same few.
     looking: tokio::sync::Mutex<()>,
     changes: watch::Sender<u64>,
@@ -74,7 +78,12 @@ impl Shared {
     fn greeted(&self, peer: PeerId, epoch: u64, greeting: Greeting) {
         let connected = self.network.peers().borrow().peers.get(&peer).is_some_and(|row| row.connected);
         let changed = self.table().greeted(now(), peer, epoch, connected, greeting.storing);
-        self.changed(changed);
+        let full = greeting.storing && greeting.free_bytes < greeting.capacity_bytes / FULL_BELOW;
+        let filled = {
+            let mut known = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+            if full { known.insert(peer) } else { known.remove(&peer) }
+        };
+        self.changed(changed || filled);
     }
 
     /// Makes sure that the peers nearest to `hash` are known: one lookup a region.
@@ -189,7 +198,8 @@ impl Locate {
         peers.mark_changed();
         let table = Mutex::new(Table::new(network.local(), storing));
         let (started, looking) = (Instant::now(), tokio::sync::Mutex::default());
-        let shared = Arc::new(Shared { network, transfer, started, table, looking, changes });
+        let full = Mutex::default();
+        let shared = Arc::new(Shared { network, transfer, started, table, full, looking, changes });
         let world = shared.clone();
         workers.spawn("greeting", |work| {
             let world = Greetings { shared: world, peers, running: FuturesUnordered::new(), settled, work };
@@ -215,6 +225,11 @@ impl Locate {
         ranking.nearest(&Key::from(hash), most)
     }
 
+    /// The `most` nearest to a key of those that can take a chunk now, as far as they are known without asking anybody.
+    pub fn known(&self, key: &Key, most: usize) -> Vec<PeerId> {
+        self.shared.table().ranking().nearest(key, most)
+    }
+
     /// Storing peers connected now, this node not counted.
     pub fn reachable(&self) -> usize {
         self.shared.table().reachable()
@@ -228,6 +243,12 @@ impl Locate {
     /// Storing peers seen within the last hour that are not reachable now.
     pub fn missing(&self) -> Vec<PeerId> {
         self.shared.table().missing(now())
+    }
+
+    /// Every storing peer that is remembered, whether it is connected, and whether it said that it has no room.
+    pub fn storing(&self) -> Vec<(PeerId, bool, bool)> {
+        let full = self.shared.full.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.table().all_storing().map(|(peer, connected)| (peer, connected, full.contains(&peer))).collect()
     }
 
     /// Storing peers that this run met within the last hour, and how long ago each was last seen.

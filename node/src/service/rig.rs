@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use libp2p::{PeerId, identity::Keypair};
 
-use super::{transfer::Transfer, worker::Layer};
+use super::{transfer::Transfer, wanted::Wanted, worker::Layer};
 use crate::{
     net::{
         Network, protocol_name,
@@ -43,7 +43,8 @@ impl Serve for Fabric {
     async fn serve(&self, seed: u8, capacity_bytes: u64) -> (Network, Store, Transfer) {
         let (network, store) = (self.join(peer(seed)), Store::in_memory(capacity_bytes));
         let (storing, workers) = (capacity_bytes > 0, Layer::alone());
-        let transfer = Transfer::start(network.clone(), store.clone(), NETWORK, storing, &workers).await;
+        let wanted = Wanted::open(store.clone()).expect("it opens");
+        let transfer = Transfer::start(network.clone(), store.clone(), wanted, NETWORK, storing, &workers).await;
         (network, store, transfer.expect("the network accepts streams"))
     }
 }

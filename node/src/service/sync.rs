@@ -7,7 +7,11 @@
 mod confirm;
 mod session;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use libp2p::PeerId;
@@ -17,7 +21,7 @@ use p2p_protocol::{
     wire::version::{Hello, Spoken},
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{broadcast, mpsc, watch},
     task::JoinSet,
 };
 
@@ -41,6 +45,8 @@ const INBOUND: usize = 16;
 const INBOUND_PER_PEER: usize = 2;
 /// Peers whose budgets are remembered; a full budget is the same as none, so only busy peers count.
 const BUDGETS: usize = 1024;
+/// Comparisons that a slow listener may be behind, and peers with whom one may be waited for.
+const COMPARED: usize = 256;
 /// How long a session may take in all.
 const SESSION: Duration = Duration::from_secs(300);
 /// How long a stream may take to open.
@@ -54,6 +60,30 @@ pub struct Sync {
     ledger: Arc<Ledger>,
     network: Network,
     protocol: Spoken,
+    compared: broadcast::Sender<Compared>,
+    asked: mpsc::Sender<PeerId>,
+}
+
+/// A comparison of two catalogues that was completed: both know what either knew when it began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Compared {
+    /// With whom.
+    pub peer: PeerId,
+    /// When it began.
+    pub begun: Instant,
+}
+
+impl Sync {
+    /// Has the catalogues compared with a peer soon, if it is connected.
+    pub fn compare(&self, peer: PeerId) {
+        // Where so many are waited for, it is asked for again later.
+        let _ = self.asked.try_send(peer);
+    }
+
+    /// Comparisons as they are completed, whoever began them. A receiver that lags loses the oldest.
+    pub fn compared(&self) -> broadcast::Receiver<Compared> {
+        self.compared.subscribe()
+    }
 }
 
 /// Serves catch-up for `catalogue` and runs this node's own sessions, by the chance of `seed`.
@@ -65,15 +95,25 @@ pub async fn start(network: Network, catalogue: &Catalogue, seed: u64, workers: 
     let protocol = Spoken::new(ledger.network_name(), "catalogue", network.dialect().catalogue);
     let inbound = network.accept_spoken(&protocol, INBOUND_WAITING).await?;
     let (served, serves) = mpsc::channel(SERVED_WAITING);
-    let (serving, from) = (ledger.clone(), network.clone());
-    workers.spawn("catch-up, served", |work| serve(serving, from, inbound, served, work));
+    let (compared, (asked, asks)) = (broadcast::Sender::new(COMPARED), mpsc::channel(COMPARED));
+    let (serving, from, telling) = (ledger.clone(), network.clone(), compared.clone());
+    workers.spawn("catch-up, served", |work| serve(serving, from, inbound, served, telling, work));
     let mut peers = network.peers();
     peers.mark_changed();
-    let handle = Sync { ledger: ledger.clone(), network: network.clone(), protocol: protocol.clone() };
+    let handle = Sync {
+        ledger: ledger.clone(),
+        network: network.clone(),
+        protocol: protocol.clone(),
+        compared: compared.clone(),
+        asked,
+    };
     let machine = CatchUp::new(ledger.local(), Chance::new(seed), now());
     workers.spawn("catch-up", |work| {
         let sessions = FuturesUnordered::new();
-        runner::run(machine, Sessions { ledger, network, protocol, peers, serves, sessions, began: 0, work })
+        runner::run(
+            machine,
+            Sessions { ledger, network, protocol, peers, serves, compared, asks, sessions, began: 0, work },
+        )
     });
     Ok(handle)
 }
@@ -85,6 +125,8 @@ struct Sessions {
     protocol: Spoken,
     peers: watch::Receiver<Arc<PeerTable>>,
     serves: mpsc::Receiver<PeerId>,
+    compared: broadcast::Sender<Compared>,
+    asks: mpsc::Receiver<PeerId>,
     /// Bounded by the machine.
     sessions: FuturesUnordered<BoxFuture<'static, Input>>,
     /// Sessions that were begun since the start.
@@ -96,8 +138,13 @@ impl World<CatchUp> for Sessions {
     fn act(&mut self, Output::Open(peer): Output) {
         self.began += 1;
         let (ledger, network, protocol) = (self.ledger.clone(), self.network.clone(), self.protocol.clone());
+        let (compared, begun) = (self.compared.clone(), now());
         let session = async move {
             let outcome = open(&ledger, &network, peer, &protocol).await;
+            if outcome.is_ok() {
+                // Nobody may be listening.
+                let _ = compared.send(Compared { peer, begun });
+            }
             Input::Ended { peer, again: settle(&ledger, &network, peer, outcome).await }
         };
         self.sessions.push(session.boxed());
@@ -111,6 +158,7 @@ impl World<CatchUp> for Sessions {
             }
             () = self.ledger.fresh() => Some(Input::Fresh),
             Some(peer) = self.serves.recv() => Some(Input::Served(peer)),
+            Some(peer) = self.asks.recv() => Some(Input::Compare(peer)),
             Some(ended) = self.sessions.next() => Some(ended),
         }
     }
@@ -169,8 +217,15 @@ async fn settle(ledger: &Ledger, network: &Network, peer: PeerId, outcome: Resul
 }
 
 /// Serves others' sessions, until the network is gone. Says on `served` with whom one came to its end.
-async fn serve(ledger: Arc<Ledger>, network: Network, mut inbound: Acceptor, served: mpsc::Sender<PeerId>, work: Work) {
-    let mut sessions: JoinSet<(PeerId, Result<Summary, SessionError>)> = JoinSet::new();
+async fn serve(
+    ledger: Arc<Ledger>,
+    network: Network,
+    mut inbound: Acceptor,
+    served: mpsc::Sender<PeerId>,
+    compared: broadcast::Sender<Compared>,
+    work: Work,
+) {
+    let mut sessions: JoinSet<(PeerId, Instant, Result<Summary, SessionError>)> = JoinSet::new();
     let mut running: HashMap<PeerId, usize> = HashMap::new();
     let mut budgets: HashMap<PeerId, Arc<Budget>> = HashMap::new();
     let mut ended = 0;
@@ -190,17 +245,17 @@ async fn serve(ledger: Arc<Ledger>, network: Network, mut inbound: Acceptor, ser
                     continue;
                 }
                 *count += 1;
-                let (ledger, own) = (ledger.clone(), hello(&network));
+                let (ledger, own, begun) = (ledger.clone(), hello(&network), now());
                 sessions.spawn(async move {
                     let session = session::serve(&ledger, own, stream, &budget);
                     let outcome = tokio::time::timeout(SESSION, session).await;
-                    (peer, outcome.unwrap_or(Err(SessionError::Timeout)))
+                    (peer, begun, outcome.unwrap_or(Err(SessionError::Timeout)))
                 });
             }
             Some(done) = sessions.join_next(), if !sessions.is_empty() => {
                 ended += 1;
                 // Only a panic ends a session otherwise.
-                let Ok((peer, outcome)) = done else { continue };
+                let Ok((peer, begun, outcome)) = done else { continue };
                 if let Some(count) = running.get_mut(&peer) {
                     *count -= 1;
                     if *count == 0 {
@@ -212,6 +267,7 @@ async fn serve(ledger: Arc<Ledger>, network: Network, mut inbound: Acceptor, ser
                 if good {
                     // One that is lost costs a session that finds nothing.
                     let _ = served.try_send(peer);
+                    let _ = compared.send(Compared { peer, begun });
                 }
             }
         }

@@ -4,7 +4,10 @@ use std::{ffi::OsString, path::PathBuf};
 
 use libp2p::Multiaddr;
 
-use super::{Partial, multiaddr, units::parse_size};
+use super::{
+    Partial, multiaddr,
+    units::{parse_duration, parse_size},
+};
 use crate::error::{Error, Result};
 
 /// The variable that names the data directory.
@@ -24,6 +27,9 @@ pub(super) fn read(variable: &impl Fn(&str) -> Option<OsString>) -> Result<Parti
         replicas: value(variable, "P2P_NODE_REPLICAS", |text| {
             text.trim().parse().map_err(|_| format!("\"{}\" is not a number from 1 to 16", text.escape_debug()))
         })?,
+        repair_delay: value(variable, "P2P_NODE_REPAIR_DELAY", parse_duration)?,
+        repair_rate: value(variable, "P2P_NODE_REPAIR_RATE", parse_size)?,
+        gc_grace: value(variable, "P2P_NODE_GC_GRACE", parse_duration)?,
         capacity_bytes: value(variable, "P2P_NODE_CAPACITY", parse_size)?,
         network: value(variable, "P2P_NODE_NETWORK", |text| Ok(text.to_owned()))?,
     })
@@ -57,6 +63,8 @@ fn switch(text: &str) -> Result<bool, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn one(name: &'static str, value: &'static str) -> impl Fn(&str) -> Option<OsString> {
@@ -72,6 +80,9 @@ mod tests {
         assert_eq!(read(&one("P2P_NODE_NO_MDNS", "off"))?.mdns, Some(true));
         assert_eq!(read(&one("P2P_NODE_REPLICAS", "7"))?.replicas, Some(7));
         assert_eq!(read(&one("P2P_NODE_CAPACITY", "1GiB"))?.capacity_bytes, Some(1 << 30));
+        assert_eq!(read(&one("P2P_NODE_REPAIR_DELAY", "2m"))?.repair_delay, Some(Duration::from_secs(120)));
+        assert_eq!(read(&one("P2P_NODE_REPAIR_RATE", "1MiB"))?.repair_rate, Some(1 << 20));
+        assert_eq!(read(&one("P2P_NODE_GC_GRACE", "7d"))?.gc_grace, Some(Duration::from_secs(7 * 86_400)));
         assert_eq!(read(&one("P2P_NODE_NETWORK", "lab"))?.network.as_deref(), Some("lab"));
         assert_eq!(config(&one("P2P_NODE_CONFIG", "/x")), Some(PathBuf::from("/x")));
         Ok(())

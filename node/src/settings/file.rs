@@ -3,12 +3,16 @@
 use std::{
     io::{ErrorKind, Read as _},
     path::Path,
+    time::Duration,
 };
 
 use libp2p::Multiaddr;
 use serde::Deserialize;
 
-use super::{Partial, multiaddr, units::parse_size};
+use super::{
+    Partial, multiaddr,
+    units::{parse_duration, parse_size},
+};
 use crate::error::{Error, Result};
 
 /// The settings file in the data directory.
@@ -26,6 +30,9 @@ struct File {
     no_mdns: Option<bool>,
     replicas: Option<u8>,
     capacity: Option<Size>,
+    repair_delay: Option<String>,
+    repair_rate: Option<Size>,
+    gc_grace: Option<String>,
     network: Option<String>,
 }
 
@@ -72,13 +79,24 @@ fn parse(text: &str) -> Result<Partial, String> {
         bootstrap: file.bootstrap.map(|list| addresses("bootstrap", list)).transpose()?,
         mdns: file.no_mdns.map(|off| !off),
         replicas: file.replicas,
-        capacity_bytes: match file.capacity {
-            None => None,
-            Some(Size::Bytes(bytes)) => Some(bytes),
-            Some(Size::Text(text)) => Some(parse_size(&text).map_err(|why| format!("capacity: {why}"))?),
-        },
+        repair_delay: duration("repair-delay", file.repair_delay)?,
+        repair_rate: size("repair-rate", file.repair_rate)?,
+        gc_grace: duration("gc-grace", file.gc_grace)?,
+        capacity_bytes: size("capacity", file.capacity)?,
         network: file.network,
     })
+}
+
+fn size(key: &str, size: Option<Size>) -> Result<Option<u64>, String> {
+    match size {
+        None => Ok(None),
+        Some(Size::Bytes(bytes)) => Ok(Some(bytes)),
+        Some(Size::Text(text)) => parse_size(&text).map(Some).map_err(|why| format!("{key}: {why}")),
+    }
+}
+
+fn duration(key: &str, text: Option<String>) -> Result<Option<Duration>, String> {
+    text.map(|text| parse_duration(&text).map_err(|why| format!("{key}: {why}"))).transpose()
 }
 
 fn addresses(key: &str, list: OneOrMany) -> Result<Vec<Multiaddr>, String> {

@@ -1,4 +1,31 @@
-//! Sizes as people write them, and as they read them.
+//! Sizes and durations as people write them, and as they read them.
+
+use std::time::Duration;
+
+/// The longest duration that is understood: sums of a few stay far below what clocks can hold.
+const MAX_DURATION_MILLISECONDS: u64 = 100 * 366 * 86_400_000;
+
+/// A duration as users write it: a number and one of `ms s m h d`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => {
+            return Err(format!("\"{}\" is no duration; one looks like 250ms, 30s, 5m, 2h or 7d", text.escape_debug()));
+        }
+    };
+    let number: u64 =
+        number.parse().map_err(|_| format!("\"{}\" does not begin with a number that fits", text.escape_debug()))?;
+    let total = number.checked_mul(milliseconds).filter(|total| *total <= MAX_DURATION_MILLISECONDS);
+    let total = total.ok_or_else(|| format!("\"{}\" is longer than a hundred years", text.escape_debug()))?;
+    Ok(Duration::from_millis(total))
+}
 
 /// The units of a size on the command line and in the settings file.
 const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
@@ -64,6 +91,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn durations_are_a_number_and_a_unit() {
+        for (text, milliseconds) in
+            [("250ms", 250), ("30s", 30_000), (" 5m ", 300_000), ("2h", 7_200_000), ("7d", 604_800_000)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "5", "m", "5 m", "-5m", "1.5h", "5x", "99999999999999999999s", "40000d"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_the_contract_says() {

@@ -14,8 +14,8 @@ use super::{
     writer::{Answer, Request},
 };
 
-/// The most bytes of a value.
-pub const MAX_TABLE_VALUE_BYTES: usize = 64;
+/// The most bytes of a value, and of what is merged into one.
+pub const MAX_TABLE_VALUE_BYTES: usize = 256;
 /// The most entries and notes, together, that a change has: what one batch of the index takes.
 pub const MAX_TABLE_CHANGES: usize = 64;
 /// The most bytes that the name of a note has.

@@ -28,7 +28,7 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(600);
 /// Neighbours that are compared with, as a multiple of the peers that share a chunk.
 const NEIGHBOURHOOD: usize = 2;
 /// Nothing is freed more often than this: each time costs a look at every row.
-const COLLECT_AGAIN: Duration = Duration::from_secs(30);
+const COLLECT_AGAIN: Duration = Duration::from_secs(10);
 /// Where nothing happened meanwhile that could let it be freed: peers that are gone stop to count with time alone.
 const COLLECT_SELDOM: Duration = Duration::from_secs(600);
 /// A peer whose catalogue is to be compared with is asked again after so long.

@@ -55,6 +55,19 @@ pub fn after(key: &Key) -> Option<Key> {
     None
 }
 
+/// The key before `key`; `None` before the first.
+pub fn before(key: &Key) -> Option<Key> {
+    let mut previous = *key;
+    for byte in previous.0.iter_mut().rev() {
+        let (difference, borrowed) = byte.overflowing_sub(1);
+        *byte = difference;
+        if !borrowed {
+            return Some(previous);
+        }
+    }
+    None
+}
+
 /// A set of keys as disjoint spans that do not touch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Spans {
@@ -167,6 +180,54 @@ impl Spans {
         rest
     }
 
+    /// A short form: for each span where it begins and ends, without the zeros behind, each with its length before it; an
+    /// end behind every key is `ff`.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut put = |key: &Key| {
+            let length = key.0.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            // At most 32.
+            bytes.push(length as u8);
+            bytes.extend_from_slice(&key.0[..length]);
+        };
+        let mut open = false;
+        for span in self.iter() {
+            put(&span.from);
+            match span.to {
+                Some(to) => put(&to),
+                None => open = true,
+            }
+        }
+        if open {
+            bytes.push(0xff);
+        }
+        bytes
+    }
+
+    /// Reads the short form; `None` where it is not that.
+    pub fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
+        let mut take = || -> Option<Option<Key>> {
+            let (length, rest) = bytes.split_first()?;
+            if *length == 0xff {
+                bytes = rest;
+                return Some(None);
+            }
+            let (head, rest) = rest.split_at_checked(usize::from(*length))?;
+            let mut key = Key([0; 32]);
+            key.0.get_mut(..head.len())?.copy_from_slice(head);
+            bytes = rest;
+            Some(Some(key))
+        };
+        let mut spans = Self::new();
+        loop {
+            match take() {
+                None => return Some(spans),
+                Some(None) => return None,
+                Some(Some(from)) => spans.insert(Span { from, to: take()? }),
+            }
+        }
+    }
+
     /// Takes the first span out.
     pub fn pop_first(&mut self) -> Option<Span> {
         self.spans.pop_first().map(|(from, to)| Span { from, to })
@@ -206,6 +267,7 @@ mod tests {
             let of = |list: &[(u8, u8)]| list.iter().copied().map(span).collect::<Spans>();
             let (left, right) = (of(&a), of(&b));
             prop_assert_eq!(points(&left), set(&a));
+            prop_assert_eq!(Spans::from_bytes(&left.to_bytes()), Some(left.clone()));
             prop_assert_eq!(points(&left.and(&right)), &set(&a) & &set(&b));
             prop_assert_eq!(points(&left.without(&right)), &set(&a) - &set(&b));
             let mut last = None;

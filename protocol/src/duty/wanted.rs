@@ -43,6 +43,8 @@ pub struct Row {
     references: Vec<Reference>,
     /// There were more references than are named.
     more: bool,
+    /// Something has listed it, now or earlier.
+    listed: bool,
     /// Since when nothing lists it; counts only while nothing does.
     unlisted: Moment,
     /// When it was last acknowledged to somebody, or came.
@@ -55,11 +57,12 @@ const MOST_COPIES: u8 = crate::placement::MAX_REPLICAS;
 impl Row {
     /// A chunk that came, or is about to be listed, at `now`: nothing lists it yet.
     pub fn new(entry: Entry, now: Moment) -> Self {
-        Self { entry, references: Vec::new(), more: false, unlisted: now, renewed: now }
+        Self { entry, references: Vec::new(), more: false, listed: false, unlisted: now, renewed: now }
     }
 
     /// A publication lists it.
     pub fn list(&mut self, reference: Reference) {
+        self.listed = true;
         if let Some(known) = self.references.iter_mut().find(|known| known.publication == reference.publication) {
             known.copies = reference.copies;
         } else if self.references.len() < MAX_REFERENCES {
@@ -88,6 +91,16 @@ impl Row {
         self.more || !self.references.is_empty()
     }
 
+    /// Whether something lists it, or has: it is not what an add has brought and not published yet.
+    pub fn was_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// Whether a publication is one of those that it names.
+    pub fn names(&self, publication: u64) -> bool {
+        self.references.iter().any(|reference| reference.publication == publication)
+    }
+
     /// How many copies are wanted; 0 where nothing lists it.
     pub fn copies(&self) -> u8 {
         let most = self.references.iter().map(|reference| reference.copies).max().unwrap_or(0);
@@ -105,13 +118,13 @@ impl Row {
         (!self.is_wanted()).then(|| self.unlisted.max(self.renewed).plus(grace))
     }
 
-    /// What the index keeps: the entry, two times of 8 bytes, a flag, and 9 bytes a reference.
+    /// What the index keeps: the entry, two times of 8 bytes, flags, and 9 bytes a reference.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(ENTRY_BYTES + 17 + 9 * self.references.len());
         bytes.extend_from_slice(&self.entry.to_bytes());
         bytes.extend_from_slice(&self.unlisted.0.to_be_bytes());
         bytes.extend_from_slice(&self.renewed.0.to_be_bytes());
-        bytes.push(u8::from(self.more));
+        bytes.push(u8::from(self.more) | u8::from(self.listed) << 1);
         for reference in &self.references {
             bytes.extend_from_slice(&reference.publication.to_be_bytes());
             bytes.push(reference.copies);
@@ -124,8 +137,8 @@ impl Row {
         let (entry, rest) = bytes.split_first_chunk::<ENTRY_BYTES>()?;
         let (unlisted, rest) = rest.split_first_chunk::<8>()?;
         let (renewed, rest) = rest.split_first_chunk::<8>()?;
-        let (more, rest) = rest.split_first()?;
-        if *more > 1 || rest.len() > 9 * MAX_REFERENCES || rest.len() % 9 != 0 {
+        let (flags, rest) = rest.split_first()?;
+        if *flags > 3 || rest.len() > 9 * MAX_REFERENCES || rest.len() % 9 != 0 {
             return None;
         }
         let reference = |bytes: &[u8]| {
@@ -135,11 +148,84 @@ impl Row {
         Some(Self {
             entry: Entry::from_bytes(entry)?,
             references: rest.chunks(9).map(reference).collect::<Option<_>>()?,
-            more: *more == 1,
+            more: flags & 1 != 0,
+            listed: flags & 2 != 0,
             unlisted: Moment(u64::from_be_bytes(*unlisted)),
             renewed: Moment(u64::from_be_bytes(*renewed)),
         })
     }
+}
+
+/// A change of one row, in a form that can be handed to whoever keeps the rows and made there, whatever the row is by then.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// The chunk came, or is acknowledged again.
+    Renew(Entry, Moment),
+    /// A publication lists it.
+    List(Entry, Reference, Moment),
+    /// A publication lists it no more.
+    Unlist(u64, Moment),
+    /// The row goes if it is still this one.
+    Forget(Vec<u8>),
+}
+
+impl Change {
+    /// What [`merge`] takes; at most 1 + [`MAX_ROW_BYTES`].
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Renew(entry, now) => [&[0][..], &entry.to_bytes(), &now.0.to_be_bytes()].concat(),
+            Self::List(entry, reference, now) => {
+                let publication = reference.publication.to_be_bytes();
+                [&[1][..], &entry.to_bytes(), &now.0.to_be_bytes(), &publication, &[reference.copies]].concat()
+            }
+            Self::Unlist(publication, now) => [&[2][..], &publication.to_be_bytes(), &now.0.to_be_bytes()].concat(),
+            Self::Forget(row) => [&[3], &row[..]].concat(),
+        }
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (kind, rest) = bytes.split_first()?;
+        let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
+        let entry = |bytes: &[u8]| Entry::from_bytes(bytes.try_into().ok()?);
+        Some(match (kind, rest.len()) {
+            (0, 48) => Self::Renew(entry(&rest[..40])?, Moment(number(&rest[40..])?)),
+            (1, 57) => {
+                let reference = Reference { publication: number(&rest[48..56])?, copies: rest[56] };
+                Self::List(entry(&rest[..40])?, reference, Moment(number(&rest[40..48])?))
+            }
+            (2, 16) => Self::Unlist(number(&rest[..8])?, Moment(number(&rest[8..])?)),
+            (3, _) => Self::Forget(rest.to_vec()),
+            _ => return None,
+        })
+    }
+}
+
+/// The most bytes of a row.
+pub const MAX_ROW_BYTES: usize = ENTRY_BYTES + 17 + 9 * MAX_REFERENCES;
+
+/// The row after a change: of what is kept now, and of [`Change::to_bytes`]. A row that cannot be read is none: it is made
+/// again from what lists it. What is no change leaves the row as it is.
+pub fn merge(current: Option<&[u8]>, change: &[u8]) -> Option<Vec<u8>> {
+    let row = current.and_then(Row::from_bytes);
+    let changed = match (row, Change::from_bytes(change)) {
+        (_, Some(Change::Forget(seen))) if current == Some(&seen[..]) => None,
+        (Some(mut row), Some(Change::Renew(_, now))) => {
+            row.renew(now);
+            Some(row)
+        }
+        (None, Some(Change::Renew(entry, now))) => Some(Row::new(entry, now)),
+        (row, Some(Change::List(entry, reference, now))) => {
+            let mut row = row.unwrap_or_else(|| Row::new(entry, now));
+            row.list(reference);
+            Some(row)
+        }
+        (Some(mut row), Some(Change::Unlist(publication, now))) => {
+            row.unlist(publication, now);
+            Some(row)
+        }
+        (row, _) => row,
+    };
+    changed.map(|row| row.to_bytes())
 }
 
 #[cfg(test)]
@@ -205,6 +291,28 @@ mod tests {
         row.renew(Moment(60));
         assert_eq!(row.grace_ends(GRACE), Some(Moment(170)));
         assert_eq!(Moment(1).plus(Duration::from_millis(1)), Moment(2));
+    }
+
+    #[test]
+    fn changes_are_made_to_the_row_that_there_is_by_then() {
+        let (entry, one) = (row().entry, Reference { publication: 1, copies: 3 });
+        let after = |row: Option<&[u8]>, change: Change| merge(row, &change.to_bytes());
+        let came = after(None, Change::Renew(entry, Moment(10)));
+        assert_eq!(came, Some(row().to_bytes()));
+        let listed = after(came.as_deref(), Change::List(entry, one, Moment(20))).expect("a row");
+        assert_eq!(Row::from_bytes(&listed).map(|row| row.copies()), Some(3));
+        assert_eq!(
+            after(Some(&listed), Change::Forget(row().to_bytes())),
+            Some(listed.clone()),
+            "it is another by now"
+        );
+        let unlisted = after(Some(&listed), Change::Unlist(1, Moment(30))).expect("a row");
+        assert_eq!(Row::from_bytes(&unlisted).and_then(|row| row.unlisted()), Some(Moment(30)));
+        assert_eq!(after(Some(&unlisted), Change::Forget(unlisted.clone())), None);
+        assert_eq!(after(None, Change::Unlist(1, Moment(30))), None, "nothing is made by taking away");
+        assert_eq!(merge(Some(&listed), &[9, 9]), Some(listed.clone()), "what is no change");
+        assert_eq!(after(Some(&[1, 2]), Change::Unlist(1, Moment(1))), None, "what is no row is none");
+        const { assert!(MAX_ROW_BYTES < 256) };
     }
 
     #[test]

@@ -167,6 +167,11 @@ impl Table {
         missing.map(|(peer, _)| *peer).collect()
     }
 
+    /// Every storing peer that is remembered, and whether it is connected.
+    pub fn all_storing(&self) -> impl Iterator<Item = (PeerId, bool)> + '_ {
+        self.storing().map(|(peer, known)| (*peer, known.connected))
+    }
+
     /// Storing peers that this run met within [`SEEN`], and how long ago each was last seen.
     pub fn met(&self, now: Instant) -> BTreeMap<PeerId, Duration> {
         let met = self.storing().filter(|(_, known)| known.epoch.is_some() && known.is_seen(now));

@@ -94,11 +94,19 @@ fn status_and_peers() {
             chunks: 3,
             bytes: 4,
             capacity: 5,
-            replication: Replication { factor: 3, under_replicated: 6, in_flight: 7 },
+            replication: Replication {
+                factor: 3,
+                duty: 8,
+                missing: 9,
+                under_replicated: 6,
+                in_flight: 7,
+                eta_seconds: Some(1.5),
+            },
+            damaged: 10,
             transfers: Transfers { sent_bytes: 8, received_bytes: 9 },
             work: vec![Work { name: "w".into(), state: "working".into(), done: 1, total: None, rate: Some(0.5) }],
         },
-        r#"{"peer_id":"12D3","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"under_replicated":6,"in_flight":7},"transfers":{"sent_bytes":8,"received_bytes":9},"work":[{"name":"w","state":"working","done":1,"total":null,"rate":0.5}]}"#,
+        r#"{"peer_id":"12D3","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"duty":8,"missing":9,"under_replicated":6,"in_flight":7,"eta_seconds":1.5},"damaged":10,"transfers":{"sent_bytes":8,"received_bytes":9},"work":[{"name":"w","state":"working","done":1,"total":null,"rate":0.5}]}"#,
     );
     let mut peer = PeerLine {
         peer_id: "12D3".into(),

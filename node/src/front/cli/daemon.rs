@@ -24,7 +24,10 @@ use crate::{
         socket::Socket,
     },
     node::{Node, Ready},
-    settings::{DEFAULT_NETWORK, MAX_REPLICAS, Partial, Settings, multiaddr, units::parse_size},
+    settings::{
+        DEFAULT_NETWORK, MAX_REPLICAS, Partial, Settings, multiaddr,
+        units::{parse_duration, parse_size},
+    },
 };
 
 /// What verbs that are under way get to end in. With what the node gets, it stays under the 10 s of the contract.
@@ -52,6 +55,15 @@ pub struct Daemon {
     /// The most that chunks may take on this disk [default: 80 % of the free space at the first start]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub capacity: Option<u64>,
+    /// How long a peer is away before its share is made again elsewhere [default: 15m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub repair_delay: Option<Duration>,
+    /// Bytes a second that repair fetches at most [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub repair_rate: Option<u64>,
+    /// How long a chunk is kept after the last publication that lists it went [default: 24h]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub gc_grace: Option<Duration>,
     /// The network's name; nodes of different networks never mix [default: main, which is open to all who can reach it]
     #[arg(long, value_name = "NAME")]
     pub network: Option<String>,
@@ -69,6 +81,9 @@ impl Daemon {
             bootstrap: given(&self.bootstrap),
             mdns: self.no_mdns.map(|off| !off),
             replicas: self.replicas,
+            repair_delay: self.repair_delay,
+            repair_rate: self.repair_rate,
+            gc_grace: self.gc_grace,
             capacity_bytes: self.capacity,
             network: self.network.clone(),
         }

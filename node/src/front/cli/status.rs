@@ -36,6 +36,11 @@ fn page(status: &Status) -> String {
     rows.push(("Chunks", format!("{}, {} of {}", status.chunks, show_size(status.bytes), show_size(status.capacity))));
     let replication = status.replication;
     rows.push(("Copies", format!("{} wanted; {health}; {} being made", replication.factor, replication.in_flight)));
+    match status.damaged {
+        0 => {}
+        1 => rows.push(("Damaged", "1 chunk, which is being fetched again".to_owned())),
+        some => rows.push(("Damaged", format!("{some} chunks, which are being fetched again"))),
+    }
     rows.push((
         "Transfers",
         format!(
@@ -94,7 +99,15 @@ mod tests {
             chunks: 12,
             bytes: 1 << 20,
             capacity: 1 << 30,
-            replication: Replication { factor: 3, under_replicated: 2, in_flight: 1 },
+            replication: Replication {
+                factor: 3,
+                duty: 5,
+                missing: 0,
+                under_replicated: 2,
+                in_flight: 1,
+                eta_seconds: None,
+            },
+            damaged: 0,
             transfers: Transfers { sent_bytes: 1, received_bytes: 2 },
             work: vec![
                 work("sync", "idle", 0, None, None),

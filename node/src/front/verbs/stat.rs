@@ -10,7 +10,8 @@ use crate::{
     node::Node,
     report::{LocalChunk, Placement, Stat, StatCopies},
     service::inspect::{Copies, Survey},
-    store::{Role, Store},
+    service::keep::{Keep, Part},
+    store::{Entry, Store},
 };
 
 /// Entries of the index that are read at a time: a page is a few hundred KiB at most.
@@ -81,13 +82,13 @@ impl Verb for StatLocalRequest {
     type Answer = LocalChunk;
 
     fn answer(self, node: Node, _: Call) -> Answering<LocalChunk> {
-        ready(Ok(local(node.rooms().store.clone()))).boxed()
+        ready(Ok(local(node.rooms().store.clone(), node.rooms().keep.clone()))).boxed()
     }
 }
 
 /// Every chunk of a store, page by page.
-fn local(store: Store) -> Items<LocalChunk> {
-    let pages = stream::try_unfold((store, None, false), |(store, after, done)| async move {
+fn local(store: Store, keep: Keep) -> Items<LocalChunk> {
+    let pages = stream::try_unfold((store, keep, None, false), |(store, keep, after, done)| async move {
         if done {
             return Ok::<_, Error>(None);
         }
@@ -97,20 +98,17 @@ fn local(store: Store) -> Items<LocalChunk> {
             .map_err(|_| Error::failed("reading the index failed"))??;
         let last = page.last().map(|entry| (&entry.cid.hash).into());
         let done = page.len() < PAGE;
-        let lines: Vec<_> = page
-            .iter()
-            .map(|entry| LocalChunk {
-                cid: entry.cid.to_string(),
-                size: u64::from(entry.length),
-                role: match entry.terms.role {
-                    Role::Replica => "replica",
-                    Role::Cache => "cache",
-                }
-                .to_owned(),
-                wanted: entry.terms.wanted,
-            })
-            .collect();
-        Ok(Some((stream::iter(lines.into_iter().map(Ok)), (store, last, done))))
+        let line = |entry: &Entry| {
+            let (part, wanted) = keep.part(&entry.cid.hash)?;
+            let role = match part {
+                Part::Replica => "replica",
+                Part::Cache => "cache",
+                Part::Pending => "pending",
+            };
+            Ok(LocalChunk { cid: entry.cid.to_string(), size: u64::from(entry.length), role: role.to_owned(), wanted })
+        };
+        let lines: Vec<_> = page.iter().map(line).collect::<Result<_, Error>>()?;
+        Ok(Some((stream::iter(lines.into_iter().map(Ok)), (store, keep, last, done))))
     });
     stream::StreamExt::flat_map(pages, |page| match page {
         Ok(lines) => lines.left_stream(),

@@ -12,6 +12,9 @@ use crate::{
     service::worker::{Standing, State},
 };
 
+/// Damaged chunks that are counted: with more of them the disk is the matter.
+const DAMAGED: usize = 10_000;
+
 /// `status`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StatusRequest {}
@@ -30,6 +33,9 @@ fn status(node: &Node) -> Status {
     let usage = rooms.store.usage();
     let (sent_bytes, received_bytes) = rooms.transfer.transferred();
     let table = Arc::clone(&rooms.network.peers().borrow());
+    let health = rooms.keep.health();
+    // A look at everything counts all; what is in hand is newer.
+    let missing = health.wanting as u64;
     Status {
         peer_id: rooms.network.local().to_string(),
         listen: node.ready().listen,
@@ -43,9 +49,14 @@ fn status(node: &Node) -> Status {
         capacity: usage.capacity_bytes,
         replication: Replication {
             factor: rooms.replicas,
-            under_replicated: usage.owed,
-            in_flight: rooms.replicate.in_flight(),
+            duty: health.counts.duty,
+            missing,
+            under_replicated: usage.owed.max(missing),
+            in_flight: rooms.replicate.in_flight() + health.fetching as u64,
+            eta_seconds: (missing > 0)
+                .then(|| rooms.keep.time_for(missing * usage.bytes / usage.chunks.max(1)).as_secs_f64()),
         },
+        damaged: rooms.store.damaged(None, DAMAGED).map_or(0, |damaged| damaged.len() as u64),
         transfers: Transfers { sent_bytes, received_bytes },
         work: rooms.workers.list().iter().map(work).collect(),
     }

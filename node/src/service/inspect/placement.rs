@@ -3,13 +3,10 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use p2p_protocol::{Cid, Multihash, PeerId, catalogue::Kind};
+use p2p_protocol::{Cid, Key, Multihash, PeerId, catalogue::Kind};
 
 use super::{Inspect, ReadError, Resolved, Result, fetch_error, kind, measure};
-use crate::{
-    service::{distinct::Distinct, fetch::FetchError, reason::reason},
-    store::Role,
-};
+use crate::service::{distinct::Distinct, fetch::FetchError, reason::reason};
 
 /// Chunks that are asked about at a time: what one request takes.
 const BATCH: usize = 1024;
@@ -83,7 +80,7 @@ pub(super) async fn stat(rooms: &Inspect, found: &Resolved, reference: &str, pla
         }
         let copies = ask(rooms, &mut peers, &batch).await.map_err(|why| fetch_error(reference, &why))?;
         for ((cid, bytes), copies) in batch.iter().zip(copies) {
-            tally.take(*cid, *bytes, copies, placement);
+            tally.take(*cid, *bytes, copies, found.wanted, placement);
         }
         if placement && tally.rows.len() > MAX_ROWS {
             return Err(ReadError::TooManyChunks { reference: reference.to_owned(), most: MAX_ROWS });
@@ -107,8 +104,8 @@ fn count(copies: usize) -> u8 {
     u8::try_from(copies).unwrap_or(u8::MAX)
 }
 
-/// A copy of one chunk: who has it, as what, and how many copies that peer believes are wanted.
-type Copy = (PeerId, Role, u8);
+/// A copy of one chunk: who has it, and how many copies that peer believes are wanted.
+type Copy = (PeerId, u8);
 
 #[derive(Default)]
 struct Tally {
@@ -121,17 +118,16 @@ struct Tally {
 }
 
 impl Tally {
-    fn take(&mut self, cid: Cid, bytes: u32, copies: Vec<Copy>, placement: bool) {
+    /// The holders are the nearest of those that have it, as many as are wanted: where a nearer peer is full, that is the
+    /// one that keeps it instead.
+    fn take(&mut self, cid: Cid, bytes: u32, copies: Vec<Copy>, wanted: Option<u8>, placement: bool) {
         self.chunks += 1;
-        let mut holders = Vec::new();
-        let mut cached = Vec::new();
-        for (peer, role, wanted) in copies {
-            self.wanted = self.wanted.max(wanted);
-            match role {
-                Role::Replica => holders.push(peer),
-                Role::Cache => cached.push(peer),
-            }
-        }
+        let believed = copies.iter().map(|(_, wanted)| *wanted).max().unwrap_or(0);
+        self.wanted = self.wanted.max(believed);
+        let key = Key::from(&cid.hash);
+        let mut holders: Vec<_> = copies.into_iter().map(|(peer, _)| peer).collect();
+        holders.sort_by_cached_key(|peer| Key::from(peer).distance(&key));
+        let cached = holders.split_off(holders.len().min(usize::from(wanted.unwrap_or(believed))));
         self.min = Some(self.min.map_or(holders.len(), |min| min.min(holders.len())));
         self.max = self.max.max(holders.len());
         for holder in &holders {
@@ -158,17 +154,15 @@ async fn ask(
         .await
         .map_err(|why| FetchError::Store(why.to_string()))?
         .map_err(|why| FetchError::Store(why.to_string()))?;
-    let mut copies: Vec<Vec<Copy>> = own
-        .into_iter()
-        .map(|entry| entry.map(|e| (local, e.terms.role, e.terms.wanted)).into_iter().collect())
-        .collect();
+    let mut copies: Vec<Vec<Copy>> =
+        own.into_iter().map(|entry| entry.map(|e| (local, e.terms.wanted)).into_iter().collect()).collect();
     let answers = join_all(peers.iter().map(|peer| rooms.transfer.holdings(*peer, hashes.clone()))).await;
     let mut silent = Vec::new();
     for (peer, answer) in peers.iter().zip(answers) {
         match answer {
             Ok(holdings) => {
                 for (copies, holding) in copies.iter_mut().zip(holdings) {
-                    copies.extend(holding.map(|holding| (*peer, holding.role, holding.wanted)));
+                    copies.extend(holding.map(|holding| (*peer, holding.wanted)));
                 }
             }
             Err(why) => {
@@ -195,13 +189,16 @@ mod tests {
             .collect();
         let mut tally = Tally::default();
         let cid = |number: u8| Cid::of(Codec::Raw, &[number]);
-        let holds = |at: usize, role| (peers[at], role, 3);
-        tally.take(cid(1), 1, vec![holds(0, Role::Replica), holds(1, Role::Replica), holds(2, Role::Cache)], true);
-        tally.take(cid(2), 1, vec![holds(0, Role::Replica), holds(2, Role::Cache)], true);
-        assert_eq!((tally.chunks, tally.min, tally.max, tally.wanted), (2, Some(1), 2, 3));
-        assert_eq!(tally.holders, BTreeMap::from([(peers[0], 2), (peers[1], 1)]));
-        assert_eq!((tally.rows[0].holders.len(), tally.rows[1].cached.len()), (2, 1));
-        tally.take(cid(3), 1, Vec::new(), false);
+        let copies = |held: &[usize]| held.iter().map(|at| (peers[*at], 2)).collect::<Vec<_>>();
+        tally.take(cid(1), 1, copies(&[0, 1, 2]), Some(2), true);
+        tally.take(cid(2), 1, copies(&[2]), None, true);
+        assert_eq!((tally.chunks, tally.min, tally.max, tally.wanted), (2, Some(1), 2, 2));
+        let key = Key::from(&cid(1).hash);
+        let farthest = peers.iter().max_by_key(|peer| Key::from(*peer).distance(&key)).expect("three");
+        assert_eq!(tally.rows[0].cached, vec![*farthest], "the nearest hold it");
+        assert_eq!((tally.rows[1].holders.len(), tally.rows[1].cached.len()), (1, 0));
+        assert_eq!(tally.holders.values().sum::<u64>(), 3);
+        tally.take(cid(3), 1, Vec::new(), None, false);
         assert_eq!((tally.min, tally.rows.len()), (Some(0), 2));
     }
 }

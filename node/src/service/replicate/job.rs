@@ -13,6 +13,7 @@ use std::{
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use p2p_protocol::{
     Chunk, Multihash, PeerId,
+    manifest::Entry as ManifestEntry,
     replicate::{Plan, Tally, most_asked},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -147,7 +148,13 @@ impl State {
             && matches!(shared.store.verify(&cid.hash).await, Ok(Some(_)));
         if !stands {
             // Said before the chunk is counted off: `finish` looks for failures as soon as none is left.
-            let kept = shared.store.put(chunk.clone(), terms).await;
+            let kept = shared.wanted.put(chunk.clone(), terms).await;
+            kept.inspect_err(|error| {
+                self.progress().failed.get_or_insert(error.clone());
+            })?;
+        }
+        if let Some(entry) = entry.filter(|_| stands) {
+            let kept = shared.wanted.renew(&[ManifestEntry { cid, length: entry.length }]).await;
             kept.inspect_err(|error| {
                 self.progress().failed.get_or_insert(error.clone());
             })?;

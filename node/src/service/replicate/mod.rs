@@ -30,6 +30,7 @@ pub use self::job::Job;
 use super::{
     locate::Locate,
     transfer::{Ask, Offered, Transfer, TransferError},
+    wanted::Wanted,
     worker::Layer,
 };
 use crate::{runner, store::Store};
@@ -75,6 +76,8 @@ pub struct Replicate {
 #[derive(Debug)]
 struct Shared {
     store: Store,
+    /// Notes what is acknowledged.
+    wanted: Wanted,
     locate: Locate,
     transfer: Transfer,
     /// Chunk bytes of all adds, in units.
@@ -170,11 +173,12 @@ impl Drop for InFlight<'_> {
 
 impl Replicate {
     /// Starts the worker that makes owed copies as storing peers come.
-    pub fn start(store: Store, locate: Locate, transfer: Transfer, workers: &Layer) -> Self {
+    pub fn start(store: Store, wanted: Wanted, locate: Locate, transfer: Transfer, workers: &Layer) -> Self {
         let changes = amend::start(store.clone(), workers);
         let (topology, owing) = (locate.changes(), transfer.owing());
         let shared = Arc::new(Shared {
             store,
+            wanted,
             locate,
             transfer,
             units: Arc::new(Semaphore::new(NODE_UNITS)),

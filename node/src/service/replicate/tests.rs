@@ -25,7 +25,13 @@ impl Node {
     async fn new(fabric: &Fabric, seed: u8, capacity_bytes: u64) -> Self {
         let (network, store, transfer) = fabric.serve(seed, capacity_bytes).await;
         let locate = Locate::start(network, transfer.clone(), capacity_bytes > 0, &Layer::alone());
-        let replicate = Replicate::start(store.clone(), locate.clone(), transfer, &Layer::alone());
+        let replicate = Replicate::start(
+            store.clone(),
+            Wanted::open(store.clone()).expect("it opens"),
+            locate.clone(),
+            transfer,
+            &Layer::alone(),
+        );
         Self { seed, store, locate, replicate }
     }
 
@@ -198,7 +204,13 @@ async fn what_an_earlier_run_left_owed_is_taken_up_again() {
         store.put(chunk.clone(), terms).await.expect("there is room");
     }
     let locate = Locate::start(network, transfer.clone(), true, &Layer::alone());
-    let replicate = Replicate::start(store.clone(), locate.clone(), transfer, &Layer::alone());
+    let replicate = Replicate::start(
+        store.clone(),
+        Wanted::open(store.clone()).expect("it opens"),
+        locate.clone(),
+        transfer,
+        &Layer::alone(),
+    );
     let mut all = vec![Node { seed: 1, store, locate, replicate }];
     all.extend([Node::new(&fabric, 2, ROOMY).await, Node::new(&fabric, 3, ROOMY).await]);
     eventually("nothing is owed", || all.iter().all(|node| node.store.usage().owed == 0)).await;

@@ -35,7 +35,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::session::Offered;
 use self::session::Session;
-use super::worker::{Layer, Work};
+use super::{
+    wanted::Wanted,
+    worker::{Layer, Work},
+};
 use crate::{
     net::{Acceptor, BAN, NetError, Network},
     store::{Role, Store},
@@ -122,6 +125,8 @@ pub struct Transfer {
 struct Shared {
     network: Network,
     store: Store,
+    /// Notes what is acknowledged.
+    wanted: Wanted,
     protocol: Spoken,
     storing: bool,
     slots: Mutex<HashMap<PeerId, Arc<Slot>>>,
@@ -287,6 +292,7 @@ impl Transfer {
     pub async fn start(
         network: Network,
         store: Store,
+        wanted: Wanted,
         network_name: &str,
         storing: bool,
         workers: &Layer,
@@ -296,6 +302,7 @@ impl Transfer {
         let shared = Arc::new(Shared {
             network,
             store,
+            wanted,
             protocol,
             storing,
             slots: Mutex::default(),

@@ -10,6 +10,7 @@ use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, StreamExt as _, stream::
 use p2p_protocol::{
     Chunk, ChunkError, Cid, Multihash, PeerId,
     bucket::Bucket,
+    manifest::Entry as ManifestEntry,
     wire::transfer::{Ask, Held, Message, Offer, WireError, carries_chunk, is_request, limit},
 };
 use tokio::{
@@ -262,7 +263,7 @@ async fn holdings(shared: &Shared, hashes: &[Multihash]) -> Vec<Option<Held>> {
 
 /// Answers a batch of offers: what is here is kept as a replica from now on, on the stronger of both terms.
 async fn consider(shared: &Shared, first: u32, offers: Vec<Offer>, replies: &mpsc::Sender<Reply>) {
-    let mut groups: Vec<(Amendment, Vec<(u32, Multihash)>)> = Vec::new();
+    let mut groups: Vec<(Amendment, Vec<(u32, ManifestEntry)>)> = Vec::new();
     for (at, offer) in (0_u32..).zip(&offers) {
         let request = first.wrapping_add(at);
         let answer = if !shared.storing {
@@ -279,15 +280,12 @@ async fn consider(shared: &Shared, first: u32, offers: Vec<Offer>, replies: &mps
                         owed: (offer.ask.owed && !entry.terms.owed).then_some(true),
                         wanted: (offer.ask.wanted > entry.terms.wanted).then_some(offer.ask.wanted),
                     };
-                    if change == Amendment::default() {
-                        Some(Message::Kept)
-                    } else {
-                        match groups.iter_mut().find(|(known, _)| *known == change) {
-                            Some((_, group)) => group.push((request, offer.cid.hash)),
-                            None => groups.push((change, vec![(request, offer.cid.hash)])),
-                        }
-                        None
+                    let kept = (request, ManifestEntry { cid: offer.cid, length: entry.length });
+                    match groups.iter_mut().find(|(known, _)| *known == change) {
+                        Some((_, group)) => group.push(kept),
+                        None => groups.push((change, vec![kept])),
                     }
+                    None
                 }
             }
         };
@@ -296,8 +294,11 @@ async fn consider(shared: &Shared, first: u32, offers: Vec<Offer>, replies: &mps
         }
     }
     for (change, group) in groups {
-        let hashes = group.iter().map(|(_, hash)| *hash).collect();
-        let amended = shared.store.amend(hashes, change).await;
+        let (hashes, entries): (Vec<_>, Vec<_>) = group.iter().map(|(_, entry)| (entry.cid.hash, *entry)).unzip();
+        let mut amended = shared.wanted.renew(&entries).await;
+        if amended.is_ok() && change != Amendment::default() {
+            amended = shared.store.amend(hashes, change).await;
+        }
         if amended.is_ok() && change.owed == Some(true) {
             shared.owing.notify_one();
         }
@@ -326,7 +327,7 @@ async fn keep(shared: &Shared, cid: Cid, ask: Ask, bytes: Bytes, fault: &Fault) 
         Ok(None) => Some(Message::Refused("it is stopping".into())),
         Ok(Some(chunk)) => {
             let terms = Terms { role: Role::Replica, wanted: ask.wanted, owed: ask.owed, root: ask.root };
-            match shared.store.put(chunk, terms).await {
+            match shared.wanted.put(chunk, terms).await {
                 Ok(_) => {
                     if ask.owed {
                         shared.owing.notify_one();

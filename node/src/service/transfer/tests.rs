@@ -473,7 +473,8 @@ async fn an_answer_that_is_not_understood_fails_its_request_and_not_the_session(
 async fn speaking(fabric: &Fabric, seed: u8, newest: u8) -> Transfer {
     let dialect = Dialect { transfer: Versions::up_to(newest), features: u64::MAX, ..Dialect::default() };
     let (network, store) = (fabric.join(peer(seed)).speaking(dialect), Store::in_memory(ROOMY));
-    Transfer::start(network, store, NETWORK, true, &Layer::alone()).await.expect("the fabric accepts")
+    let wanted = Wanted::open(store.clone()).expect("it opens");
+    Transfer::start(network, store, wanted, NETWORK, true, &Layer::alone()).await.expect("the fabric accepts")
 }
 
 #[tokio::test(start_paused = true)]

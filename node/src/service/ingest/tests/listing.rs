@@ -8,6 +8,7 @@ use p2p_protocol::{
 };
 
 use super::*;
+use crate::service::wanted::Wanted;
 use crate::{
     net::simulated::Fabric,
     service::{
@@ -213,7 +214,13 @@ async fn a_manifest_is_placed_like_any_chunks() {
     for seed in 1..6 {
         let (network, store, transfer) = fabric.serve(seed, ROOMY).await;
         let locate = Locate::start(network, transfer.clone(), true, &Layer::alone());
-        let replicate = Replicate::start(store.clone(), locate.clone(), transfer, &Layer::alone());
+        let replicate = Replicate::start(
+            store.clone(),
+            Wanted::open(store.clone()).expect("it opens"),
+            locate.clone(),
+            transfer,
+            &Layer::alone(),
+        );
         nodes.push((store, locate, replicate));
     }
     eventually("all know all", || nodes.iter().all(|(_, locate, _)| locate.reachable() == 4)).await;

@@ -1,0 +1,264 @@
+//! The lister's world: publications as they become live and cease to be, and manifests that are read.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use p2p_protocol::{
+    HashCode, Multihash, PeerId,
+    catalogue::Publication,
+    duty::{
+        self, Span, Spans,
+        lister::{Input, Listed, Lister, Output},
+        reach::Reach,
+    },
+};
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    mpsc, watch,
+};
+
+use super::{
+    Around,
+    read::{Purpose, Reading, Touched},
+};
+use crate::{runner::World, service::catalogue::Live, store::StoreError};
+
+/// What runs for the lister, and the inputs that it has not had.
+pub(super) struct Lists {
+    around: Around,
+    /// The keeper's inputs.
+    keeper: mpsc::Sender<duty::Input>,
+    liveness: broadcast::Receiver<Live>,
+    reaches: watch::Receiver<Option<Reach>>,
+    /// Where this node stands was told: before that, who there is is not known.
+    waiting: VecDeque<Input>,
+    /// Who published what is live, by what rows know it as.
+    publishers: BTreeMap<u64, PeerId>,
+    covered: BTreeMap<u64, Arc<Spans>>,
+    /// Bounded by the machine.
+    running: FuturesUnordered<BoxFuture<'static, Option<Input>>>,
+    most_copies: u8,
+    /// As they were written down.
+    parts: BTreeMap<u8, Arc<Spans>>,
+}
+
+impl Lists {
+    /// Everything that is live is told first.
+    pub(super) fn new(
+        around: Around,
+        keeper: mpsc::Sender<duty::Input>,
+        liveness: broadcast::Receiver<Live>,
+        reaches: watch::Receiver<Option<Reach>>,
+    ) -> Result<Self, StoreError> {
+        let mut shared: BTreeMap<Vec<u8>, Arc<Spans>> = BTreeMap::new();
+        // Nearly all cover the same: one copy of each.
+        let covered = around.wanted.covered()?.into_iter().map(|(publication, spans)| {
+            let spans = shared.entry(spans.to_bytes()).or_insert_with(|| Arc::new(spans)).clone();
+            (publication, spans)
+        });
+        let covered = covered.collect();
+        let mut lists = Self {
+            around,
+            keeper,
+            liveness,
+            reaches,
+            waiting: VecDeque::new(),
+            publishers: BTreeMap::new(),
+            covered,
+            running: FuturesUnordered::new(),
+            most_copies: 0,
+            parts: BTreeMap::new(),
+        };
+        lists.compare();
+        Ok(lists)
+    }
+
+    /// All that is live is live, and what rows were read for and is not, is gone.
+    fn compare(&mut self) {
+        let live = self.around.catalogue.live();
+        let now: BTreeMap<u64, Publication> = live.into_iter().map(|live| (reference(&live), live)).collect();
+        let known = self.covered.keys().chain(self.publishers.keys());
+        let gone: Vec<u64> = known.filter(|known| !now.contains_key(known)).copied().collect();
+        for (id, publication) in now {
+            if !self.publishers.contains_key(&id) {
+                self.became(&publication);
+            }
+        }
+        for id in gone {
+            let around = self.around.clone();
+            self.publishers.remove(&id);
+            self.waiting.push_back(Input::Gone(id));
+            // One of an earlier run is unknown to the machine, and its manifest may be gone: its rows are looked through.
+            if self.covered.remove(&id).is_some() {
+                self.running.push(purge(around, self.keeper.clone(), id, None).boxed());
+            }
+        }
+    }
+
+    fn became(&mut self, publication: &Publication) {
+        let id = reference(publication);
+        self.publishers.insert(id, publication.publisher);
+        let covered = self.covered.get(&id).cloned().unwrap_or_default();
+        let listed = Listed {
+            publication: id,
+            listing: publication.listing.clone(),
+            chunks: publication.chunks,
+            copies: publication.replicas,
+        };
+        self.waiting.push_back(Input::Live { listed, covered });
+    }
+
+    fn changed(&mut self, live: Live) {
+        match live {
+            Live::Became(publication) => self.became(&publication),
+            Live::Ceased(publication) => {
+                let id = reference(&publication);
+                self.publishers.remove(&id);
+                self.covered.remove(&id);
+                self.waiting.push_back(Input::Gone(id));
+            }
+        }
+    }
+}
+
+impl World<Lister> for Lists {
+    fn act(&mut self, output: Output) {
+        let (around, keeper) = (self.around.clone(), self.keeper.clone());
+        match output {
+            Output::Read { listed, spans, list, covers } => {
+                let publisher = self.publishers.get(&listed.publication).copied();
+                let reading = async move {
+                    let id = listed.publication;
+                    let purpose = if list { Purpose::List } else { Purpose::Unlist };
+                    let (around, listed, spans) = (&around, &listed, &*spans);
+                    let touched = Touched::default();
+                    let mut reading = Reading { around, listed, publisher, spans, purpose, touched };
+                    let done = async {
+                        let complete = reading.run().await?;
+                        if complete {
+                            around.wanted.set_covered(id, list.then_some(&*covers))?;
+                        }
+                        Ok(complete)
+                    };
+                    let complete = told(done.await);
+                    // What was listed before something could not be had is compared too.
+                    tell(&keeper, list, reading.touched.changed(spans).iter()).await;
+                    Some(Input::Done { publication: id, complete })
+                };
+                self.running.push(reading.boxed());
+            }
+            Output::Purge(id) => {
+                let done = Some(Input::Done { publication: id, complete: true });
+                self.running.push(purge(around, keeper, id, done).boxed());
+            }
+            Output::Narrowed { copies, spans } => {
+                let others = self.parts.iter().filter(|(other, _)| **other != copies).map(|(_, part)| part);
+                let needed: Spans = others.chain([&spans]).flat_map(|part| part.iter()).collect();
+                let narrowing = async move {
+                    let wanted = around.wanted.clone();
+                    let step = move || wanted.narrow(&needed);
+                    let done = around.blocking.run(step).await.map_err(|_| StoreError::Closed);
+                    told(done.and_then(|done| done).map(|()| true));
+                    None
+                };
+                self.running.push(narrowing.boxed());
+            }
+            Output::Unread(until) => {
+                self.running.push(
+                    async move {
+                        // The keeper is gone only with this.
+                        let _ = keeper.send(duty::Input::Unread(until)).await;
+                        None
+                    }
+                    .boxed(),
+                );
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Option<Input> {
+        loop {
+            if let Some(input) = self.waiting.pop_front() {
+                return Some(input);
+            }
+            tokio::select! {
+                changed = self.reaches.changed() => {
+                    changed.ok()?;
+                    if let Some(reach) = self.reaches.borrow_and_update().clone() {
+                        return Some(Input::Moved(reach));
+                    }
+                }
+                live = self.liveness.recv() => match live {
+                    Ok(live) => self.changed(live),
+                    Err(RecvError::Lagged(_)) => self.compare(),
+                    Err(RecvError::Closed) => return None,
+                },
+                Some(done) = self.running.next() => if let Some(input) = done {
+                    return Some(input);
+                },
+            }
+        }
+    }
+
+    fn settled(&mut self, machine: &Lister) {
+        for (copies, part) in machine.parts() {
+            if self.parts.get(copies).is_some_and(|known| Arc::ptr_eq(known, part)) {
+                continue;
+            }
+            self.parts.insert(*copies, part.clone());
+            if let Err(error) = self.around.wanted.set_part(*copies, part) {
+                tracing::warn!(%error, "a part of the table could not be written down");
+            }
+        }
+        if machine.most_copies() != self.most_copies {
+            self.most_copies = machine.most_copies();
+            let (keeper, most) = (self.keeper.clone(), self.most_copies);
+            let telling = async move {
+                // The keeper is gone only with this.
+                let _ = keeper.send(duty::Input::MostCopies(most)).await;
+                None
+            };
+            self.running.push(telling.boxed());
+        }
+    }
+}
+
+/// What a row knows a publication as: the first eight bytes of a hash of where it stands and what it says.
+pub(super) fn reference(publication: &Publication) -> u64 {
+    let says = [&publication.key().0[..], &publication.version.to_be_bytes(), &publication.root.to_bytes()].concat();
+    // BLAKE3 of the three, as anybody may compute it: nothing secret hangs on it, and rows are this node's own.
+    let hash = Multihash::of(HashCode::Blake3, &says);
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.digest[..8]);
+    u64::from_be_bytes(first)
+}
+
+async fn purge(around: Around, keeper: mpsc::Sender<duty::Input>, id: u64, done: Option<Input>) -> Option<Input> {
+    let wanted = around.wanted.clone();
+    let step = move || wanted.purge(id).and_then(|()| wanted.set_covered(id, None));
+    let purged = around.blocking.run(step).await;
+    told(purged.map_err(|_| StoreError::Closed).and_then(|purged| purged).map(|()| true));
+    tell(&keeper, false, [Span::ALL].into_iter()).await;
+    done
+}
+
+/// What changed is compared again; what was unlisted may be freed once its grace is over.
+async fn tell(keeper: &mpsc::Sender<duty::Input>, list: bool, spans: impl Iterator<Item = Span>) {
+    // The keeper is gone only with those who tell it.
+    if !list {
+        let _ = keeper.send(duty::Input::Unlisted).await;
+    }
+    for span in spans {
+        let _ = keeper.send(duty::Input::Changed(span)).await;
+    }
+}
+
+fn told(outcome: Result<bool, StoreError>) -> bool {
+    outcome.unwrap_or_else(|error| {
+        tracing::warn!(%error, "what a publication lists could not be noted");
+        false
+    })
+}

@@ -1,0 +1,172 @@
+//! Making this node's part of the catalogue true: what it should hold is fetched, what nothing lists any more is freed.
+//!
+//! The decisions are [`p2p_protocol::duty`]'s. Two machines run here over the same table ([`Wanted`]): the lister
+//! (`lists.rs`) reads manifests as publications come and go, so that the rows say what the catalogue does; the keeper
+//! (`upkeep.rs`) compares rows, store and peers, and has its outputs carried out. A table that is lost is made again,
+//! and both begin anew.
+
+mod lists;
+mod read;
+mod upkeep;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use p2p_protocol::{
+    Key, Multihash,
+    chance::Chance,
+    duty::{Keeper, Settings, keeper::Counts, lister::Lister},
+};
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    time::Duration,
+};
+
+use self::{lists::Lists, upkeep::Upkeep};
+use super::{
+    blocking::Blocking,
+    catalogue::Catalogue,
+    fetch::Fetch,
+    locate::Locate,
+    sync::Sync,
+    transfer::Transfer,
+    wanted::Wanted,
+    worker::{Layer, Work},
+};
+use crate::{
+    runner::{self, now},
+    store::{Store, StoreError},
+};
+
+/// Inputs of the keeper that may wait: each is small, and whoever has one waits.
+const INPUTS: usize = 256;
+/// After a failure of the store the table is opened again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What a node knows of its own part, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Health {
+    /// What the last complete look found.
+    pub counts: Counts,
+    /// Chunks that are missing here and being looked for.
+    pub wanting: usize,
+    /// Of those, being fetched.
+    pub fetching: usize,
+}
+
+/// The handle: clone it freely.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    health: Arc<Mutex<Health>>,
+    wanted: Wanted,
+    locate: Locate,
+    bytes_per_second: u64,
+}
+
+/// What a chunk that is here is to this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// It is of the replica set.
+    Replica,
+    /// Something lists it, and others should hold it.
+    Cache,
+    /// Nothing lists it: not yet, or not any more.
+    Pending,
+}
+
+/// What the loop works on.
+#[derive(Clone, Debug)]
+pub struct Around {
+    /// The chunks of this node.
+    pub store: Store,
+    /// Its rows.
+    pub wanted: Wanted,
+    /// Who stores.
+    pub locate: Locate,
+    /// Sessions with peers.
+    pub transfer: Transfer,
+    /// Getting chunks.
+    pub fetch: Fetch,
+    /// What is listed.
+    pub catalogue: Catalogue,
+    /// Comparing catalogues.
+    pub sync: Sync,
+    /// Steps that block.
+    pub blocking: Blocking,
+}
+
+impl Keep {
+    /// Starts the loop, by the chance of `seed`. `storing`: this node takes chunks.
+    pub fn start(around: Around, settings: Settings, storing: bool, seed: u64, workers: &Layer) -> Self {
+        let health = Arc::<Mutex<Health>>::default();
+        let shown = health.clone();
+        let (wanted, locate) = (around.wanted.clone(), around.locate.clone());
+        workers.spawn("upkeep", |work| async move {
+            let mut chance = Chance::new(seed);
+            loop {
+                let ended = once(&around, settings, storing, &mut chance, &shown, &work).await;
+                if let Err(error) = ended {
+                    tracing::warn!(%error, "what this node should hold cannot be compared; trying again");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        });
+        Self { health, wanted, locate, bytes_per_second: settings.repair_bytes_per_second }
+    }
+
+    /// What a chunk is to this node, and how many copies are wanted (0 where nothing lists it).
+    pub fn part(&self, hash: &Multihash) -> Result<(Part, u8), StoreError> {
+        let key = Key::from(hash);
+        let copies = self.wanted.row(&key)?.map_or(0, |row| row.copies());
+        let nearest = self.locate.known(&key, copies.into());
+        let part = match copies {
+            0 => Part::Pending,
+            _ if nearest.contains(&self.locate.local()) => Part::Replica,
+            _ => Part::Cache,
+        };
+        Ok((part, copies))
+    }
+
+    /// How long it takes to fetch so many bytes at the pace that is allowed.
+    pub fn time_for(&self, bytes: u64) -> Duration {
+        Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64)
+    }
+
+    /// What is known now.
+    pub fn health(&self) -> Health {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs both machines until the table is lost.
+async fn once(
+    around: &Around,
+    settings: Settings,
+    storing: bool,
+    chance: &mut Chance,
+    health: &Arc<Mutex<Health>>,
+    work: &Work,
+) -> Result<(), StoreError> {
+    let Around { wanted, locate, catalogue, blocking, .. } = around;
+    if !wanted.is_made() {
+        tracing::info!("the table of what is wanted is made anew");
+        let making = wanted.clone();
+        blocking.run(move || making.make()).await.map_err(|_| StoreError::Closed)??;
+    }
+    let (local, moment) = (locate.local(), wanted.moment());
+    let keeper = Keeper::new(local, storing, settings, now(), moment, Chance::new(chance.number()));
+    let parts = wanted.parts()?.into_iter().map(|(copies, part)| (copies, Arc::new(part))).collect();
+    let lister = Lister::new(settings.grace, parts);
+    let (inputs, incoming) = mpsc::channel(INPUTS);
+    let (reach, reaches) = watch::channel(None);
+    // First of all: what changes while the catalogue is read is told by this.
+    let liveness: broadcast::Receiver<_> = catalogue.liveness();
+    let lists = Lists::new(around.clone(), inputs.clone(), liveness, reaches)?;
+    let upkeep = Upkeep::new(around.clone(), settings, inputs, incoming, reach, health.clone(), work);
+    // Both are dropped together where one ends: the keeper's channel is open as long as the lister is there.
+    tokio::select! {
+        () = runner::run(lister, lists) => {}
+        () = runner::run(keeper, upkeep) => {}
+        () = wanted.lost() => tracing::info!("the table of what is wanted is lost"),
+    }
+    Ok(())
+}

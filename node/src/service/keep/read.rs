@@ -1,0 +1,158 @@
+//! Reading what a publication lists over parts of the keyspace, and putting it into the rows.
+
+use p2p_protocol::{
+    Key, PeerId,
+    duty::{Reference, Span, Spans, lister::Listed},
+    manifest::{Entry, Listing, Manifest, OwnChunks, RangeReader, Step},
+};
+
+use super::Around;
+use crate::{service::fetch::FetchJob, store::StoreError};
+
+/// Chunks of a manifest that are fetched ahead.
+const AHEAD: usize = 16;
+
+/// What is done with what is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    List,
+    Unlist,
+}
+
+/// The rows that a reading changed, as long as they are few: those alone are compared again then, and not the whole part,
+/// which a newcomer would otherwise look at once for each publication.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    keys: Vec<Key>,
+    many: bool,
+}
+
+/// Rows that are compared one by one.
+const FEW: usize = 256;
+
+impl Touched {
+    fn note(&mut self, entries: &[(Key, Entry)]) {
+        self.many |= self.keys.len() + entries.len() > FEW;
+        if !self.many {
+            self.keys.extend(entries.iter().map(|(key, _)| *key));
+        }
+    }
+
+    /// What is to be compared again, of what was read over `spans`.
+    pub(super) fn changed(&self, spans: &Spans) -> Spans {
+        if self.many { spans.clone() } else { self.keys.iter().copied().map(Span::of).collect() }
+    }
+}
+
+/// One reading of what a publication lists.
+#[derive(Debug)]
+pub(super) struct Reading<'a> {
+    pub(super) around: &'a Around,
+    pub(super) listed: &'a Listed,
+    /// Who is asked for the manifest too.
+    pub(super) publisher: Option<PeerId>,
+    /// Over which parts of the keyspace; what is held outside of them counts too.
+    pub(super) spans: &'a Spans,
+    pub(super) purpose: Purpose,
+    pub(super) touched: Touched,
+}
+
+impl Reading<'_> {
+    /// Reads, and lists or unlists. `false`: not all of it could be had.
+    pub(super) async fn run(&mut self) -> Result<bool, StoreError> {
+        let root = match &self.listed.listing {
+            Listing::Inline(entries) => {
+                let keyed = entries.iter().map(|entry| (entry.key(), *entry)).collect();
+                self.note(keyed).await?;
+                return Ok(true);
+            }
+            Listing::Manifest(root) => *root,
+        };
+        let manifest = Manifest { root, entries: self.listed.chunks };
+        let job = self.around.fetch.begin(root, self.publisher.into_iter().collect(), self.listed.copies);
+        let strays = self.around.wanted.strays(self.spans)?;
+        let spans = self.spans.iter().chain(strays.iter());
+        let mut complete = true;
+        for span in spans.collect::<Vec<_>>() {
+            complete &= self.range(&manifest, &job, span).await?;
+            complete &= self.own(&manifest, &job, span).await?;
+        }
+        Ok(complete)
+    }
+
+    /// The chunks that the manifest lists in a span.
+    async fn range(&mut self, manifest: &Manifest, job: &FetchJob, span: Span) -> Result<bool, StoreError> {
+        // No manifest has such a root or so many entries: it lists nothing, and reading again would change nothing.
+        let Ok(mut reader) = RangeReader::new(manifest, span.from, span.to) else { return Ok(true) };
+        let mut complete = true;
+        loop {
+            match reader.next_step() {
+                Step::Want(entry) => {
+                    let ahead = reader.ahead(AHEAD);
+                    let fetching = ahead.iter().map(|ahead| job.sized_chunk(ahead.cid, ahead.length.into()));
+                    // What comes of those ahead stays with the fetcher's peers: they are small, and asked for again in turn.
+                    let (wanted, _) = tokio::join!(
+                        job.sized_chunk(entry.cid, entry.length.into()),
+                        futures::future::join_all(fetching)
+                    );
+                    match wanted {
+                        // It is the one that was asked for.
+                        Ok((chunk, _)) => drop(reader.supply(&chunk)),
+                        Err(error) => {
+                            tracing::debug!(%error, "a part of a manifest cannot be had");
+                            complete = false;
+                            reader.lacking();
+                        }
+                    }
+                }
+                Step::Listed(entries) => self.note(entries).await?,
+                Step::Malformed(place) => {
+                    tracing::warn!(root = %manifest.root, ?place, "a part of a manifest is malformed and lists nothing");
+                }
+                Step::Done => return Ok(complete),
+            }
+        }
+    }
+
+    /// The manifest's own chunks in a span.
+    async fn own(&mut self, manifest: &Manifest, job: &FetchJob, span: Span) -> Result<bool, StoreError> {
+        let Ok(mut reader) = OwnChunks::new(manifest, span.from, span.to) else { return Ok(true) };
+        let mut complete = true;
+        loop {
+            match reader.next_step() {
+                Step::Want(entry) => match job.sized_chunk(entry.cid, entry.length.into()).await {
+                    Ok((chunk, _)) => drop(reader.supply(&chunk)),
+                    Err(_) => {
+                        complete = false;
+                        reader.lacking();
+                    }
+                },
+                Step::Listed(entries) => self.note(entries).await?,
+                Step::Malformed(_) => {}
+                Step::Done => return Ok(complete),
+            }
+        }
+    }
+
+    /// Puts what was read into the rows: all within the spans, and outside of them what is held here.
+    async fn note(&mut self, entries: Vec<(Key, Entry)>) -> Result<(), StoreError> {
+        let (wanted, spans, purpose) = (self.around.wanted.clone(), self.spans.clone(), self.purpose);
+        let reference = Reference { publication: self.listed.publication, copies: self.listed.copies };
+        let step = move || {
+            let mut kept = Vec::with_capacity(entries.len());
+            for (key, entry) in entries {
+                if spans.contains(&key) || wanted.holds(&entry)? {
+                    kept.push((key, entry));
+                }
+            }
+            match purpose {
+                Purpose::List => wanted.list(reference, &kept)?,
+                Purpose::Unlist => wanted.unlist(reference.publication, kept.iter().map(|(key, _)| *key))?,
+            }
+            Ok::<_, StoreError>(kept)
+        };
+        let kept = self.around.blocking.run(step).await.map_err(|_| StoreError::Closed)??;
+        self.touched.note(&kept);
+        Ok(())
+    }
+}

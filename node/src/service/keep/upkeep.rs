@@ -1,0 +1,297 @@
+//! The keeper's world: peers as they come and go, and what is scanned, asked, fetched and freed.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
+use p2p_protocol::{
+    Key, PeerId,
+    duty::{Audited, Input, Keeper, Output, Pulled, Said, Scanned, Settings, Span, reach::Reach},
+    manifest::Entry,
+};
+use tokio::{
+    sync::{
+        broadcast::{self, error::RecvError},
+        mpsc, watch,
+    },
+    time::{Interval, MissedTickBehavior, interval},
+};
+
+use super::{Around, Health};
+use crate::{
+    runner::{World, now},
+    service::{sync::Compared, worker::Work},
+    store::{Amendment, Role, StoreError, Terms},
+};
+
+/// How often the clock is written down, and what the store found damaged is looked at.
+const MINUTE: Duration = Duration::from_secs(60);
+/// Peers that are tried for one chunk before anybody is.
+const SOURCES: usize = 3;
+/// Damaged chunks that are looked at in one minute: what is damaged beside them is found missing by the next look at
+/// everything.
+const DAMAGED: usize = 4096;
+
+/// What runs for the keeper, and the inputs that it has not had.
+pub(super) struct Upkeep<'a> {
+    around: Around,
+    settings: Settings,
+    /// Its own, for the keeper to be told by others as long as it runs.
+    _inputs: mpsc::Sender<Input>,
+    incoming: mpsc::Receiver<Input>,
+    compared: broadcast::Receiver<Compared>,
+    topology: watch::Receiver<u64>,
+    reach: watch::Sender<Option<Reach>>,
+    /// Storing peers as the keeper knows them: connected, full.
+    peers: BTreeMap<PeerId, (bool, bool)>,
+    waiting: VecDeque<Input>,
+    /// Bounded by the machine.
+    running: FuturesUnordered<BoxFuture<'static, Option<Input>>>,
+    minute: Interval,
+    /// The first round of discovery, until it is over: before that it is not known where this node stands.
+    discovering: Option<BoxFuture<'static, ()>>,
+    health: Arc<Mutex<Health>>,
+    work: &'a Work,
+}
+
+impl<'a> Upkeep<'a> {
+    pub(super) fn new(
+        around: Around,
+        settings: Settings,
+        inputs: mpsc::Sender<Input>,
+        incoming: mpsc::Receiver<Input>,
+        reach: watch::Sender<Option<Reach>>,
+        health: Arc<Mutex<Health>>,
+        work: &'a Work,
+    ) -> Self {
+        let (compared, mut topology) = (around.sync.compared(), around.locate.changes());
+        topology.mark_changed();
+        let mut minute = interval(MINUTE);
+        minute.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let locate = around.locate.clone();
+        let discovering = async move { locate.discovered().await }.boxed();
+        Self {
+            around,
+            settings,
+            _inputs: inputs,
+            incoming,
+            compared,
+            topology,
+            reach,
+            peers: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            running: FuturesUnordered::new(),
+            minute,
+            discovering: Some(discovering),
+            health,
+            work,
+        }
+    }
+
+    /// Tells the keeper what is different among the storing peers.
+    fn follow(&mut self) {
+        let present: BTreeMap<_, _> =
+            self.around.locate.storing().into_iter().map(|(peer, here, full)| (peer, (here, full))).collect();
+        for (peer, (here, full)) in &present {
+            let before = self.peers.get(peer).copied();
+            if before == Some((*here, *full)) {
+                continue;
+            }
+            match (before.map(|(here, _)| here), here) {
+                (Some(true), false) => self.waiting.push_back(Input::Left(*peer, now())),
+                (None, false) => self.waiting.push_back(Input::Remembered(*peer)),
+                _ => self.waiting.push_back(Input::Heard(*peer)),
+            }
+            self.waiting.push_back(Input::Said(*peer, Said { storing: true, full: *full, leaving: false }));
+        }
+        for (peer, (here, _)) in &self.peers {
+            if *here && !present.contains_key(peer) {
+                self.waiting.push_back(Input::Left(*peer, now()));
+            }
+        }
+        self.peers = present;
+    }
+
+    fn look_around(&mut self) {
+        let usage = self.around.store.usage();
+        self.waiting.push_back(Input::Space { used: usage.bytes, capacity: usage.capacity_bytes });
+        match self.around.store.damaged(None, DAMAGED) {
+            Ok(damaged) => {
+                let spans = damaged.iter().map(|entry| Span::of(Key::from(&entry.cid.hash)));
+                self.waiting.extend(spans.map(Input::Changed));
+            }
+            Err(error) => tracing::warn!(%error, "what is damaged cannot be read"),
+        }
+        if let Err(error) = self.around.wanted.keep_time() {
+            tracing::warn!(%error, "the time could not be written down");
+        }
+    }
+}
+
+impl World<Keeper> for Upkeep<'_> {
+    fn act(&mut self, output: Output) {
+        let around = self.around.clone();
+        let grace = self.settings.grace;
+        let doing = match output {
+            Output::Scan { scan, span } => {
+                let reach = self.reach.borrow().clone();
+                scan_rows(around, scan, span, reach).boxed()
+            }
+            Output::Ask { request, peer, entries } => ask(around, request, peer, entries).boxed(),
+            Output::Pull { entry, from } => pull(around, entry, from).boxed(),
+            Output::Compare(peer) => async move {
+                around.sync.compare(peer);
+                None
+            }
+            .boxed(),
+            Output::Free(entries) => free(around, entries, grace).boxed(),
+            // This version neither asks for nor gives proofs: nothing is given up, and nobody is found to lie.
+            Output::Prove { request, .. } => async move { Some(Input::Proved { request, proved: None }) }.boxed(),
+            Output::Audit(peer) => async move { Some(Input::Audited(peer, Audited::Failed)) }.boxed(),
+            Output::GiveUp(_) => return,
+        };
+        self.running.push(doing);
+    }
+
+    async fn next(&mut self) -> Option<Input> {
+        loop {
+            if let Some(input) = self.waiting.pop_front() {
+                return Some(input);
+            }
+            tokio::select! {
+                changed = self.topology.changed() => {
+                    changed.ok()?;
+                    self.follow();
+                }
+                compared = self.compared.recv() => match compared {
+                    Ok(Compared { peer, begun }) => return Some(Input::Reconciled(peer, begun)),
+                    // One that is lost is made again where it is waited for.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                },
+                Some(input) = self.incoming.recv() => return Some(input),
+                Some(done) = self.running.next() => if let Some(input) = done {
+                    return Some(input);
+                },
+                Some(()) = OptionFuture::from(self.discovering.as_mut()) => {
+                    self.discovering = None;
+                    // Whoever is here counts as heard now: an input, after which the machine's view is looked at.
+                    self.peers.clear();
+                    self.follow();
+                    self.look_around();
+                }
+                _ = self.minute.tick() => self.look_around(),
+            }
+        }
+    }
+
+    fn settled(&mut self, machine: &Keeper) {
+        if self.discovering.is_none() {
+            let reach = machine.view().reach();
+            self.reach.send_if_modified(|known| {
+                let other = known.as_ref() != Some(reach);
+                if other {
+                    *known = Some(reach.clone());
+                }
+                other
+            });
+        }
+        let (wanting, fetching, _) = machine.in_hand();
+        let health = Health { counts: machine.counts(), wanting, fetching };
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
+        if wanting == 0 {
+            self.work.idle();
+        } else {
+            self.work.working(0, Some(wanting as u64));
+        }
+    }
+}
+
+async fn scan_rows(around: Around, scan: u64, span: Span, reach: Option<Reach>) -> Option<Input> {
+    let (wanted, store) = (around.wanted.clone(), around.store.clone());
+    let step = move || {
+        let (rows, ended) = wanted.scan(&span)?;
+        // A copy that this node has as a cache, and should hold, must not give way.
+        let mut promoted = Vec::new();
+        for Scanned { key, row, held, .. } in &rows {
+            let near = reach.as_ref().is_some_and(|reach| reach.nearer(key) < usize::from(row.copies()));
+            let hash = row.entry.cid.hash;
+            if *held && near && store.entry(&hash)?.is_some_and(|entry| entry.terms.role == Role::Cache) {
+                promoted.push(hash);
+            }
+        }
+        Ok::<_, StoreError>((rows, ended, promoted))
+    };
+    let found = around.blocking.run(step).await.map_err(|_| StoreError::Closed).and_then(|found| found);
+    let promote = Amendment { role: Some(Role::Replica), ..Amendment::default() };
+    if let Ok((_, _, promoted)) = &found
+        && !promoted.is_empty()
+        && let Err(error) = around.store.amend(promoted.clone(), promote).await
+    {
+        tracing::warn!(%error, "what this node should hold may still give way to what others add");
+    }
+    match found {
+        Ok((rows, ended, _)) => Some(Input::Rows { scan, rows, ended }),
+        Err(error) => {
+            tracing::warn!(%error, "the table of what is wanted cannot be read");
+            // It is looked at again with everything else.
+            Some(Input::Rows { scan, rows: Vec::new(), ended: true })
+        }
+    }
+}
+
+async fn ask(around: Around, request: u64, peer: PeerId, entries: Vec<Entry>) -> Option<Input> {
+    let hashes = entries.iter().map(|entry| entry.cid.hash).collect();
+    let has = match around.transfer.holdings(peer, hashes).await {
+        Ok(held) => Some(held.iter().map(Option::is_some).collect()),
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a peer does not say what it has");
+            None
+        }
+    };
+    Some(Input::Holdings { request, has })
+}
+
+/// Fetches a chunk and keeps it: from those that said that they have it, else from anybody.
+async fn pull(around: Around, entry: Entry, from: Vec<PeerId>) -> Option<Input> {
+    let key = entry.key();
+    let mut found = None;
+    for peer in from.into_iter().take(SOURCES) {
+        if let Ok(Some(chunk)) = around.transfer.fetch(peer, entry.cid).await {
+            found = Some(chunk);
+            break;
+        }
+    }
+    let copies = around.wanted.row(&key).ok().flatten().map_or(0, |row| row.copies());
+    if found.is_none() {
+        let job = around.fetch.begin(entry.cid, Vec::new(), copies.max(1));
+        found = job.sized_chunk(entry.cid, entry.length.into()).await.ok().map(|(chunk, _)| chunk);
+    }
+    let Some(chunk) = found else { return Some(Input::Pulled(key, Pulled::Failed)) };
+    let terms = Terms { role: Role::Replica, wanted: copies.max(1), owed: false, root: None };
+    let outcome = match around.wanted.put(chunk, terms).await {
+        Ok(_) => Pulled::Kept,
+        Err(StoreError::NoSpace { .. }) => Pulled::NoSpace,
+        Err(error) => {
+            tracing::warn!(%error, cid = %entry.cid, "a missing chunk was fetched and could not be kept");
+            Pulled::Failed
+        }
+    };
+    Some(Input::Pulled(key, outcome))
+}
+
+async fn free(around: Around, entries: Vec<Entry>, grace: Duration) -> Option<Input> {
+    match around.wanted.free(&entries, grace).await {
+        Ok(0) => {}
+        Ok(freed) => tracing::info!(chunks = freed, "freed what nothing lists any more"),
+        Err(error) => tracing::warn!(%error, "what nothing lists could not be freed"),
+    }
+    None
+}

@@ -1,0 +1,342 @@
+//! The wanted table on disk: what is listed or held here, and how long what nothing lists is protected.
+//!
+//! A row a chunk ([`p2p_protocol::duty::wanted`]), in the store's key table: derived, so that a table that is lost is
+//! made again from what is held and from what the catalogue lists. What this node acknowledges to anybody is noted here
+//! in the same commit, by this node's own clock, before the answer is given: nobody is told "kept" of what is freed a
+//! moment later.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use p2p_protocol::{
+    Chunk, Key,
+    duty::{
+        Moment, Reference, Row, SCAN_ROWS, Scanned, Span, Spans, span,
+        wanted::{Change, merge},
+    },
+    manifest::Entry,
+};
+use tokio::sync::{Notify, RwLock};
+
+use crate::{
+    runner::now,
+    store::{Edit, KeyTable, MAX_NOTE_BYTES, MAX_TABLE_CHANGES, Put, Store, StoreError, TableChange, Terms},
+};
+
+/// The note of this node's own clock: eight bytes, seconds.
+const CLOCK: &[u8] = b"clock";
+/// The notes of what each publication was read over, by its eight bytes.
+const COVERED: &[u8] = b"covered/";
+/// The notes of the parts of the keyspace whose rows are kept, by the copies wanted.
+const PARTS: &[u8] = b"part/";
+/// Notes that are read at once.
+const NOTES: usize = 256;
+/// Chunks that are read from the store at once while a table is made.
+const PAGE: usize = 4096;
+
+/// The handle: clone it freely.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    keys: KeyTable,
+    /// When this node started, and what its own clock said then.
+    started: (Instant, Moment),
+    /// The generation of the table that counts; 0 while there is none.
+    generation: AtomicU64,
+    /// Held shared while something is acknowledged, alone while something is freed.
+    acknowledging: RwLock<()>,
+    lost: Notify,
+}
+
+impl Wanted {
+    /// The table of `store`, as it was left; [`make`](Self::make) makes one that is lost.
+    pub fn open(store: Store) -> Result<Self, StoreError> {
+        let keys = store.key_table();
+        let note = keys.note(CLOCK)?;
+        let clock = note.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
+        let generation = keys.generation()?.unwrap_or(0);
+        let started = (now(), Moment(clock.unwrap_or(0)));
+        let (generation, acknowledging, lost) = (AtomicU64::new(generation), RwLock::default(), Notify::new());
+        Ok(Self { inner: Arc::new(Inner { store, keys, started, generation, acknowledging, lost }) })
+    }
+
+    /// The time of this node's own clock.
+    pub fn moment(&self) -> Moment {
+        let (started, moment) = self.inner.started;
+        Moment(moment.0 + now().saturating_duration_since(started).as_secs())
+    }
+
+    /// Whether there is a table.
+    pub fn is_made(&self) -> bool {
+        self.inner.generation.load(Ordering::Acquire) != 0
+    }
+
+    /// Makes the table from what is held, each chunk as if it had come now. Blocks.
+    pub fn make(&self) -> Result<(), StoreError> {
+        let mut rebuild = self.inner.keys.rebuild()?;
+        let (moment, generation) = (self.moment(), rebuild.generation());
+        let mut after = None;
+        loop {
+            let page = self.inner.store.scan(after, PAGE)?;
+            let Some(last) = page.last() else { break };
+            after = Some(Key::from(&last.cid.hash));
+            for held in page {
+                let row = Row::new(Entry { cid: held.cid, length: held.length }, moment);
+                rebuild.push(Key::from(&held.cid.hash), row.to_bytes().into())?;
+            }
+        }
+        let clock = (Bytes::from_static(CLOCK), Bytes::copy_from_slice(&moment.0.to_be_bytes()));
+        if rebuild.finish(&[clock])? {
+            self.inner.generation.store(generation, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Returns when the table turned out to be lost: it has to be made again. Cancel-safe; one waiter.
+    pub async fn lost(&self) {
+        self.inner.lost.notified().await;
+    }
+
+    /// [`Store::put`], noted as acknowledged now in the same commit.
+    pub async fn put(&self, chunk: Chunk, terms: Terms) -> Result<Put, StoreError> {
+        let _acknowledging = self.inner.acknowledging.read().await;
+        if !self.is_made() {
+            return self.inner.store.put(chunk, terms).await;
+        }
+        // A chunk has 2 MiB at the most.
+        let entry = Entry { cid: *chunk.cid(), length: chunk.len() as u32 };
+        let change = self.change(vec![self.renewal(&entry)], Vec::new());
+        let (put, noted) = self.inner.store.put_with(chunk, terms, change).await?;
+        self.noted(noted);
+        Ok(put)
+    }
+
+    /// Notes that these, which are here, are acknowledged now; on disk on return.
+    pub async fn renew(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        let _acknowledging = self.inner.acknowledging.read().await;
+        if !self.is_made() {
+            return Ok(());
+        }
+        for part in entries.chunks(MAX_TABLE_CHANGES - 1) {
+            let edits = part.iter().map(|entry| self.renewal(entry)).collect();
+            let noted = self.inner.keys.commit(self.change(edits, Vec::new())).await?;
+            self.noted(noted);
+        }
+        Ok(())
+    }
+
+    /// Up to [`SCAN_ROWS`] rows of a span, in key order, and whether those are all. A row that nothing lists and of whose
+    /// chunk nothing is here goes on the way. Blocks.
+    pub fn scan(&self, span: &Span) -> Result<(Vec<Scanned>, bool), StoreError> {
+        let found = match span.to {
+            Some(to) => self.inner.keys.range(span.from..to, SCAN_ROWS)?,
+            None => self.inner.keys.range(span.from.., SCAN_ROWS)?,
+        };
+        let ended = found.len() < SCAN_ROWS;
+        let (mut rows, mut idle) = (Vec::with_capacity(found.len()), Vec::new());
+        for (key, bytes) in found {
+            let Some(row) = Row::from_bytes(&bytes) else { continue };
+            let held = self.inner.store.entry(&row.entry.cid.hash)?.is_some();
+            if !held && !row.is_wanted() {
+                idle.push((key, Edit::Merge(merge, Change::Forget(bytes.to_vec()).to_bytes().into())));
+            }
+            rows.push(Scanned { key, row, held, pinned: false });
+        }
+        for part in idle.chunks(MAX_TABLE_CHANGES - 1) {
+            self.apply(part.to_vec(), Vec::new())?;
+        }
+        Ok((rows, ended))
+    }
+
+    /// The row of a chunk.
+    pub fn row(&self, key: &Key) -> Result<Option<Row>, StoreError> {
+        Ok(self.inner.keys.get(key)?.and_then(|bytes| Row::from_bytes(&bytes)))
+    }
+
+    /// A publication lists these. Blocks.
+    pub fn list(&self, reference: Reference, entries: &[(Key, Entry)]) -> Result<(), StoreError> {
+        let now = self.moment();
+        let change = |entry: &Entry| Change::List(*entry, reference, now);
+        self.apply_all(entries.iter().map(|(key, entry)| (*key, change(entry))))
+    }
+
+    /// A publication lists these no more. Blocks.
+    pub fn unlist(&self, publication: u64, keys: impl IntoIterator<Item = Key>) -> Result<(), StoreError> {
+        let now = self.moment();
+        self.apply_all(keys.into_iter().map(|key| (key, Change::Unlist(publication, now))))
+    }
+
+    /// Takes all references to a publication off, by a look at every row. Blocks.
+    pub fn purge(&self, publication: u64) -> Result<(), StoreError> {
+        let mut span = Span::ALL;
+        loop {
+            let (rows, ended) = self.scan(&span)?;
+            let names = |scanned: &&Scanned| scanned.row.names(publication);
+            self.unlist(publication, rows.iter().filter(names).map(|scanned| scanned.key))?;
+            match rows.last().and_then(|last| span::after(&last.key)) {
+                Some(from) if !ended => span = Span { from, to: None },
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Leaves out the rows outside of these parts of whose chunks nothing is here. Blocks.
+    pub fn narrow(&self, parts: &Spans) -> Result<(), StoreError> {
+        for mut span in Spans::all().without(parts).iter() {
+            loop {
+                let (rows, ended) = self.scan(&span)?;
+                let idle = rows.iter().filter(|scanned| !scanned.held);
+                self.apply_all(idle.map(|scanned| (scanned.key, Change::Forget(scanned.row.to_bytes()))))?;
+                match rows.last().and_then(|last| span::after(&last.key)) {
+                    Some(from) if !ended => span.from = from,
+                    _ => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees those of these chunks that were listed once, whose grace is over, and that nothing lists by now.
+    pub async fn free(&self, entries: &[Entry], grace: Duration) -> Result<u64, StoreError> {
+        // Nobody is told "kept" meanwhile.
+        let _alone = self.inner.acknowledging.write().await;
+        let moment = self.moment();
+        let (mut over, mut edits) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let key = entry.key();
+            let Some(row) = self.row(&key)? else { continue };
+            if row.was_listed() && row.grace_ends(grace).is_some_and(|ends| ends <= moment) {
+                over.push(entry.cid.hash);
+                edits.push((key, Edit::Merge(merge, Change::Forget(row.to_bytes()).to_bytes().into())));
+            }
+        }
+        let freed = over.len() as u64;
+        self.inner.store.remove(over).await?;
+        for part in edits.chunks(MAX_TABLE_CHANGES - 1) {
+            self.apply(part.to_vec(), Vec::new())?;
+        }
+        Ok(freed)
+    }
+
+    /// What publications were read over, by what rows know them as.
+    pub fn covered(&self) -> Result<BTreeMap<u64, Spans>, StoreError> {
+        let read = |name: &[u8], value: &[u8]| {
+            let publication = u64::from_be_bytes(name.try_into().ok()?);
+            Some((publication, Spans::from_bytes(value)?))
+        };
+        self.notes(COVERED, read)
+    }
+
+    /// The parts of the keyspace whose rows are kept, by copies.
+    pub fn parts(&self) -> Result<BTreeMap<u8, Spans>, StoreError> {
+        self.notes(PARTS, |name, value| Some((*name.first()?, Spans::from_bytes(value)?)))
+    }
+
+    /// Writes down what a publication was read over, after all that was changed before; `None`: nothing. Blocks.
+    pub fn set_covered(&self, publication: u64, covered: Option<&Spans>) -> Result<(), StoreError> {
+        self.set_note(&[COVERED, &publication.to_be_bytes()].concat(), covered)
+    }
+
+    /// Writes down a part. Blocks.
+    pub fn set_part(&self, copies: u8, part: &Spans) -> Result<(), StoreError> {
+        self.set_note(&[PARTS, &[copies]].concat(), Some(part))
+    }
+
+    /// Writes this node's clock down: as far as it got.
+    pub fn keep_time(&self) -> Result<(), StoreError> {
+        self.apply(Vec::new(), Vec::new())
+    }
+
+    /// Whether something is held outside of these parts.
+    pub fn strays(&self, parts: &Spans) -> Result<Spans, StoreError> {
+        let outside = Spans::all().without(parts);
+        let mut strays = Spans::new();
+        for span in outside.iter() {
+            let before = span::before(&span.from);
+            let first = self.inner.store.scan(before, 1)?;
+            if first.iter().any(|held| span.contains(&Key::from(&held.cid.hash))) {
+                strays.insert(span);
+            }
+        }
+        Ok(strays)
+    }
+
+    /// Whether a chunk is here.
+    pub fn holds(&self, entry: &Entry) -> Result<bool, StoreError> {
+        Ok(self.inner.store.entry(&entry.cid.hash)?.is_some())
+    }
+
+    fn notes<K: Ord, V>(
+        &self,
+        prefix: &[u8],
+        read: impl Fn(&[u8], &[u8]) -> Option<(K, V)>,
+    ) -> Result<BTreeMap<K, V>, StoreError> {
+        let mut found = BTreeMap::new();
+        let mut after: Option<Bytes> = None;
+        loop {
+            let page = self.inner.keys.notes(after.as_deref().or(Some(prefix)), NOTES)?;
+            let ended = page.len() < NOTES;
+            for (name, value) in page {
+                let Some(rest) = name.strip_prefix(prefix) else { return Ok(found) };
+                found.extend(read(rest, &value));
+                after = Some(name);
+            }
+            if ended {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn set_note(&self, name: &[u8], spans: Option<&Spans>) -> Result<(), StoreError> {
+        // What does not fit is read again after the next start.
+        let value = spans.map(Spans::to_bytes).filter(|bytes| bytes.len() <= MAX_NOTE_BYTES).map(Bytes::from);
+        self.apply(Vec::new(), vec![(Bytes::copy_from_slice(name), value)])
+    }
+
+    fn apply_all(&self, changes: impl Iterator<Item = (Key, Change)>) -> Result<(), StoreError> {
+        let mut edits = Vec::with_capacity(MAX_TABLE_CHANGES);
+        for (key, change) in changes {
+            edits.push((key, Edit::Merge(merge, change.to_bytes().into())));
+            if edits.len() == MAX_TABLE_CHANGES - 1 {
+                self.apply(std::mem::take(&mut edits), Vec::new())?;
+            }
+        }
+        if edits.is_empty() { Ok(()) } else { self.apply(edits, Vec::new()) }
+    }
+
+    fn apply(&self, entries: Vec<(Key, Edit)>, notes: Vec<(Bytes, Option<Bytes>)>) -> Result<(), StoreError> {
+        let noted = self.inner.keys.apply(&self.change(entries, notes))?;
+        self.noted(noted);
+        Ok(())
+    }
+
+    fn renewal(&self, entry: &Entry) -> (Key, Edit) {
+        (entry.key(), Edit::Merge(merge, Change::Renew(*entry, self.moment()).to_bytes().into()))
+    }
+
+    /// A change of this generation; with it goes the clock, so that no row is ever of a later time than it.
+    fn change(&self, entries: Vec<(Key, Edit)>, mut notes: Vec<(Bytes, Option<Bytes>)>) -> TableChange {
+        let clock = Bytes::copy_from_slice(&self.moment().0.to_be_bytes());
+        notes.push((Bytes::from_static(CLOCK), Some(clock)));
+        TableChange { generation: self.inner.generation.load(Ordering::Acquire), entries, notes }
+    }
+
+    fn noted(&self, noted: bool) {
+        if !noted && self.is_made() {
+            self.inner.generation.store(0, Ordering::Release);
+            self.inner.lost.notify_one();
+        }
+    }
+}
