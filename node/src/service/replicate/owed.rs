@@ -2,7 +2,7 @@
 //!
 //! Whoever holds an owed chunk offers it to the k closest; offers are idempotent, so several holders may. Each begins at
 //! its own place in the keyspace, so that they seldom offer the same chunk at the same time. When k peers acknowledged,
-//! the mark goes, and a holder that is not one of them becomes a cache. When to offer is [`p2p_protocol::owed`]'s.
+//! the mark goes; the copy stays. When to offer is [`p2p_protocol::owed`]'s.
 
 use std::sync::Arc;
 
@@ -145,13 +145,10 @@ async fn settle(shared: &Arc<Shared>, entry: Entry) -> bool {
     }
     drop(asks);
     let role = if plan.holders().contains(&local) { Role::Replica } else { Role::Cache };
-    let change = if plan.is_complete() {
-        Amendment { role: (role != terms.role).then_some(role), owed: Some(false), wanted: None }
-    } else {
-        // While copies are missing every holder counts.
-        let promoted = role == Role::Replica && terms.role == Role::Cache;
-        Amendment { role: promoted.then_some(role), ..Amendment::default() }
-    };
+    // A copy that was acknowledged is never given up for what others say that they keep: they may not.
+    let promoted = role == Role::Replica && terms.role == Role::Cache;
+    let done = plan.is_complete().then_some(false);
+    let change = Amendment { role: promoted.then_some(role), owed: done, wanted: None };
     if change != Amendment::default() {
         // The task ends only after the last sender.
         let _ = shared.changes.send(Change::Amend(cid.hash, change)).await;
