@@ -251,7 +251,7 @@ fn damaged_bytes() {
     let log = cluster[1].log();
     assert!(log.contains("damaged") || log.contains("set aside"), "it does not say so: {log}");
     // What is damaged comes back from a holder, and then it gives everything alone.
-    until("nothing is damaged any more", LONG, || {
+    until("nothing is damaged any more", LONG * 3, || {
         let status = cluster[1].status();
         check(status["damaged"] == 0 && status["replication"]["missing"] == 0, status)
     });

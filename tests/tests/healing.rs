@@ -1,11 +1,13 @@
 //! A network that heals itself: machines are lost, wiped and restarted, and files are removed.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
-use p2p_tests::process::{Cluster, Daemon, LONG, Program, Scratch, placement, text, tree, until, utf8, wait::check};
+use p2p_tests::process::{Cluster, Daemon, Program, Scratch, placement, text, tree, until, utf8, wait::check};
 
 const NODE: Program = Program(env!("CARGO_BIN_EXE_p2p-node-tested"));
 const K: usize = 3;
+/// Healing waits for delays, graces and looks at everything, one after the other.
+const PATIENCE: Duration = Duration::from_secs(400);
 /// What the identity's file is called.
 const IDENTITY: &str = "identity.key";
 
@@ -24,7 +26,7 @@ fn chunks(node: &Daemon, root: &str) -> Vec<String> {
 #[track_caller]
 fn placed(nodes: &[Daemon], chunks: &[String]) {
     let ids: Vec<&str> = nodes.iter().map(Daemon::peer_id).collect();
-    until("every chunk is on its k closest", LONG, || {
+    until("every chunk is on its k closest", PATIENCE, || {
         let held: Vec<BTreeSet<String>> =
             nodes.iter().map(|node| placement::held(node).into_keys().collect()).collect();
         let missing = chunks.iter().find(|chunk| {
@@ -98,7 +100,7 @@ fn what_is_removed_is_freed_from_every_disk_and_the_rest_stays() {
     let gone = text(&cluster[2].add(&removed)["cid"]);
     cluster[2].run(["rm", &gone]).ok();
     // Some chunks are in both trees: the adder's own copies of those may stay.
-    until("only what stays is on the disks", LONG, || {
+    until("only what stays is on the disks", PATIENCE, || {
         let now: Vec<_> = cluster.nodes.iter().map(placement::held).collect();
         let left: Vec<_> = now
             .iter()
