@@ -8,11 +8,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use p2p_protocol::{chance::Chance, duty::Settings};
 
-use crate::{
-    node::NodeId,
-    sampled,
-    world::{Sample, World},
-};
+use crate::{content::Sample, node::NodeId, sampled, world::World};
 
 /// Bytes of a chunk.
 const CHUNK: u64 = 1 << 20;

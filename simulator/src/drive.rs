@@ -12,13 +12,13 @@ use p2p_protocol::{
         lister::{self, Listed},
     },
     machine::StateMachine as _,
-    manifest::{ENTRY_BYTES, Entry},
+    manifest::{ENTRY_BYTES, Entry, LEAF_ENTRIES},
 };
 
 use crate::{
     node::{Kept, NodeId},
     sampled,
-    world::{Event, LEAF_ENTRIES, World},
+    world::{Event, World},
 };
 
 /// What one node gets from another.

@@ -8,6 +8,7 @@
 
 pub mod catalogue;
 pub mod churn;
+pub mod content;
 pub mod figures;
 pub mod model;
 pub mod node;

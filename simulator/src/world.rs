@@ -9,7 +9,7 @@ use std::{
 
 use libp2p_identity::PeerId;
 use p2p_protocol::{
-    Cid, Codec, Key,
+    Key,
     chance::Chance,
     duty::{
         self, EXTRA, Input, Said, Settings, Spans,
@@ -17,7 +17,7 @@ use p2p_protocol::{
         view::View,
     },
     machine::StateMachine as _,
-    manifest::{ENTRY_BYTES, Entry, Listing, MAX_INLINE_ENTRIES},
+    manifest::Entry,
     placement::{Candidate, REGION_AGE},
     ranking::Ranking,
 };
@@ -25,6 +25,7 @@ use p2p_protocol::{
 use crate::{
     catalogue::{PublicationKey, Version},
     client::Step,
+    content::Root,
     figures::Figures,
     model::Model,
     node::{Node, NodeId},
@@ -41,31 +42,6 @@ const SMALL: usize = 128;
 const MEETING: Duration = Duration::from_secs(5);
 /// Events at one time that only a loop without an end has.
 const AT_ONCE: u64 = 1_000_000;
-/// Entries of a manifest's leaf.
-pub const LEAF_ENTRIES: usize = 128;
-
-/// What a root consists of.
-#[derive(Debug)]
-pub struct Root {
-    /// The chunks of its DAG, in the order of their keys.
-    pub entries: Vec<(Key, Entry)>,
-    /// The chunks of its manifest, in the order of the leaves; none for a small root.
-    pub manifest: Vec<(Key, Entry)>,
-    /// What its publication says.
-    pub listing: Listing,
-    /// What it stands for, where it is a sample.
-    pub sample: Option<Sample>,
-}
-
-/// What a sampled root stands for.
-#[derive(Clone, Copy, Debug)]
-pub struct Sample {
-    /// Files of this size.
-    pub files: u64,
-    /// Distinct chunks of each.
-    pub chunks: u64,
-}
-
 /// What somebody publishes.
 #[derive(Debug)]
 pub struct Publication {
@@ -523,42 +499,6 @@ impl World {
     /// How long a message takes.
     pub(crate) fn delay(&mut self) -> Duration {
         Duration::from_millis(5) + self.chance.part(Duration::from_millis(60))
-    }
-
-    /// A root of new chunks of so many bytes each; gives its number.
-    pub fn make_root(&mut self, chunks: usize, length: u32) -> usize {
-        let mut entries: Vec<_> = (0..chunks.max(1)).map(|_| self.make_chunk(length)).collect();
-        entries.sort_unstable_by_key(|(key, _)| *key);
-        let leaves = entries.len().div_ceil(LEAF_ENTRIES);
-        let manifest: Vec<_> = match entries.len() {
-            0..=MAX_INLINE_ENTRIES => Vec::new(),
-            // The leaves, and the node above them.
-            _ => (0..leaves + usize::from(leaves > 1))
-                .map(|_| self.make_chunk((LEAF_ENTRIES * ENTRY_BYTES) as u32))
-                .collect(),
-        };
-        let listing = match manifest.last() {
-            None => Listing::Inline(entries.iter().map(|(_, entry)| *entry).collect()),
-            Some((_, top)) => Listing::Manifest(top.cid),
-        };
-        self.roots.push(Root { entries, manifest, listing, sample: None });
-        self.roots.len() - 1
-    }
-
-    /// A root that stands for many: `samples` chunks of so many bytes each stand for those of `sample`.
-    pub(crate) fn make_sample(&mut self, samples: usize, length: u32, sample: Sample) -> usize {
-        let mut entries: Vec<_> = (0..samples.max(1)).map(|_| self.make_chunk(length)).collect();
-        entries.sort_unstable_by_key(|(key, _)| *key);
-        // What is read of its manifest is counted; nothing here needs its bytes.
-        let listing = Listing::Manifest(entries[0].1.cid);
-        self.roots.push(Root { entries, manifest: Vec::new(), listing, sample: Some(sample) });
-        self.roots.len() - 1
-    }
-
-    fn make_chunk(&mut self, length: u32) -> (Key, Entry) {
-        let cid = Cid::of(Codec::Raw, &self.chance.bytes());
-        let entry = Entry { cid, length };
-        (entry.key(), entry)
     }
 
     /// The view of a node that is up.

@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::Arguments;
 use p2p_tests::process::{
     Daemon, Program, Scratch,
-    namespace::{self, Addresses, Lan},
+    namespace::{Addresses, Lan, trial},
     tree, until,
     wait::check,
 };
@@ -28,17 +28,6 @@ fn main() -> ExitCode {
         trial("a_machine_that_vanished_is_noticed_when_it_is_used", vanished),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// A test that is ignored, and says why, where namespaces cannot be had.
-fn trial(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::ignorable_test(name, move || -> Result<Completion, Failed> {
-        if let Some(reason) = namespace::missing() {
-            return Ok(Completion::ignored_with(reason));
-        }
-        body();
-        Ok(Completion::Completed)
-    })
 }
 
 /// Six daemons on the loopback of one namespace, whose only traffic is theirs.

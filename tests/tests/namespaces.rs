@@ -4,10 +4,10 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::Arguments;
 use p2p_tests::process::{
     Daemon, LONG, Program, Scratch,
-    namespace::{self, Addresses, Lan},
+    namespace::{Addresses, Lan, trial},
     tree, until,
     wait::check,
 };
@@ -25,17 +25,6 @@ fn main() -> ExitCode {
         trial("networks_of_different_names_on_one_cable_never_mix", different_networks),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// A test that is ignored, and says why, where namespaces cannot be had.
-fn trial(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::ignorable_test(name, move || -> Result<Completion, Failed> {
-        if let Some(reason) = namespace::missing() {
-            return Ok(Completion::ignored_with(reason));
-        }
-        body();
-        Ok(Completion::Completed)
-    })
 }
 
 /// A daemon as a user starts it: no listen address, no peer named. Only the capacity is bounded.

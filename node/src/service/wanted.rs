@@ -83,8 +83,9 @@ impl Wanted {
         self.inner.generation.load(Ordering::Acquire) != 0
     }
 
-    /// Makes the table from what is held, each chunk as if it had come now. Blocks.
-    pub fn make(&self) -> Result<(), StoreError> {
+    /// Makes the table from what is held, each chunk as if it had come now. `false`: the index was lost meanwhile, and there
+    /// is no table yet. Blocks.
+    pub fn make(&self) -> Result<bool, StoreError> {
         let mut rebuild = self.inner.keys.rebuild()?;
         let (moment, generation) = (self.moment(), rebuild.generation());
         let mut after = None;
@@ -94,14 +95,17 @@ impl Wanted {
             after = Some(Key::from(&last.cid.hash));
             for held in page {
                 let row = Row::new(Entry { cid: held.cid, length: held.length }, moment);
-                rebuild.push(Key::from(&held.cid.hash), row.to_bytes().into())?;
+                if !rebuild.push(Key::from(&held.cid.hash), row.to_bytes().into())? {
+                    return Ok(false);
+                }
             }
         }
         let clock = (Bytes::from_static(CLOCK), Bytes::copy_from_slice(&moment.0.to_be_bytes()));
-        if rebuild.finish(&[clock])? {
+        let made = rebuild.finish(&[clock])?;
+        if made {
             self.inner.generation.store(generation, Ordering::Release);
         }
-        Ok(())
+        Ok(made)
     }
 
     /// Returns when the table turned out to be lost: it has to be made again. Cancel-safe; one waiter.

@@ -8,11 +8,10 @@ use std::{
 use libp2p_identity::PeerId;
 
 use super::{
-    Audited, EXTRA, Input, Moment, Output, PROBATION, Pulled, Row, SEEN_GRACES, Scanned, Settings, Span, Spans, View,
+    Audited, EXTRA, Input, Moment, Output, PROBATION, Pulled, Row, SEEN_GRACES, Scanned, Settings, Span, View,
     audits::Audits,
     facts::Facts,
     pulls::{Answer, Pulls},
-    reach::Reach,
     sweep::Sweep,
     yields::Yields,
 };
@@ -178,11 +177,6 @@ impl Keeper {
             copies if self.is_duty(now, key, copies) => Role::Duty,
             _ => Role::Cached,
         }
-    }
-
-    /// Whether a peer of the view should hold a chunk: it is one of the k nearest.
-    pub fn expects(&self, reach: &Reach, key: &Key, copies: u8) -> bool {
-        reach.nearer(key) < usize::from(copies)
     }
 
     fn is_duty(&self, now: Instant, key: &Key, copies: u8) -> bool {
@@ -569,9 +563,4 @@ impl StateMachine for Keeper {
     fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
-}
-
-/// The part of the keyspace that a node of this view compares for so many copies.
-pub fn compared(view: &View, copies: u8, margin: usize) -> Spans {
-    view.reach().within(usize::from(copies) + EXTRA + margin)
 }

@@ -9,6 +9,8 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use libtest_mimic::{Completion, Failed, Trial};
+
 use super::{Options, reaper};
 
 /// Which addresses the machines of a [`Lan`] have, beside the link-local ones that IPv6 always makes.
@@ -18,6 +20,17 @@ pub enum Addresses {
     V4,
     /// fd94::x/64; no IPv4 at all.
     V6,
+}
+
+/// A test that is ignored, and says why, where namespaces cannot be had.
+pub fn trial(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::ignorable_test(name, move || -> Result<Completion, Failed> {
+        if let Some(reason) = missing() {
+            return Ok(Completion::ignored_with(reason));
+        }
+        body();
+        Ok(Completion::Completed)
+    })
 }
 
 /// Why namespaces cannot be had here; `None` where they can.

@@ -150,7 +150,11 @@ async fn once(
     if !wanted.is_made() {
         tracing::info!("the table of what is wanted is made anew");
         let making = wanted.clone();
-        blocking.run(move || making.make()).await.map_err(|_| StoreError::Closed)??;
+        if !blocking.run(move || making.make()).await.map_err(|_| StoreError::Closed)?? {
+            // Without one nothing would be compared: it is made once the index is there again.
+            tokio::time::sleep(AGAIN).await;
+            return Ok(());
+        }
     }
     let (local, moment) = (locate.local(), wanted.moment());
     let keeper = Keeper::new(local, storing, settings, now(), moment, Chance::new(chance.number()));

@@ -104,6 +104,8 @@ impl<'a> Upkeep<'a> {
             if before == Some((*here, *full)) {
                 continue;
             }
+            // Away counts from the end of the connection, not from the last byte: a peer at rest says nothing for minutes,
+            // and a restart must not find most of its delay used up.
             match (before.map(|(here, _)| here), here) {
                 (Some(true), false) => self.waiting.push_back(Input::Left(*peer, now())),
                 (None, false) => self.waiting.push_back(Input::Remembered(*peer)),
