@@ -15,7 +15,7 @@ use super::{
     log::{Sealed, failed},
     record::{HEAD_BYTES, Head, Record, body_checksum},
     segment::{self, Location, SEGMENT_HEAD_BYTES, Step, Walk},
-    shared::{Read, Shared},
+    shared::{Read, ReadValue, Shared},
     writer::Request,
 };
 
@@ -222,8 +222,14 @@ impl Compaction {
             let page = self.shared.with(|table| table.values(&[], after.as_deref(), PAGE))?;
             let Some((last, ..)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
-            for (key, location, value) in page.into_iter().filter(|(_, location, _)| location.segment == number) {
-                (self.ask)(Request::Relocate(vec![(location, Record::Value(key, value))]))?;
+            for (key, held) in page.into_iter().filter(|(_, held)| held.location.segment == number) {
+                match self.shared.read_value(&key, held)? {
+                    ReadValue::Value(value) => {
+                        (self.ask)(Request::Relocate(vec![(held.location, Record::Value(key, value))]))?;
+                    }
+                    ReadValue::Missing => {}
+                    ReadValue::Damaged(held) => (self.ask)(Request::DamagedValue(key, held.location))?,
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use super::{
     Entry, Role, StoreError,
     index::{
         MAX_BATCH, Write,
-        table::{self, Held, Mark, Position, Table},
+        table::{self, Content, Held, HeldValue, Mark, Position, Table},
     },
     record::HEAD_BYTES,
     segment::Location,
@@ -33,10 +33,10 @@ struct Slot {
 }
 
 struct ValueSlot {
-    /// The record that held so far, and its bytes.
-    before: Option<(Location, u64)>,
-    /// The one that holds from now on, and its value; `None`: there is none.
-    after: Option<(At, Bytes)>,
+    /// The record that held so far.
+    before: Option<HeldValue>,
+    /// The one that holds from now on; `None`: there is none.
+    after: Option<(At, Content)>,
 }
 
 /// The store's counters, kept as the batches go.
@@ -177,14 +177,14 @@ impl<'a> Draft<'a> {
     /// Where the record of a value is.
     pub(super) fn value(&self, key: &Bytes) -> Result<Option<At>, StoreError> {
         match self.values.get(key) {
-            Some(slot) => Ok(slot.after.as_ref().map(|(at, _)| *at)),
-            None => Ok(self.table.value(key)?.map(|(location, _)| At::Log(location))),
+            Some(slot) => Ok(slot.after.map(|(at, _)| at)),
+            None => Ok(self.table.value(key)?.map(|held| At::Log(held.location))),
         }
     }
 
-    /// The value of `key` from now on.
-    pub(super) fn keep_value(&mut self, key: Bytes, value: Bytes, at: At) -> Result<(), StoreError> {
-        self.set_value(key, Some((at, value)))
+    /// What `key` has as its value from now on.
+    pub(super) fn keep_value(&mut self, key: Bytes, content: Content, at: At) -> Result<(), StoreError> {
+        self.set_value(key, Some((at, content)))
     }
 
     /// The key has no value from now on.
@@ -192,13 +192,10 @@ impl<'a> Draft<'a> {
         self.set_value(key, None)
     }
 
-    fn set_value(&mut self, key: Bytes, after: Option<(At, Bytes)>) -> Result<(), StoreError> {
+    fn set_value(&mut self, key: Bytes, after: Option<(At, Content)>) -> Result<(), StoreError> {
         let before = match self.values.get(&key) {
             Some(slot) => slot.before,
-            None => {
-                let found = self.table.value(&key)?;
-                found.map(|(location, value)| (location, value_bytes(&key, &value)))
-            }
+            None => self.table.value(&key)?,
         };
         self.values.insert(key, ValueSlot { before, after });
         Ok(())
@@ -251,19 +248,13 @@ impl<'a> Draft<'a> {
             }
         }
         for (key, ValueSlot { before, after }) in self.values {
-            let after = after.map(|(at, value)| (place(at), value));
+            let after = after.map(|(at, content)| HeldValue { location: place(at), content });
             if before.is_none() && after.is_none() {
                 continue;
             }
-            shifts.extend(before.map(|(location, bytes)| Shift { location, bytes, live: false }));
-            let bytes = |value: &Bytes| value_bytes(&key, value);
-            shifts.extend(after.as_ref().map(|(location, value)| Shift {
-                location: *location,
-                bytes: bytes(value),
-                live: true,
-            }));
-            let locations = [before.map(|(location, _)| location), after.as_ref().map(|(location, _)| *location)];
-            for location in locations.into_iter().flatten() {
+            for (held, live) in [(before, false), (after, true)] {
+                let Some(HeldValue { location, content }) = held else { continue };
+                shifts.push(Shift { location, bytes: content.record_bytes(&key), live });
                 sum ^= table::value_print(&key, location);
             }
             push(&mut batches, vec![table::value_write(&key, after)], sum);
@@ -282,9 +273,4 @@ fn push(batches: &mut Vec<Vec<Write>>, writes: Vec<Write>, sum: u64) {
         }
         _ => batches.push([vec![table::sum_write(sum)], writes].concat()),
     }
-}
-
-/// What the record of a value takes in the log.
-pub(super) fn value_bytes(key: &[u8], value: &[u8]) -> u64 {
-    (super::record::VALUE_HEAD_BYTES + key.len() + value.len()) as u64
 }

@@ -363,7 +363,7 @@ impl Log for SegmentLog {
     }
 }
 
-/// Payloads by the offset of their record.
+/// Payloads of chunks, and values, by the offset of their record.
 pub(super) type Payloads = Arc<Mutex<BTreeMap<u64, Bytes>>>;
 
 /// The log in memory: what is not live is gone at once.
@@ -391,7 +391,7 @@ impl Log for MemoryLog {
         let mut locations = Vec::with_capacity(records.len());
         for record in records {
             locations.push(Location { segment: 1, offset: self.end });
-            if let Record::Chunk(_, payload) = record {
+            if let Record::Chunk(_, payload) | Record::Value(_, payload) = record {
                 payloads.insert(self.end, payload.clone());
             }
             self.end += record.total_bytes();

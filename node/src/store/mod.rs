@@ -57,13 +57,13 @@ use self::{
     draft::Counters,
     index::{
         memory::MemoryIndex,
-        table::{Mark, Table},
+        table::{HeldValue, Mark, Table},
     },
     layout::Layout,
     log::{MemoryLog, Payloads},
     read::{Recency, Source},
     record::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
-    shared::{IndexState, Read, Shared},
+    shared::{IndexState, Read, ReadValue, Shared},
     threads::WriterThread,
     writer::{Answer, Operation, Outcome, Request, Writer},
 };
@@ -376,22 +376,58 @@ impl Store {
         self.ask_for_parts(&changes, request).await.map(drop)
     }
 
-    /// The value of a record.
+    /// The value of a record, read from the log. One that is damaged is `None` from then on. Blocks, on disk.
     pub fn record(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let found = self.with(|table| table.value(key));
-        Ok(found?.map(|(_, value)| value))
+        match self.with(|table| table.value(key))? {
+            Some(held) => self.read_value(key, held),
+            None => Ok(None),
+        }
     }
 
-    /// Records whose keys begin with `prefix`: up to `limit` in key order, strictly after `after`. All of them are a
-    /// page after the other, each from the last key of the one before.
+    /// Records whose keys begin with `prefix`: up to `limit` in key order, strictly after `after`, without those that
+    /// are damaged. All of them are a page after the other, each from the last key of the one before; fewer than
+    /// `limit` are the last. Blocks, on disk: a value at a time is read from the log.
     pub fn records(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-        let found = self.with(|table| table.values(prefix, after, limit));
-        Ok(found?.into_iter().map(|(key, _, value)| (key, value)).collect())
+        let mut found = Vec::new();
+        let mut after = after.map(Bytes::copy_from_slice);
+        // What is left out because it is damaged does not end the page.
+        while found.len() < limit {
+            let page = self.with(|table| table.values(prefix, after.as_deref(), limit - found.len()))?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (key, held) in page {
+                let value = self.read_value(&key, held)?;
+                found.extend(value.map(|value| (key, value)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The value of `key`, which the index just said to be `held`. One that is damaged is forgotten.
+    fn read_value(&self, key: &[u8], held: HeldValue) -> Result<Option<Bytes>, StoreError> {
+        match self.healing(self.inner.shared.read_value(key, held))? {
+            ReadValue::Value(value) => Ok(Some(value)),
+            ReadValue::Missing => Ok(None),
+            ReadValue::Damaged(HeldValue { location, .. }) => {
+                tracing::warn!(
+                    segment = location.segment,
+                    offset = location.offset,
+                    "a record is damaged; it is forgotten"
+                );
+                if let Door::Thread { sender, .. } = &self.inner.door {
+                    let (reply, _) = oneshot::channel();
+                    let request = Request::DamagedValue(Bytes::copy_from_slice(key), location);
+                    // Closed: whoever reads it next finds the same.
+                    let _ = sender.send(Operation { request, reply, permit: None });
+                }
+                Ok(None)
+            }
+        }
     }
 
     /// Small derivable metadata in the index (catalogue of others, peers, settings): `tree` names a key space and has

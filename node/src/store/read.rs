@@ -11,8 +11,9 @@ use bytes::Bytes;
 
 use super::{
     disk::{Disk, DiskFile},
+    index::table::Content,
     log::Payloads,
-    record::HEAD_BYTES,
+    record::{HEAD_BYTES, VALUE_HEAD_BYTES, body_checksum},
     segment::{self, Location},
 };
 
@@ -51,6 +52,24 @@ impl Source {
                 let mut bytes = vec![0; length as usize];
                 segments.file(location.segment)?.read_at(&mut bytes, location.offset + HEAD_BYTES as u64)?;
                 Ok(bytes.into())
+            }
+        }
+    }
+
+    /// The value of the record at `location`, if it is the one that `content` is of. Blocks, on disk.
+    pub(super) fn value(&self, key: &[u8], location: Location, content: &Content) -> io::Result<Option<Bytes>> {
+        match self {
+            Self::Memory(payloads) => {
+                let payloads = payloads.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(payloads.get(&location.offset).cloned())
+            }
+            Self::Disk(segments) => {
+                // The value alone is handed out: it may be kept for long.
+                let mut body = vec![0; key.len() + content.length as usize];
+                segments.file(location.segment)?.read_at(&mut body, location.offset + VALUE_HEAD_BYTES as u64)?;
+                let (found, value) = body.split_at(key.len());
+                let intact = found == key && body_checksum(found, value) == content.checksum;
+                Ok(intact.then(|| Bytes::copy_from_slice(value)))
             }
         }
     }

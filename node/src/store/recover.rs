@@ -2,7 +2,7 @@
 //!
 //! A new one is made in a directory of its own and takes the other's place when it is complete and on disk. What the old
 //! one knew to be where the log has nothing any more (a segment that is lost, or whose headers are) is not forgotten:
-//! values are written again, chunks too where their bytes are still good, and the others are remembered as damaged.
+//! chunks and values are written again where their bytes are still good; other chunks are remembered as damaged.
 
 use std::{
     collections::BTreeMap,
@@ -16,10 +16,10 @@ use super::{
     Entry, StoreError,
     census::{Census, SegmentCount},
     disk::Disk,
-    draft::{At, Counters, Draft, cost, value_bytes},
-    index::table::{Mark, Position, Table, chunk_print, value_print},
+    draft::{At, Counters, Draft, cost},
+    index::table::{Content, HeldValue, Mark, Position, Table, chunk_print, value_print},
     log::{Log as _, SegmentLog, failed},
-    record::{Gone, HEAD_BYTES, Head, Record, body_checksum},
+    record::{Gone, HEAD_BYTES, Head, Record, VALUE_HEAD_BYTES, body_checksum},
     replay::{apply, replay},
     segment::{self, Location, SEGMENT_HEAD_BYTES, Step, Walk},
 };
@@ -252,13 +252,14 @@ fn count(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
         let page = table.values(&[], after.as_deref(), PAGE)?;
         let Some((last, ..)) = page.last() else { break };
         after = Some(last.clone());
-        for (key, mut location, value) in page {
-            let bytes = value_bytes(&key, &value);
+        for (key, HeldValue { location, content }) in page {
+            let bytes = content.record_bytes(&key);
             missing ^= value_print(&key, location);
-            if !inside(location, bytes) {
-                location = lost.value(key, value)?;
+            if inside(location, bytes) {
+                *live.entry(location.segment).or_default() += bytes;
+            } else {
+                lost.add(Record::Unset(key, None))?;
             }
-            *live.entry(location.segment).or_default() += bytes;
         }
     }
     if missing != 0 {
@@ -308,8 +309,9 @@ fn write_down_lost(old: &Table, table: &Table, log: &mut SegmentLog) -> Result<(
         let page = old.values(&[], after.as_deref(), PAGE)?;
         let Some((last, ..)) = page.last() else { break };
         after = Some(last.clone());
-        for (key, location, value) in page {
-            let newer = table.value(&key)?.is_some_and(|(found, _)| found >= location);
+        for (key, HeldValue { location, content }) in page {
+            let now = table.value(&key)?.map(|held| held.location);
+            let newer = now.is_some_and(|found| found >= location);
             let recorded = match lost.head(location) {
                 Some(head @ Head::Value { key: split, checksum, .. }) => {
                     let body = lost.bytes(location, head.head_bytes(), head.body_bytes());
@@ -317,8 +319,16 @@ fn write_down_lost(old: &Table, table: &Table, log: &mut SegmentLog) -> Result<(
                 }
                 _ => false,
             };
-            if !newer && !recorded {
-                lost.value(key, value)?;
+            if newer || recorded {
+                continue;
+            }
+            let body =
+                lost.bytes(location, VALUE_HEAD_BYTES as u64, content.record_bytes(&key) - VALUE_HEAD_BYTES as u64);
+            match body.map(Bytes::from).filter(|body| body_checksum(body, &[]) == content.checksum) {
+                Some(body) => lost.add(Record::Value(key.clone(), body.slice(key.len()..)))?,
+                // What it had replaced must not come back.
+                None if now.is_some() => lost.add(Record::Unset(key, None))?,
+                None => {}
             }
         }
     }
@@ -362,15 +372,6 @@ impl<'a> Lost<'a> {
         self.add(Record::Deletion(entry, Gone::Damaged, None))
     }
 
-    /// Where the value is from now on.
-    fn value(&mut self, key: Bytes, value: Bytes) -> Result<Location, Unfit> {
-        self.add(Record::Value(key, value))?;
-        // Not its own place, but its segment unless the log begins another one just here; counts are taken anew at
-        // each start.
-        let position = self.log.position();
-        Ok(Location { segment: position.segment, offset: position.offset })
-    }
-
     fn add(&mut self, record: Record) -> Result<(), Unfit> {
         self.bytes += record.total_bytes();
         self.records.push(record);
@@ -412,7 +413,9 @@ impl<'a> Lost<'a> {
                 Record::Deletion(entry, ..) | Record::Amendment(entry) => {
                     draft.drop_chunk(Key::from(&entry.cid.hash), Some(*entry))?;
                 }
-                Record::Value(key, value) => draft.keep_value(key.clone(), value.clone(), At::Batch(number))?,
+                Record::Value(key, value) => {
+                    draft.keep_value(key.clone(), Content::of(key, value), At::Batch(number))?;
+                }
                 Record::Unset(key, _) => draft.drop_value(key.clone())?,
             }
         }

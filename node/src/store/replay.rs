@@ -7,7 +7,7 @@ use p2p_protocol::Key;
 use super::{
     disk::DiskFile,
     draft::{At, Draft},
-    index::table::{Position, Table},
+    index::table::{Content, Position, Table},
     log::{Log as _, SegmentLog, failed},
     record::{Gone, HEAD_BYTES, Head, Salt, body_checksum},
     recover::Unfit,
@@ -150,7 +150,8 @@ impl Part<'_> {
                 if body_checksum(key, value) != checksum {
                     return Ok(false);
                 }
-                draft.keep_value(key.to_vec().into(), value.to_vec().into(), At::Log(location))?;
+                let content = Content { length: value.len() as u32, checksum };
+                draft.keep_value(key.to_vec().into(), content, At::Log(location))?;
             }
         }
         Ok(true)

@@ -9,13 +9,14 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use p2p_protocol::{Chunk, Key, Multihash};
 
 use super::{
     Entry, StoreError, Usage,
     disk::Disk,
     draft::{Counters, evictable},
-    index::table::{Held, Table},
+    index::table::{Held, HeldValue, Table},
     read::{Recency, Source},
     segment::unreadable,
     terms::is_full,
@@ -60,6 +61,16 @@ pub(super) enum Read {
     Missing,
     /// It is here, and damaged.
     Damaged(Held),
+}
+
+/// What a read of a value gave.
+pub(super) enum ReadValue {
+    /// The value.
+    Value(Bytes),
+    /// It is not here any more.
+    Missing,
+    /// It is here, and damaged.
+    Damaged(HeldValue),
 }
 
 impl Shared {
@@ -134,6 +145,28 @@ impl Shared {
         }
         // It moved each time: it is here, and a later try will find it.
         Err(StoreError::Io { doing: "reading a chunk".into(), source: Arc::new(io::ErrorKind::Interrupted.into()) })
+    }
+
+    /// Reads the value of `key`, which the index just said to be `held`. Blocks, on disk.
+    pub(super) fn read_value(&self, key: &[u8], held: HeldValue) -> Result<ReadValue, StoreError> {
+        let mut held = held;
+        for _ in 0..READ_TRIES {
+            match self.source.value(key, held.location, &held.content) {
+                Ok(Some(value)) => return Ok(ReadValue::Value(value)),
+                Ok(None) => {}
+                // As of a chunk.
+                Err(error) if error.kind() == io::ErrorKind::NotFound || unreadable(&error) => {}
+                Err(source) => {
+                    return Err(StoreError::Io { doing: "reading a record".into(), source: Arc::new(source) });
+                }
+            }
+            match self.with(|table| table.value(key))? {
+                None => return Ok(ReadValue::Missing),
+                Some(found) if found == held => return Ok(ReadValue::Damaged(held)),
+                Some(found) => held = found,
+            }
+        }
+        Err(StoreError::Io { doing: "reading a record".into(), source: Arc::new(io::ErrorKind::Interrupted.into()) })
     }
 
     /// Reads and verifies; what is damaged is set aside. Blocks, on disk.

@@ -22,7 +22,7 @@ use super::{
     disk::Disk,
     draft::{At, Draft, Shift, cost, evictable},
     evict::{self, Evictor},
-    index::table::{Position, Table},
+    index::table::{Content, Position, Table},
     key_table::TableChange,
     log::{Log, Sealed, SegmentLog},
     read::{Recency, Segments, Source},
@@ -68,6 +68,8 @@ pub(super) enum Request {
     Values(Vec<(Bytes, Option<Bytes>)>),
     /// A read found that the record there is damaged.
     Damaged(Multihash, Location),
+    /// A read found that the value there is damaged.
+    DamagedValue(Bytes, Location),
     /// Records of a segment that is being compacted.
     Relocate(Vec<(Location, Record)>),
     /// Nothing live is in this segment any more: remove it.
@@ -327,7 +329,8 @@ impl Writer {
                 for (key, value) in changes {
                     match value {
                         Some(value) => {
-                            plan.draft.keep_value(key.clone(), value.clone(), At::Batch(plan.records.len()))?;
+                            let content = Content::of(key, value);
+                            plan.draft.keep_value(key.clone(), content, At::Batch(plan.records.len()))?;
                             plan.records.push(Record::Value(key.clone(), value.clone()));
                         }
                         None if plan.draft.value(key)?.is_some() => {
@@ -345,6 +348,12 @@ impl Writer {
                 {
                     plan.draft.drop_chunk(key, Some(entry))?;
                     plan.records.push(Record::Deletion(entry, Gone::Damaged, None));
+                }
+            }
+            Request::DamagedValue(key, location) => {
+                if plan.draft.value(key)? == Some(At::Log(*location)) {
+                    plan.draft.drop_value(key.clone())?;
+                    plan.records.push(Record::Unset(key.clone(), None));
                 }
             }
             Request::Relocate(moved) => {
@@ -471,7 +480,7 @@ impl Writer {
             }
             Record::Value(key, value) => {
                 if plan.draft.value(key)? == Some(At::Log(from)) {
-                    plan.draft.keep_value(key.clone(), value.clone(), At::Batch(plan.records.len()))?;
+                    plan.draft.keep_value(key.clone(), Content::of(key, value), At::Batch(plan.records.len()))?;
                     plan.records.push(record.clone());
                 }
             }

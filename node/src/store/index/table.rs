@@ -14,7 +14,9 @@ use p2p_protocol::{
 use super::{Index, Write, keys::Keys};
 use crate::store::{
     Entry, StoreError,
-    record::{Salt, array, decode_terms, first_eight, flags, role_code},
+    record::{
+        MAX_VALUE_BYTES, Salt, VALUE_HEAD_BYTES, array, body_checksum, decode_terms, first_eight, flags, role_code,
+    },
     segment::Location,
 };
 
@@ -24,6 +26,8 @@ const SUM: u8 = 1;
 const CHUNK: u8 = 1;
 const RECORD: u8 = 5;
 const META: u8 = 6;
+/// Bytes that the index has of a value: segment, offset, length, checksum.
+const VALUE_BYTES: usize = 24;
 /// The most bytes that the name of a metadata tree may have: its length is one byte of the key.
 pub(in crate::store) const MAX_TREE_BYTES: usize = 255;
 
@@ -43,6 +47,34 @@ pub(in crate::store) enum Mark {
 pub(in crate::store) struct Held {
     pub(in crate::store) location: Location,
     pub(in crate::store) entry: Entry,
+}
+
+/// What the index has of a value beside its place: enough to read it, and to know whether what was read is it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::store) struct Content {
+    /// Bytes of the value.
+    pub(in crate::store) length: u32,
+    /// Of key and value, as in the record's header.
+    pub(in crate::store) checksum: [u8; 8],
+}
+
+impl Content {
+    /// That of `value` under `key`. A value's length is bounded where it is taken (`MAX_VALUE_BYTES`).
+    pub(in crate::store) fn of(key: &[u8], value: &[u8]) -> Self {
+        Self { length: value.len() as u32, checksum: body_checksum(key, value) }
+    }
+
+    /// What the record under `key` takes in the log.
+    pub(in crate::store) fn record_bytes(&self, key: &[u8]) -> u64 {
+        (VALUE_HEAD_BYTES + key.len()) as u64 + u64::from(self.length)
+    }
+}
+
+/// A value that is here, and where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::store) struct HeldValue {
+    pub(in crate::store) location: Location,
+    pub(in crate::store) content: Content,
 }
 
 /// How far the index has followed the log.
@@ -121,19 +153,19 @@ impl Table {
         value.map(|value| decode_held(&value).map(|held| held.entry)).transpose()
     }
 
-    /// The value of a log record, and where the record is.
-    pub(in crate::store) fn value(&self, key: &[u8]) -> Result<Option<(Location, Bytes)>, StoreError> {
-        self.index.get(&prefixed(RECORD, key))?.map(decode_value).transpose()
+    /// The value of a log record, by its place.
+    pub(in crate::store) fn value(&self, key: &[u8]) -> Result<Option<HeldValue>, StoreError> {
+        self.index.get(&prefixed(RECORD, key))?.map(|value| decode_value(&value)).transpose()
     }
 
-    /// Keys of log records that begin with `prefix`, their locations and values: a page of `limit` in key order,
+    /// Keys of log records that begin with `prefix`, and the places of their values: a page of `limit` in key order,
     /// strictly after `after`.
     pub(in crate::store) fn values(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Bytes, Location, Bytes)>, StoreError> {
+    ) -> Result<Vec<(Bytes, HeldValue)>, StoreError> {
         let space = prefixed(RECORD, prefix);
         let mut from = prefixed(RECORD, after.unwrap_or_default());
         if after.is_some() {
@@ -141,11 +173,7 @@ impl Table {
         }
         let end = behind(&space);
         let pairs = self.index.range(&from.max(space), &end, limit)?;
-        let decoded = pairs.into_iter().map(|(key, value)| {
-            let (location, value) = decode_value(value)?;
-            Ok((key.slice(1..), location, value))
-        });
-        decoded.collect()
+        pairs.into_iter().map(|(key, value)| Ok((key.slice(1..), decode_value(&value)?))).collect()
     }
 
     /// All of metadata tree `tree`, in key order.
@@ -198,13 +226,14 @@ pub(in crate::store) fn mark_key(mark: Mark, key: &Key) -> Vec<u8> {
     prefixed(mark as u8, &key.0)
 }
 
-/// The write that keeps a value and the place of its record, or removes it.
-pub(in crate::store) fn value_write(key: &[u8], value: Option<(Location, Bytes)>) -> Write {
-    let value = value.map(|(location, value)| {
-        let mut out = Vec::with_capacity(12 + value.len());
+/// The write that keeps the place of a value, or removes it.
+pub(in crate::store) fn value_write(key: &[u8], value: Option<HeldValue>) -> Write {
+    let value = value.map(|HeldValue { location, content }| {
+        let mut out = Vec::with_capacity(VALUE_BYTES);
         out.extend_from_slice(&location.segment.to_be_bytes());
         out.extend_from_slice(&location.offset.to_be_bytes());
-        out.extend_from_slice(&value);
+        out.extend_from_slice(&content.length.to_be_bytes());
+        out.extend_from_slice(&content.checksum);
         out
     });
     (prefixed(RECORD, key), value)
@@ -239,14 +268,15 @@ fn decode_held(value: &[u8]) -> Result<Held, StoreError> {
     held().ok_or_else(|| StoreError::Index("an entry of it cannot be read".into()))
 }
 
-fn decode_value(value: Bytes) -> Result<(Location, Bytes), StoreError> {
-    let location = || {
-        Some(Location { segment: u32::from_be_bytes(array(&value, 0)?), offset: u64::from_be_bytes(array(&value, 4)?) })
+fn decode_value(value: &[u8]) -> Result<HeldValue, StoreError> {
+    let held = || {
+        let location =
+            Location { segment: u32::from_be_bytes(array(value, 0)?), offset: u64::from_be_bytes(array(value, 4)?) };
+        let content = Content { length: u32::from_be_bytes(array(value, 12)?), checksum: array(value, 16)? };
+        let fits = value.len() == VALUE_BYTES && content.length as usize <= MAX_VALUE_BYTES;
+        fits.then_some(HeldValue { location, content })
     };
-    match location() {
-        Some(location) => Ok((location, value.slice(12..))),
-        None => Err(StoreError::Index("a record of it cannot be read".into())),
-    }
+    held().ok_or_else(|| StoreError::Index("a record of it cannot be read".into()))
 }
 
 fn decode_key(key: &[u8]) -> Result<Key, StoreError> {

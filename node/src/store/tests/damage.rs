@@ -118,7 +118,9 @@ fn a_flipped_bit_in_a_segment_costs_at_most_the_record_that_it_is_in() {
                 let records = store.records(b"", None, usize::MAX).expect("it reads").len();
                 assert!(lost.len() + (2 - records) <= 1, "byte {at}, rebuilt {rebuilt}: {lost:?}, {records} records");
                 if !rebuilt {
-                    assert_eq!(records, 2, "byte {at}");
+                    // What was found damaged is forgotten, not looked for again.
+                    let again = store.records(b"", None, usize::MAX).expect("it reads").len();
+                    assert_eq!(again, records, "byte {at}");
                     let damaged = store.damaged(None, 9).expect("it reads");
                     assert_eq!(
                         damaged.iter().map(|entry| entry.cid).collect::<Vec<_>>(),

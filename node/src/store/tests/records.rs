@@ -182,3 +182,60 @@ fn many_changes_of_records_share_their_syncs() {
         store.close().await.expect("it closes");
     });
 }
+
+#[test]
+fn the_index_keeps_the_place_of_a_record_and_not_its_bytes() {
+    run(async {
+        let directory = directory();
+        let store = super::open(directory.path());
+        let value = |number: u8| Bytes::from(vec![number; 3000]);
+        let changes = (0..20).map(|number| (Bytes::from(vec![number]), Some(value(number))));
+        store.change_records(changes.collect()).await.expect("it writes");
+        // Values that are read while the segments that they are in are compacted are found where they are by then.
+        for round in 0..3 {
+            let replaced = (0..20).filter(|number| number % 3 == round);
+            let changes = replaced.map(|number| (Bytes::from(vec![number]), Some(value(number))));
+            store.change_records(changes.collect()).await.expect("it writes");
+            let all = store.records(b"", None, usize::MAX).expect("it reads");
+            assert_eq!(all, (0..20).map(|number| (Bytes::from(vec![number]), value(number))).collect::<Vec<_>>());
+        }
+        let held = store.inner.shared.with(|table| table.index().range(&[5], &[6], usize::MAX)).expect("it reads");
+        assert_eq!(held.len(), 20);
+        assert!(held.iter().all(|(_, held)| held.len() == 24), "its place and what it is checked by");
+        store.close().await.expect("it closes");
+    });
+}
+
+#[test]
+fn a_damaged_record_is_left_out_and_ends_no_page() {
+    run(async {
+        let (directory, disk) = (directory(), TestDisk::new());
+        let open = || Store::open_on(Arc::new(disk.clone()), directory.path(), Some(1 << 40), super::SMALL);
+        let store = open().expect("it opens");
+        let changes = (0..9u8).map(|number| (Bytes::from(vec![number]), Some(Bytes::from(vec![0xab, number]))));
+        store.change_records(changes.collect()).await.expect("it writes");
+        store.close().await.expect("it closes");
+        disk.tamper(&directory.path().join("segments/00000001.seg"), |bytes| {
+            for at in 0..bytes.len() - 1 {
+                if bytes[at] == 0xab && (3..6).contains(&bytes[at + 1]) {
+                    bytes[at] ^= 1;
+                }
+            }
+        });
+        let store = open().expect("it opens");
+        let keys = |after: Option<&[u8]>, limit| {
+            let page = store.records(b"", after, limit).expect("it reads");
+            page.into_iter().map(|(key, _)| key[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(Some(&[1]), 2), [2, 6], "the page goes on behind them");
+        assert_eq!(keys(Some(&[2]), 1), [6], "it is not empty either");
+        assert_eq!(keys(None, 99), [0, 1, 2, 6, 7, 8]);
+        assert_eq!(store.record(&[3]).expect("it reads"), None);
+        // They are forgotten behind the reads, and can be kept again.
+        store.put_record(Bytes::from_static(&[4]), Bytes::from_static(b"new")).await.expect("it writes");
+        assert_eq!(store.record(&[4]).expect("it reads").as_deref(), Some(&b"new"[..]));
+        let held = store.inner.shared.with(|table| table.values(b"", None, 99)).expect("it reads");
+        assert_eq!(held.len(), 7, "the index has nothing of what is forgotten");
+        store.close().await.expect("it closes");
+    });
+}
