@@ -157,6 +157,34 @@ impl World {
         }
     }
 
+    /// The publisher takes a removal back, as `restore` does: each chunk is renewed on those that may hold it, so that
+    /// none is freed while the news goes around, and where one is not there any more, nothing is promised again.
+    pub(crate) fn restore(&mut self, publication: PublicationKey) {
+        let Some(of) = self.publications.get(publication as usize) else { return };
+        let (node, copies, root) = (of.publisher, of.copies, of.root);
+        let removed = self.nodes[node].disk.catalogue.get(publication).is_some_and(|version| version.removed);
+        if !self.nodes[node].is_up() || self.nodes[node].liar || !removed {
+            return;
+        }
+        let root = &self.roots[root];
+        let listed: Vec<_> = root.entries.iter().chain(&root.manifest).copied().collect();
+        for (key, entry) in &listed {
+            let holders: Vec<NodeId> = self.model.holders(key).collect();
+            let here = holders.into_iter().filter(|other| *other == node || self.reaches(node, *other));
+            let here: Vec<NodeId> = here.collect();
+            for other in &here {
+                self.store(*other, *key, *entry);
+            }
+            if here.is_empty() {
+                self.note(|| format!("publication {publication} is not restored: {key:?} is gone"));
+                return;
+            }
+        }
+        self.note(|| format!("node {node} restores publication {publication}"));
+        self.announce(node, publication, false);
+        self.model.acknowledged(publication, listed.into_iter().map(|(key, _)| key).collect(), copies);
+    }
+
     fn announce(&mut self, node: NodeId, publication: PublicationKey, removed: bool) {
         let before = self.nodes[node].disk.catalogue.get(publication).map_or(0, |version| version.version);
         let version = Version { version: before + 1, removed };

@@ -46,6 +46,8 @@ pub struct Disk {
     pub used: u64,
     /// Bytes that may be.
     pub capacity: u64,
+    /// It is being drained: its share is for the others.
+    pub leaving: bool,
 }
 
 impl Default for Disk {
@@ -59,6 +61,7 @@ impl Default for Disk {
             changes: 0,
             used: 0,
             capacity: u64::MAX,
+            leaving: false,
         }
     }
 }

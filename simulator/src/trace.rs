@@ -38,6 +38,12 @@ pub enum Happening {
     Again(NodeId, PublicationKey),
     /// The publisher removes it.
     Remove(PublicationKey),
+    /// The publisher takes the removal back, while all its chunks are there.
+    Restore(PublicationKey),
+    /// A node is to be switched off for good some day: it hands its share over.
+    Drain(NodeId),
+    /// It stays after all.
+    Stay(NodeId),
     /// A node begins to lie: it keeps nothing that it is given, and says that it has everything.
     Lie(NodeId),
 }
@@ -103,6 +109,13 @@ impl World {
                     self.withdraw(of);
                 }
             }
+            Happening::Restore(publication) => {
+                if let Some(of) = self.pick(publication) {
+                    self.restore(of);
+                }
+            }
+            Happening::Drain(node) => self.leave(node % count, true),
+            Happening::Stay(node) => self.leave(node % count, false),
             Happening::Lie(node) => self.lie(node % count),
         }
     }
@@ -179,8 +192,8 @@ impl Trace {
     fn happening(chance: &mut Chance, kinds: u64, settings: &Settings) -> Happening {
         let grace = settings.grace;
         loop {
-            let kind = chance.below(16);
-            if kind < 12 && kinds & (1 << kind) == 0 {
+            let kind = chance.below(19);
+            if kind != 12 && !(13..=15).contains(&kind) && kinds & (1 << kind) == 0 {
                 continue;
             }
             let (a, b) = (chance.below(32), chance.below(32));
@@ -202,6 +215,9 @@ impl Trace {
                 13 if chance.below(2) == 0 => Happening::Heal,
                 13 => Happening::Mend,
                 14 => Happening::Start(a),
+                16 => Happening::Restore(publication),
+                17 => Happening::Drain(a),
+                18 => Happening::Stay(a),
                 _ => Happening::Add(a, 1 + chance.below(200), 1 + chance.below(4) as u8, Duration::ZERO),
             };
         }

@@ -354,11 +354,15 @@ impl World {
             for other in &circle {
                 let peer = self.nodes[*other].peer;
                 self.tell(id, Input::Remembered(peer));
-                self.tell(id, Input::Said(peer, Said { storing: true, full: false, leaving: false }));
+                let leaving = self.nodes[*other].disk.leaving;
+                self.tell(id, Input::Said(peer, Said { storing: true, full: false, leaving }));
             }
         }
         let (used, capacity) = (self.nodes[id].disk.used, self.nodes[id].disk.capacity);
         self.tell(id, Input::Space { used, capacity });
+        if self.nodes[id].disk.leaving {
+            self.tell(id, Input::Leaving(true));
+        }
         let entries: Vec<_> = self.nodes[id].disk.catalogue.entries().collect();
         for (key, version) in entries.into_iter().filter(|(_, version)| !version.removed) {
             self.goes_live(id, key, version);
@@ -437,7 +441,8 @@ impl World {
         let peer = self.nodes[other].peer;
         let full = self.nodes[other].running.as_ref().is_some_and(|running| running.keeper.is_full());
         self.tell(node, Input::Heard(peer));
-        self.tell(node, Input::Said(peer, Said { storing: true, full, leaving: false }));
+        let leaving = self.nodes[other].disk.leaving;
+        self.tell(node, Input::Said(peer, Said { storing: true, full, leaving }));
     }
 
     fn lose(&mut self, node: NodeId, other: NodeId) {
@@ -506,7 +511,7 @@ impl World {
         Some(self.nodes[node].running.as_ref()?.keeper.view())
     }
 
-    /// Who should hold a chunk: the k nearest that are up and honest, of those k + 4 that may have to.
+    /// Who should hold a chunk: the k nearest that are up, honest and not leaving, of those k + 4 that may have to.
     pub fn nearest(&self, key: &Key, k: usize) -> Vec<NodeId> {
         let mut near = self.nearest_up(key, k + EXTRA);
         near.retain(|id| !self.nodes[*id].liar);
@@ -514,19 +519,34 @@ impl World {
         near
     }
 
-    /// The nearest that are up, nearest first.
+    /// A node begins to hand its share over, or does not leave after all; its disk remembers it.
+    pub(crate) fn leave(&mut self, id: NodeId, leaving: bool) {
+        if self.nodes[id].departed || self.nodes[id].disk.leaving == leaving {
+            return;
+        }
+        self.nodes[id].disk.leaving = leaving;
+        self.tell(id, Input::Leaving(leaving));
+        self.say(id);
+    }
+
+    /// The nearest that are up and not leaving, nearest first.
     pub(crate) fn nearest_up(&self, key: &Key, count: usize) -> Vec<NodeId> {
         // Mostly few are down; where not, all are looked at.
         for among in [2 * count + 8, self.everyone.len()] {
             let near = self.everyone.nearest(key, among);
-            let up = near.iter().map(|peer| self.by_peer[peer]).filter(|id| self.nodes[*id].is_up());
+            let up = near.iter().map(|peer| self.by_peer[peer]).filter(|id| self.counts(*id));
             let up: Vec<NodeId> = up.take(count).collect();
             if up.len() == count {
                 return up;
             }
         }
         let all = self.everyone.nearest(key, self.everyone.len());
-        all.iter().map(|peer| self.by_peer[peer]).filter(|id| self.nodes[*id].is_up()).collect()
+        all.iter().map(|peer| self.by_peer[peer]).filter(|id| self.counts(*id)).collect()
+    }
+
+    /// Whether a node is up and stays.
+    fn counts(&self, id: NodeId) -> bool {
+        self.nodes[id].is_up() && !self.nodes[id].disk.leaving
     }
 
     /// Changes what a node's disk may take.
@@ -538,7 +558,7 @@ impl World {
     /// Tells those connected to a node what it says of itself.
     pub(crate) fn say(&mut self, id: NodeId) {
         let Some(full) = self.nodes[id].running.as_ref().map(|running| running.keeper.is_full()) else { return };
-        let said = Said { storing: true, full, leaving: false };
+        let said = Said { storing: true, full, leaving: self.nodes[id].disk.leaving };
         let peer = self.nodes[id].peer;
         let connected: Vec<NodeId> = self.nodes[id].connected.iter().copied().collect();
         for other in connected {
