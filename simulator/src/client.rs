@@ -35,6 +35,8 @@ pub(crate) struct Add {
     acknowledged: Vec<(Key, Entry, Duration, usize)>,
     /// Between two chunks.
     pace: Duration,
+    /// It was removed, and its chunks are those that others have yet.
+    restores: bool,
 }
 
 impl World {
@@ -45,11 +47,16 @@ impl World {
         }
         let key = self.publications.len() as PublicationKey;
         self.publications.push(Publication { root, publisher: node, copies });
+        let chunks = self.roots[root].entries.len();
+        self.note(|| format!("node {node} begins to add publication {key}: {chunks} chunks, {copies} copies"));
+        self.begin(key, node, root, time, false);
+    }
+
+    fn begin(&mut self, key: PublicationKey, node: NodeId, root: usize, time: Duration, restores: bool) {
         let of = &self.roots[root];
         let left: Vec<_> = of.manifest.iter().chain(of.entries.iter().rev()).copied().collect();
         let pace = time / u32::try_from(left.len().max(1)).unwrap_or(u32::MAX);
-        self.note(|| format!("node {node} begins to add publication {key}: {} chunks, {copies} copies", left.len()));
-        self.adds.insert(key, Add { node, left, acknowledged: Vec::new(), pace });
+        self.adds.insert(key, Add { node, left, acknowledged: Vec::new(), pace, restores });
         self.after(Duration::ZERO, Event::Client(Step::Put(key)));
         let quarter = self.settings.grace / 4;
         self.after(quarter, Event::Client(Step::Renew(key)));
@@ -71,8 +78,13 @@ impl World {
         // Chunks without a pause between them are put at once.
         loop {
             let Some(add) = self.adds.get_mut(&publication) else { return };
-            let (node, pace) = (add.node, add.pace);
+            let (node, pace, restores) = (add.node, add.pace, add.restores);
             let Some((key, entry)) = add.left.pop() else { return self.publish(publication) };
+            if restores && !self.nodes[node].disk.holds(&key) && self.source(node, &key, &[]).is_none() {
+                self.note(|| format!("publication {publication} is not restored: {key:?} is gone"));
+                self.adds.remove(&publication);
+                return;
+            }
             let copies = self.publications[publication as usize].copies;
             let acknowledged = self.put(node, key, entry, copies);
             let now = self.now;
@@ -123,7 +135,9 @@ impl World {
             let Some(&(key, entry, ..)) = self.adds.get(&publication).and_then(|add| add.acknowledged.get(at)) else {
                 return;
             };
-            let acknowledged = self.put(node, key, entry, copies);
+            let restores = self.adds.get(&publication).is_some_and(|add| add.restores);
+            let there = !restores || self.nodes[node].disk.holds(&key) || self.source(node, &key, &[]).is_some();
+            let acknowledged = if there { self.put(node, key, entry, copies) } else { 0 };
             if let Some(add) = self.adds.get_mut(&publication) {
                 add.acknowledged[at] = (key, entry, now, acknowledged);
             }
@@ -157,32 +171,17 @@ impl World {
         }
     }
 
-    /// The publisher takes a removal back, as `restore` does: each chunk is renewed on those that may hold it, so that
-    /// none is freed while the news goes around, and where one is not there any more, nothing is promised again.
-    pub(crate) fn restore(&mut self, publication: PublicationKey) {
+    /// The publisher begins to take a removal back: each chunk is put again on those that should hold it, from whoever has
+    /// it yet, so that none is freed while the rest is looked at and the news goes around; where one is not there any
+    /// more, nothing is promised again.
+    pub(crate) fn restore(&mut self, publication: PublicationKey, time: Duration) {
         let Some(of) = self.publications.get(publication as usize) else { return };
-        let (node, copies, root) = (of.publisher, of.copies, of.root);
+        let (node, root) = (of.publisher, of.root);
         let removed = self.nodes[node].disk.catalogue.get(publication).is_some_and(|version| version.removed);
-        if !self.nodes[node].is_up() || self.nodes[node].liar || !removed {
-            return;
+        if removed && self.nodes[node].is_up() && !self.nodes[node].liar && !self.adds.contains_key(&publication) {
+            self.note(|| format!("node {node} begins to restore publication {publication}"));
+            self.begin(publication, node, root, time, true);
         }
-        let root = &self.roots[root];
-        let listed: Vec<_> = root.entries.iter().chain(&root.manifest).copied().collect();
-        for (key, entry) in &listed {
-            let holders: Vec<NodeId> = self.model.holders(key).collect();
-            let here = holders.into_iter().filter(|other| *other == node || self.reaches(node, *other));
-            let here: Vec<NodeId> = here.collect();
-            for other in &here {
-                self.store(*other, *key, *entry);
-            }
-            if here.is_empty() {
-                self.note(|| format!("publication {publication} is not restored: {key:?} is gone"));
-                return;
-            }
-        }
-        self.note(|| format!("node {node} restores publication {publication}"));
-        self.announce(node, publication, false);
-        self.model.acknowledged(publication, listed.into_iter().map(|(key, _)| key).collect(), copies);
     }
 
     fn announce(&mut self, node: NodeId, publication: PublicationKey, removed: bool) {

@@ -140,7 +140,7 @@ impl World {
     }
 
     /// Who gives a chunk: those that said so, else the nearest that is connected and has it.
-    fn source(&self, id: NodeId, key: &Key, from: &[NodeId]) -> Option<NodeId> {
+    pub(crate) fn source(&self, id: NodeId, key: &Key, from: &[NodeId]) -> Option<NodeId> {
         let gives = |peer: &NodeId| self.reaches(id, *peer) && self.nodes[*peer].disk.holds(key);
         let said = from.iter().copied().find(|peer| gives(peer));
         // In a large network a look-up finds others than those that it knows.

@@ -38,8 +38,8 @@ pub enum Happening {
     Again(NodeId, PublicationKey),
     /// The publisher removes it.
     Remove(PublicationKey),
-    /// The publisher takes the removal back, while all its chunks are there.
-    Restore(PublicationKey),
+    /// The publisher takes the removal back, which takes some time, while all its chunks are there.
+    Restore(PublicationKey, Duration),
     /// A node is to be switched off for good some day: it hands its share over.
     Drain(NodeId),
     /// It stays after all.
@@ -109,9 +109,9 @@ impl World {
                     self.withdraw(of);
                 }
             }
-            Happening::Restore(publication) => {
+            Happening::Restore(publication, time) => {
                 if let Some(of) = self.pick(publication) {
-                    self.restore(of);
+                    self.restore(of, time);
                 }
             }
             Happening::Drain(node) => self.leave(node % count, true),
@@ -215,7 +215,7 @@ impl Trace {
                 13 if chance.below(2) == 0 => Happening::Heal,
                 13 => Happening::Mend,
                 14 => Happening::Start(a),
-                16 => Happening::Restore(publication),
+                16 => Happening::Restore(publication, grace.mul_f64(chance.fraction())),
                 17 => Happening::Drain(a),
                 18 => Happening::Stay(a),
                 _ => Happening::Add(a, 1 + chance.below(200), 1 + chance.below(4) as u8, Duration::ZERO),

@@ -326,3 +326,71 @@ fn an_add_longer_than_three_graces_is_whole() {
     wait(&mut world, settings.grace * 2);
     assert_eq!((missing(&world), world.figures.freed), (0, 0));
 }
+
+#[test]
+fn a_node_that_is_drained_leaves_nothing_to_be_made_again() {
+    let mut world = network(10, 16, quick_settings());
+    add(&mut world, 0, 300, 3);
+    wait(&mut world, HOUR);
+    let (share, before) = (share(&world, 5), held(&world, 5));
+    happen(&mut world, Happening::Drain(5));
+    wait(&mut world, 2 * MINUTE);
+    assert!(share.len() > 50);
+    // One other takes each chunk of its share, but for those of which the adding node's cached copy will do.
+    let cached = share.iter().filter(|key| world.nearest(key, 3).contains(&0) && before.contains(key)).count();
+    let pulls = world.figures.pulls as usize;
+    assert!(pulls <= share.len() && pulls + cached >= share.len(), "{pulls} and {cached} of {}", share.len());
+    assert_eq!(missing(&world), 0, "at once, and not after the repair delay");
+    // What is added meanwhile is not for it.
+    add(&mut world, 1, 100, 3);
+    wait(&mut world, HOUR);
+    assert_eq!((held(&world, 5), missing(&world)), (before, 0));
+    let pulls = world.figures.pulls;
+    happen(&mut world, Happening::Depart(5));
+    wait(&mut world, 48 * HOUR);
+    assert_eq!((world.figures.pulls, missing(&world), world.figures.lost), (pulls, 0, 0), "nothing moves any more");
+}
+
+#[test]
+fn a_node_that_stays_after_all_has_its_share_again() {
+    let mut world = network(10, 17, quick_settings());
+    add(&mut world, 0, 300, 3);
+    wait(&mut world, HOUR);
+    let before = world.figures.pulls;
+    happen(&mut world, Happening::Drain(5));
+    wait(&mut world, HOUR);
+    let drained = world.figures.pulls;
+    assert!(drained > before + 50);
+    happen(&mut world, Happening::Stop(5));
+    wait(&mut world, MINUTE);
+    happen(&mut world, Happening::Start(5));
+    wait(&mut world, HOUR);
+    assert_eq!(world.figures.pulls, drained, "it still leaves");
+    happen(&mut world, Happening::Stay(5));
+    wait(&mut world, HOUR);
+    assert_eq!((world.figures.pulls, missing(&world)), (drained, 0), "it had kept all of it");
+}
+
+#[test]
+fn what_is_restored_as_the_grace_ends_is_whole_or_was_refused() {
+    let settings = quick_settings();
+    let (mut whole, mut refused) = (0, 0);
+    for step in 0..40 {
+        let mut world = network(10, 18, settings);
+        add(&mut world, 0, 20, 3);
+        wait(&mut world, HOUR);
+        // Whoever restores it has no copies of its own that would be listed again at once.
+        happen(&mut world, Happening::Wipe(0));
+        wait(&mut world, HOUR);
+        happen(&mut world, Happening::Remove(0));
+        wait(&mut world, settings.grace - 3 * MINUTE + Duration::from_secs(6) * step);
+        happen(&mut world, Happening::Restore(0, 2 * MINUTE));
+        wait(&mut world, 3 * MINUTE);
+        let promised = world.model.live().count();
+        wait(&mut world, 2 * HOUR);
+        assert_eq!((missing(&world), world.model.live().count()), (0, promised), "{step}");
+        whole += usize::from(promised > 0);
+        refused += usize::from(promised == 0);
+    }
+    assert!(whole > 5 && refused > 5, "{whole} were in time, {refused} were not");
+}
