@@ -124,7 +124,11 @@ impl World {
                 let (wait, peer, begun) = (self.delay(), self.by_peer[&peer], self.instant());
                 self.after(wait, Event::Compare { node: id, starts, peer, begun });
             }
-            Output::Free(entries) => self.free(id, &entries),
+            Output::Free(entries) => {
+                // Between the look and the removal others may say that they want it.
+                let wait = self.delay();
+                self.after(wait, Event::Free { node: id, starts, entries });
+            }
             Output::GiveUp(entries) => self.give_up(id, &entries),
         }
     }
@@ -251,7 +255,7 @@ impl World {
         self.model.went(key, id);
     }
 
-    fn free(&mut self, id: NodeId, entries: &[Entry]) {
+    pub(crate) fn free(&mut self, id: NodeId, entries: &[Entry]) {
         let now = self.instant();
         for entry in entries {
             let key = entry.key();

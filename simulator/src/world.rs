@@ -63,6 +63,7 @@ pub(crate) enum Event {
     Asked { node: NodeId, starts: u32, peer: NodeId, request: u64, keys: Vec<Key> },
     Proving { node: NodeId, starts: u32, peer: NodeId, request: u64, keys: Vec<Key> },
     Pulled { node: NodeId, starts: u32, key: Key, entry: Entry, source: Option<(NodeId, u32)> },
+    Free { node: NodeId, starts: u32, entries: Vec<Entry> },
     Audit { node: NodeId, starts: u32, peer: NodeId },
     Compare { node: NodeId, starts: u32, peer: NodeId, begun: Instant },
     Read { node: NodeId, starts: u32, listed: Listed, spans: Arc<Spans>, list: bool, covers: Arc<Spans> },
@@ -241,6 +242,11 @@ impl World {
             Event::Asked { node, starts, peer, request, keys } => self.asked(node, starts, peer, request, &keys),
             Event::Proving { node, starts, peer, request, keys } => self.proving(node, starts, peer, request, &keys),
             Event::Pulled { node, starts, key, entry, source } => self.pulled(node, starts, key, entry, source),
+            Event::Free { node, starts, entries } => {
+                if self.running(node, starts).is_some() {
+                    self.free(node, &entries);
+                }
+            }
             Event::Audit { node, starts, peer } => self.audit(node, starts, peer),
             Event::Compare { node, starts, peer, begun } => self.compare(node, starts, peer, begun),
             Event::Read { node, starts, listed, spans, list, covers } => {

@@ -394,3 +394,23 @@ fn what_is_restored_as_the_grace_ends_is_whole_or_was_refused() {
     }
     assert!(whole > 5 && refused > 5, "{whole} were in time, {refused} were not");
 }
+
+#[test]
+fn what_is_added_again_as_it_is_freed_stays() {
+    let settings = quick_settings();
+    let (mut kept, mut freed) = (0, 0);
+    for step in 0..100 {
+        let mut world = network(6, 19, settings);
+        add(&mut world, 0, 30, 3);
+        happen(&mut world, Happening::Remove(0));
+        // All have looked again and freed it some twenty seconds after the grace.
+        wait(&mut world, settings.grace + Duration::from_secs(19) + Duration::from_millis(20) * step);
+        let before = world.figures.freed;
+        happen(&mut world, Happening::Again(1, 0));
+        wait(&mut world, 2 * HOUR);
+        assert_eq!((world.figures.pulls, missing(&world)), (0, 0), "{step}: what was acknowledged was freed");
+        kept += usize::from(before == 0);
+        freed += usize::from(before > 0);
+    }
+    assert!(kept > 5 && freed > 5, "{kept} were in time, {freed} were not");
+}

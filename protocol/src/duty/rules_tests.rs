@@ -258,6 +258,28 @@ fn a_cached_copy_goes_only_when_room_is_needed_and_each_of_the_k_proved_it_after
 }
 
 #[test]
+fn what_was_proved_counts_no_more_when_the_replica_set_is_another_one() {
+    let (all, chunk) = (peers(9), entry("a chunk"));
+    let order = nearest(&all, chunk);
+    let mut node = Node::new(&all, order[8]).with(listed(chunk), true);
+    node.wait(25 * HOUR);
+    let asked = node.tell(Input::Space { used: 92, capacity: 100 });
+    let requests: Vec<u64> = asked
+        .iter()
+        .filter_map(|output| match output {
+            Output::Prove { request, .. } => Some(*request),
+            _ => None,
+        })
+        .collect();
+    let proved = |at: usize| Input::Proved { request: requests[at], proved: Some(vec![true]) };
+    assert!(node.tell(proved(0)).is_empty() && node.tell(proved(1)).is_empty());
+    // Somebody of the set hands over its share: the fourth is one of the k now, and nobody knows whether it has it.
+    node.tell(Input::Said(order[0], Said { leaving: true, ..HERE }));
+    let outputs = node.tell(proved(2));
+    assert!(!outputs.iter().any(|output| matches!(output, Output::GiveUp(_))), "{outputs:?}");
+}
+
+#[test]
 fn a_full_node_fetches_nothing_until_there_is_room() {
     let (all, chunk) = (peers(3), entry("a chunk"));
     let mut node = Node::new(&all, all[0]);
