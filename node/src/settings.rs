@@ -64,8 +64,12 @@ pub struct Partial {
     pub repair_delay: Option<Duration>,
     /// As [`duty::Settings::repair_bytes_per_second`].
     pub repair_rate: Option<u64>,
+    /// As [`duty::Settings::audit_interval`].
+    pub audit_interval: Option<Duration>,
     /// As [`duty::Settings::grace`].
     pub gc_grace: Option<Duration>,
+    /// As [`duty::Settings::probation`].
+    pub probation: Option<Duration>,
     /// As [`Settings::capacity_bytes`].
     pub capacity_bytes: Option<u64>,
     /// As [`Settings::network`].
@@ -83,7 +87,9 @@ impl Partial {
             replicas: self.replicas.or(other.replicas),
             repair_delay: self.repair_delay.or(other.repair_delay),
             repair_rate: self.repair_rate.or(other.repair_rate),
+            audit_interval: self.audit_interval.or(other.audit_interval),
             gc_grace: self.gc_grace.or(other.gc_grace),
+            probation: self.probation.or(other.probation),
             capacity_bytes: self.capacity_bytes.or(other.capacity_bytes),
             network: self.network.or(other.network),
         }
@@ -122,8 +128,9 @@ impl Settings {
         let duty = duty::Settings {
             repair_delay: partial.repair_delay.unwrap_or(duty.repair_delay),
             repair_bytes_per_second: partial.repair_rate.unwrap_or(duty.repair_bytes_per_second),
+            audit_interval: partial.audit_interval.unwrap_or(duty.audit_interval),
             grace: partial.gc_grace.unwrap_or(duty.grace),
-            ..duty
+            probation: partial.probation.unwrap_or(duty.probation),
         };
         let settings = Self {
             data_dir,
@@ -144,6 +151,10 @@ impl Settings {
         if settings.duty.repair_bytes_per_second == 0 {
             return Err(Error::usage("Nothing can be repaired at 0 bytes a second")
                 .hint("give --repair-rate a size, such as 64MiB"));
+        }
+        if settings.duty.audit_interval.is_zero() {
+            return Err(Error::usage("Neighbours cannot be compared with all the time")
+                .hint("give --audit-interval a duration, such as 10m"));
         }
         check_network(&settings.network)?;
         Ok(settings)

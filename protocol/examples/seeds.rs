@@ -10,9 +10,13 @@ use p2p_protocol::{
     dag::{DirectoryBuilder, FileBuilder, Link, Metadata, Profile, symlink},
     decoders::{DECODERS, NETWORK, own_id, own_ids, placeholder},
     manifest::{ENTRY_BYTES, Entry, LEAF_BYTES, Listing, Writer},
-    reconcile::{IdSet, Initiator, MIN_MESSAGE_BYTES, ReconcileLimits, Step, respond},
+    reconcile::{Fingerprint, IdSet, Initiator, MIN_MESSAGE_BYTES, ReconcileLimits, Step, respond},
     wire::{
         announce,
+        audit::{
+            self as auditing,
+            Frame::{Compare, Compared, Proofs, Prove},
+        },
         sync::Frame,
         transfer::{Ask, Greeting, Held, Message, Offer},
         version::Hello,
@@ -32,6 +36,7 @@ fn main() -> io::Result<()> {
             "publication" => publications(),
             "catalogue_sync" => catch_ups(),
             "reconcile" => sessions(),
+            "audit" => audits(),
             other => return Err(io::Error::other(format!("{other} has no seeds"))),
         };
         for (number, input) in inputs.iter().enumerate() {
@@ -240,6 +245,20 @@ fn catch_ups() -> Vec<Vec<u8>> {
         vec![Frame::Want(Vec::new()), Frame::Entries { answered: 0, entries: Vec::new() }, Frame::Push(Vec::new())],
     ];
     let encode = |(request, frame): (u32, &Frame)| frame.encode(request);
+    dialogues.iter().map(|frames| (0..).zip(frames).flat_map(encode).collect()).collect()
+}
+
+fn audits() -> Vec<Vec<u8>> {
+    let request = Initiator::new(ReconcileLimits::default()).initiate(&own_ids());
+    let response = respond(&IdSet::default(), &request, MIN_MESSAGE_BYTES).expect("a good request");
+    let prints = Compare { catalogue: Fingerprint([1; 16]), range: Fingerprint([2; 16]), message: request.into() };
+    let hashes = [&b"one"[..], b"two"].map(|bytes| Multihash::of(HashCode::Blake3, bytes)).to_vec();
+    let dialogues = [
+        vec![prints, Compared { missing: 0, message: Some(response.into()) }, Compared { missing: 9, message: None }],
+        vec![Prove { nonce: [3; 32], hashes }, Proofs(vec![Some([4; 16]), None]), auditing::Frame::Unsupported],
+        vec![auditing::Frame::Greeting(Hello { version: 1, features: 0 })],
+    ];
+    let encode = |(request, frame): (u32, &auditing::Frame)| frame.encode(request);
     dialogues.iter().map(|frames| (0..).zip(frames).flat_map(encode).collect()).collect()
 }
 

@@ -19,14 +19,14 @@ use crate::{
     manifest::{ENTRY_BYTES, LEAF_BYTES, Leaf, MAX_ENTRIES, Manifest, OwnChunks, Place, RangeReader, Shape},
     manifest::{Step as Told, Unasked},
     reconcile::{IdSet, Initiator, MIN_MESSAGE_BYTES, ReconcileLimits, Step as Turn, respond},
-    wire::{announce, frame, sync, transfer},
+    wire::{announce, audit as auditing, frame, sync, transfer},
 };
 
 /// A decoder's name, which is also its fuzz target's and its corpus folder's, and the decoder.
 pub type Decoder = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const DECODERS: [Decoder; 7] = [
+pub const DECODERS: [Decoder; 8] = [
     ("address", address),
     ("dag", dag),
     ("manifest", manifest),
@@ -34,6 +34,7 @@ pub const DECODERS: [Decoder; 7] = [
     ("publication", publication),
     ("catalogue_sync", catalogue_sync),
     ("reconcile", reconcile),
+    ("audit", audit),
 ];
 
 /// The network that publications are read for.
@@ -378,6 +379,23 @@ pub fn catalogue_sync(bytes: &[u8]) {
             } else {
                 written.len() <= 9 + payload.len()
             });
+        }
+        rest = next;
+    }
+}
+
+/// Frames of the audit protocol, one after the other: what is read is written back the same.
+pub fn audit(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Some((head, after)) = rest.split_first_chunk::<{ frame::HEADER_BYTES }>() {
+        let Ok(header) = frame::Header::decode(head, auditing::limit) else { return };
+        let Some((payload, next)) = after.split_at_checked(header.length as usize) else { return };
+        if let Ok(read) = auditing::Frame::decode(header.kind, Bytes::copy_from_slice(payload)) {
+            let written = read.encode(header.request);
+            // A greeting and UNSUPPORTED may carry more than this version reads.
+            if !matches!(read, auditing::Frame::Greeting(_) | auditing::Frame::Unsupported) {
+                assert_eq!(written[frame::HEADER_BYTES..], *payload);
+            }
         }
         rest = next;
     }

@@ -4,6 +4,7 @@
 //! arguments, so that everything here can be tested with properties, vectors and a seed.
 //! The byte-by-byte formats are in `SPEC.md` beside this crate.
 
+pub mod audit;
 pub mod bucket;
 pub mod catalogue;
 pub mod catch_up;

@@ -86,7 +86,7 @@ impl World {
                 // The edge of what is lacking is found in log16 steps of 16 fingerprints each, and a list of 32 chunks;
                 // a range between two of them is empty on one side, and is told as that.
                 self.figures.audit_bytes += edges * (600 + 34 * 32);
-                return Audited::Lacks(lacks);
+                return Audited::Lacks { keys: lacks, filling: false };
             }
             keys = Some(all);
         }

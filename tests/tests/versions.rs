@@ -32,7 +32,12 @@ const NETWORK: &str = "test";
 fn next() -> Dialect {
     let now = Dialect::default();
     let after = |versions: Versions| Versions::up_to(versions.newest() + 1);
-    Dialect { transfer: after(now.transfer), catalogue: after(now.catalogue), features: u64::MAX }
+    Dialect {
+        transfer: after(now.transfer),
+        catalogue: after(now.catalogue),
+        audit: after(now.audit),
+        features: u64::MAX,
+    }
 }
 
 struct Node {

@@ -29,7 +29,10 @@ pub(super) fn read(variable: &impl Fn(&str) -> Option<OsString>) -> Result<Parti
         })?,
         repair_delay: value(variable, "P2P_NODE_REPAIR_DELAY", parse_duration)?,
         repair_rate: value(variable, "P2P_NODE_REPAIR_RATE", parse_size)?,
+        audit_interval: value(variable, "P2P_NODE_AUDIT_INTERVAL", parse_duration)?,
         gc_grace: value(variable, "P2P_NODE_GC_GRACE", parse_duration)?,
+        // For tests alone, so that no flag and no line of a file says it.
+        probation: value(variable, "P2P_NODE_PROBATION", parse_duration)?,
         capacity_bytes: value(variable, "P2P_NODE_CAPACITY", parse_size)?,
         network: value(variable, "P2P_NODE_NETWORK", |text| Ok(text.to_owned()))?,
     })
@@ -82,6 +85,8 @@ mod tests {
         assert_eq!(read(&one("P2P_NODE_CAPACITY", "1GiB"))?.capacity_bytes, Some(1 << 30));
         assert_eq!(read(&one("P2P_NODE_REPAIR_DELAY", "2m"))?.repair_delay, Some(Duration::from_secs(120)));
         assert_eq!(read(&one("P2P_NODE_REPAIR_RATE", "1MiB"))?.repair_rate, Some(1 << 20));
+        assert_eq!(read(&one("P2P_NODE_AUDIT_INTERVAL", "1h"))?.audit_interval, Some(Duration::from_secs(3600)));
+        assert_eq!(read(&one("P2P_NODE_PROBATION", "5s"))?.probation, Some(Duration::from_secs(5)));
         assert_eq!(read(&one("P2P_NODE_GC_GRACE", "7d"))?.gc_grace, Some(Duration::from_secs(7 * 86_400)));
         assert_eq!(read(&one("P2P_NODE_NETWORK", "lab"))?.network.as_deref(), Some("lab"));
         assert_eq!(config(&one("P2P_NODE_CONFIG", "/x")), Some(PathBuf::from("/x")));

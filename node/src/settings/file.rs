@@ -32,6 +32,7 @@ struct File {
     capacity: Option<Size>,
     repair_delay: Option<String>,
     repair_rate: Option<Size>,
+    audit_interval: Option<String>,
     gc_grace: Option<String>,
     network: Option<String>,
 }
@@ -81,8 +82,10 @@ fn parse(text: &str) -> Result<Partial, String> {
         replicas: file.replicas,
         repair_delay: duration("repair-delay", file.repair_delay)?,
         repair_rate: size("repair-rate", file.repair_rate)?,
+        audit_interval: duration("audit-interval", file.audit_interval)?,
         gc_grace: duration("gc-grace", file.gc_grace)?,
         capacity_bytes: size("capacity", file.capacity)?,
+        probation: None,
         network: file.network,
     })
 }

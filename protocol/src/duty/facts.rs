@@ -52,13 +52,14 @@ impl Facts {
         }
     }
 
-    /// An audit found that it lacks these and nothing else.
+    /// An audit found that it lacks these and nothing else; `filling`: it says that it is fetching.
     ///
-    /// Where they are fewer than the last time, it is filling up: a disk that was replaced, or a newcomer. Nobody is to
-    /// take over what it fetches itself: what it lacks counts from now, for as long as [`PATIENCE`] delays.
-    pub fn audited(&mut self, now: Instant, peer: PeerId, keys: Vec<Key>, delay: Duration) {
+    /// Where they are fewer than the last time, or no more and it says so, it is filling up: a disk that was replaced, or
+    /// a newcomer. Nobody is to take over what it fetches itself: what it lacks counts from now, for as long as
+    /// [`PATIENCE`] delays, whatever it says.
+    pub fn audited(&mut self, now: Instant, peer: PeerId, keys: Vec<Key>, filling: bool, delay: Duration) {
         let before = self.audited.insert(peer, keys.len());
-        let fills = before.is_some_and(|before| keys.len() < before);
+        let fills = before.is_some_and(|before| keys.len() < before || filling && keys.len() == before);
         let keys: BTreeSet<Key> = keys.into_iter().collect();
         let lacked = |(key, peers): (&Key, &BTreeMap<PeerId, Fact>)| {
             let lacks = matches!(peers.get(&peer), Some(Fact::Lacks { .. }));
@@ -211,15 +212,15 @@ mod tests {
         let (start, mut facts) = (Instant::now(), Facts::default());
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut lacks: Vec<Key> = (1..=20).map(key).collect();
-        facts.audited(at(0), peer(1), lacks.clone(), DELAY);
+        facts.audited(at(0), peer(1), lacks.clone(), false, DELAY);
         for round in 1..=14 {
             lacks.remove(0);
-            facts.audited(at(round * 50), peer(1), lacks.clone(), DELAY);
+            facts.audited(at(round * 50), peer(1), lacks.clone(), false, DELAY);
             assert!(!facts.is_lacking(at(round * 50 + 49), &key(20), &peer(1), DELAY), "round {round}");
             assert!(!facts.knows(&key(1)), "it came");
         }
         lacks.remove(0);
-        facts.audited(at(750), peer(1), lacks.clone(), DELAY);
+        facts.audited(at(750), peer(1), lacks.clone(), false, DELAY);
         assert!(!facts.is_lacking(at(799), &key(20), &peer(1), DELAY));
         assert!(facts.is_lacking(at(800), &key(20), &peer(1), DELAY), "eight delays, whatever it does");
     }
@@ -228,14 +229,27 @@ mod tests {
     fn a_peer_that_stays_as_it_is_is_not_waited_for() {
         let (start, mut facts) = (Instant::now(), Facts::default());
         let at = |seconds| start + Duration::from_secs(seconds);
-        facts.audited(at(0), peer(1), vec![key(1), key(2)], DELAY);
-        facts.audited(at(50), peer(1), vec![key(1), key(2)], DELAY);
+        facts.audited(at(0), peer(1), vec![key(1), key(2)], false, DELAY);
+        facts.audited(at(50), peer(1), vec![key(1), key(2)], false, DELAY);
         assert!(facts.is_lacking(at(100), &key(1), &peer(1), DELAY));
-        facts.audited(at(100), peer(1), vec![key(1)], DELAY);
+        facts.audited(at(100), peer(1), vec![key(1)], false, DELAY);
         assert!(!facts.is_lacking(at(199), &key(1), &peer(1), DELAY), "it went on");
         assert_eq!(facts.next(DELAY), Some(at(200)));
         facts.forget_peer(&peer(1));
         assert!(!facts.knows(&key(1)) && facts.next(DELAY).is_none());
+    }
+
+    #[test]
+    fn who_says_that_it_is_fetching_is_waited_for_as_long_as_it_does_not_lack_more() {
+        let (start, mut facts) = (Instant::now(), Facts::default());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for round in 0..20 {
+            facts.audited(at(round * 50), peer(1), vec![key(1), key(2)], true, DELAY);
+            facts.audited(at(round * 50), peer(2), (0..=round as u8).map(key).collect(), true, DELAY);
+        }
+        assert!(!facts.is_lacking(at(799), &key(1), &peer(1), DELAY));
+        assert!(facts.is_lacking(at(800), &key(1), &peer(1), DELAY), "eight delays, whatever it says");
+        assert!(facts.is_lacking(at(100), &key(0), &peer(2), DELAY), "it lacks more and more");
     }
 
     #[test]

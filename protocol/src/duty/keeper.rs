@@ -8,7 +8,7 @@ use std::{
 use libp2p_identity::PeerId;
 
 use super::{
-    Audited, EXTRA, Input, Moment, Output, PROBATION, Pulled, Row, SEEN_GRACES, Scanned, Settings, Span, View,
+    Audited, EXTRA, Input, Moment, Output, Pulled, Row, SEEN_GRACES, Scanned, Settings, Span, View,
     audits::Audits,
     facts::Facts,
     pulls::{Answer, Pulls},
@@ -22,7 +22,8 @@ const FULL: f64 = 0.95;
 const ROOMY: f64 = 0.85;
 /// From here on cached copies are given up, until there is room again.
 const TIGHT: f64 = 0.90;
-/// A disk that refused a chunk, whatever it should have room for, is tried again after so long.
+/// A disk that refused a chunk, whatever it should have room for, is tried again after so long; and so is a peer that did
+/// not answer for what it has.
 const REFUSED_AGAIN: Duration = Duration::from_secs(600);
 /// Neighbours that are compared with, as a multiple of the peers that share a chunk.
 const NEIGHBOURHOOD: usize = 2;
@@ -159,6 +160,11 @@ impl Keeper {
         self.counts
     }
 
+    /// The most copies that anything live wants.
+    pub fn most_copies(&self) -> u8 {
+        self.most_copies
+    }
+
     /// Chunks that are missing and in hand, being fetched, and known to be lacked by a peer that should have them.
     pub fn in_hand(&self) -> (usize, usize, usize) {
         (self.pulls.len(), self.pulls.in_flight(), self.facts.lacking())
@@ -217,7 +223,7 @@ impl Keeper {
             near |= !common.is_empty();
             self.sweep.mark_all(&common);
         }
-        self.yields.forget();
+        self.yields.forget(now);
         let neighbours = self.view.neighbours(NEIGHBOURHOOD * count);
         self.audits.set(now, &neighbours, &mut self.chance);
         if near {
@@ -243,7 +249,7 @@ impl Keeper {
             }
             match (role, held) {
                 (Role::Duty, false) => self.miss(key, row),
-                (Role::Cached, true) if self.used >= TIGHT => self.offer_up(now, key, row),
+                (Role::Cached, true) if self.needs_room() => self.offer_up(now, key, row),
                 (Role::Unlisted, true) if self.is_over(row, moment, barrier.unwrap_or_default()) => {
                     free.push(row.entry)
                 }
@@ -275,14 +281,26 @@ impl Keeper {
     fn offer_up(&mut self, now: Instant, key: &Key, row: &Row) {
         let k = usize::from(row.copies());
         let members = self.view.ranking().nearest(key, k);
-        let settled = |peer: &PeerId| {
+        let fit = |peer: &PeerId| {
             *peer != self.view.local()
                 && self.view.is_connected(peer)
                 && !self.view.is_liar(peer)
-                && self.view.since(peer).is_some_and(|since| now.saturating_duration_since(since) >= PROBATION)
+                && !self.facts.is_lacking(now, key, peer, Duration::ZERO)
         };
-        if members.len() == k && members.iter().all(settled) && self.yields.has_room() {
-            self.yields.add(*key, row.entry, &members);
+        if members.len() < k || !members.iter().all(fit) {
+            return;
+        }
+        // In view for long enough, and not one that did not answer just now.
+        let ready = members.iter().filter_map(|peer| {
+            let settled = self.view.since(peer)? + self.settings.probation;
+            Some(settled.max(self.yields.shunned(peer).unwrap_or(settled)))
+        });
+        match ready.max() {
+            Some(at) if at > now => self.yields.later(at),
+            // Those that are in hand come first.
+            Some(_) if !self.yields.has_room() => self.yields.later(now),
+            Some(_) => self.yields.add(*key, row.entry, &members),
+            None => {}
         }
     }
 
@@ -378,7 +396,9 @@ impl Keeper {
         self.audits.done(now, &peer, calm, &mut self.chance);
         match outcome {
             Audited::Equal => self.facts.forget_peer(&peer),
-            Audited::Lacks(keys) => self.facts.audited(now, peer, keys, self.settings.repair_delay),
+            Audited::Lacks { keys, filling } => {
+                self.facts.audited(now, peer, keys, filling, self.settings.repair_delay)
+            }
             Audited::Lied(keys) => self.lied(now, peer, keys),
             Audited::Apart | Audited::Failed => {}
         }
@@ -386,17 +406,22 @@ impl Keeper {
 
     fn lied(&mut self, now: Instant, peer: PeerId, keys: Vec<Key>) {
         keys.into_iter().for_each(|key| self.facts.lacks(now, key, peer));
-        let changed = self.view.lied(now, &peer, PROBATION);
+        let changed = self.view.lied(now, &peer, self.settings.probation);
         self.viewed(now, &changed);
     }
 
     fn space(&mut self, now: Instant, used: u64, capacity: u64) {
-        let tight = self.used >= TIGHT;
+        let needed = self.needs_room();
         self.used = if capacity == 0 { 1.0 } else { used as f64 / capacity as f64 };
         self.fill(now);
-        if self.used >= TIGHT && !tight {
+        if self.needs_room() && !needed {
             self.pass(now);
         }
+    }
+
+    /// Whether cached copies are to be given up.
+    fn needs_room(&self) -> bool {
+        self.used >= TIGHT || self.full
     }
 
     /// Whether there is room follows from the use of the disk, and from what the disk refused.
@@ -423,7 +448,7 @@ impl Keeper {
         for key in self.pulls.due(now) {
             self.sweep.mark(Span::of(key));
         }
-        if self.sweep.next_pass() <= now {
+        if self.sweep.next_pass() <= now || (self.needs_room() && self.yields.is_due(now)) {
             self.pass(now);
         }
         self.collect(now);
@@ -494,14 +519,19 @@ impl StateMachine for Keeper {
             Input::Pulled(key, outcome) => {
                 self.pulls.pulled(now, &key, outcome == Pulled::Kept, &mut self.chance);
                 if outcome == Pulled::NoSpace {
+                    let needed = self.needs_room();
                     self.refused = Some((now + REFUSED_AGAIN, self.used));
                     self.fill(now);
+                    if !needed {
+                        self.pass(now);
+                    }
                 }
             }
             Input::Proved { request, proved } => {
                 if let Some((peer, go, failed)) = self.yields.answer(request, proved.as_deref()) {
-                    if !failed.is_empty() {
-                        failed.iter().for_each(|key| self.facts.lacks(now, *key, peer));
+                    failed.iter().for_each(|key| self.facts.lacks(now, *key, peer));
+                    if proved.is_none() {
+                        self.yields.shun(peer, now + REFUSED_AGAIN);
                     }
                     if !go.is_empty() {
                         self.outputs.push_back(Output::GiveUp(go));
@@ -555,6 +585,7 @@ impl StateMachine for Keeper {
             (Some(self.sweep.next_pass()), "everything is to be compared"),
             (self.collect_at(), "a grace is over"),
             (self.refused.map(|(until, _)| until), "the disk may have room again"),
+            (self.needs_room().then(|| self.yields.next()).flatten(), "cached copies may be proved"),
             (self.unread, "what could not be read does not count any more"),
         ];
         times.into_iter().filter_map(|(at, why)| Some((at?, why))).min_by_key(|(at, _)| *at)

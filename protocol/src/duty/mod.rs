@@ -17,7 +17,8 @@
 //! A chunk is this node's duty if something lists it and fewer than k *credible* peers of the view are nearer, and fewer
 //! than k + 4 of the view are at all. A peer is credible for a chunk if it has it, or if it is neither full nor has been
 //! found to lack it for longer than the repair delay, and was not caught in a lie. Where each audit finds that a peer
-//! lacks less than before, it is filling up, and is waited for up to eight delays: nobody else fetches what it fetches.
+//! lacks less than before, or no more and it says that it is fetching, it is filling up, and is waited for up to eight
+//! delays: nobody else fetches what it fetches.
 //! So a restart moves nothing; a peer that is gone leaves each of its chunks to exactly one other; a full or broken
 //! peer's share has an owner; and partial views make too many copies, never too few. Everything else that is held is
 //! cached.
@@ -73,6 +74,9 @@ pub struct Settings {
     pub audit_interval: Duration,
     /// How long a chunk is kept after the last publication that lists it went.
     pub grace: Duration,
+    /// How long each of the k has to have been in view before a cached copy is given up to them, and how long a peer that
+    /// lied is not counted on. A network under test has shorter days.
+    pub probation: Duration,
 }
 
 impl Default for Settings {
@@ -82,15 +86,13 @@ impl Default for Settings {
             repair_bytes_per_second: 64 << 20,
             audit_interval: Duration::from_secs(10 * 60),
             grace: Duration::from_secs(24 * 3600),
+            probation: Duration::from_secs(24 * 3600),
         }
     }
 }
 
 /// The longest that a neighbour goes without being compared with.
 pub const LONGEST_AUDIT: Duration = Duration::from_secs(6 * 3600);
-/// How long each of the k has to have been in view before a cached copy is given up to them, and how long a peer that
-/// lied is not counted on.
-pub const PROBATION: Duration = Duration::from_secs(24 * 3600);
 /// How many graces a storing peer that left still counts for what may be freed.
 pub const SEEN_GRACES: u32 = 7;
 /// Rows of one scan.
@@ -128,7 +130,12 @@ pub enum Audited {
     /// It holds what it should.
     Equal,
     /// It lacks these, which it should hold.
-    Lacks(Vec<Key>),
+    Lacks {
+        /// The chunks.
+        keys: Vec<Key>,
+        /// It says that it is about to fetch what it lacks.
+        filling: bool,
+    },
     /// It said that it has these, and could not prove it.
     Lied(Vec<Key>),
     /// Its catalogue or its view is another one, so that nothing follows.

@@ -168,7 +168,7 @@ fn who_lacks_a_chunk_counts_until_the_delay_is_over() {
     let (all, chunk) = (peers(9), entry("a chunk"));
     let order = nearest(&all, chunk);
     let mut node = Node::new(&all, order[3]);
-    node.tell(Input::Audited(order[0], Audited::Lacks(vec![chunk.key()])));
+    node.tell(Input::Audited(order[0], Audited::Lacks { keys: vec![chunk.key()], filling: false }));
     node.keeper.handle_timeout(node.now + 14 * MINUTE);
     let role = |node: &Node, after: Duration| node.keeper.role(node.now + after, &chunk.key(), &listed(chunk), false);
     assert_eq!((role(&node, 14 * MINUTE), role(&node, 15 * MINUTE)), (Role::Cached, Role::Duty));
@@ -231,13 +231,6 @@ fn a_cached_copy_goes_only_when_room_is_needed_and_each_of_the_k_proved_it_after
     let (all, chunk) = (peers(9), entry("a chunk"));
     let order = nearest(&all, chunk);
     let mut node = Node::new(&all, order[8]).with(listed(chunk), true);
-    let proofs = |outputs: &[Output]| -> Vec<(u64, PeerId)> {
-        let proof = |output: &Output| match output {
-            Output::Prove { request, peer, .. } => Some((*request, *peer)),
-            _ => None,
-        };
-        outputs.iter().filter_map(proof).collect()
-    };
     assert!(proofs(&node.wait(25 * HOUR)).is_empty(), "there is room");
     let mut asked = proofs(&node.tell(Input::Space { used: 92, capacity: 100 }));
     asked.sort_by_key(|(_, peer)| order.iter().position(|other| other == peer));
@@ -249,12 +242,60 @@ fn a_cached_copy_goes_only_when_room_is_needed_and_each_of_the_k_proved_it_after
     let mut young = Node::new(&all, order[8]).with(listed(chunk), true);
     young.wait(23 * HOUR);
     assert!(proofs(&young.tell(Input::Space { used: 92, capacity: 100 })).is_empty());
-    assert!(!proofs(&young.wait(8 * HOUR)).is_empty(), "the next look at everything");
+    assert!(proofs(&young.wait(HOUR - MINUTE)).is_empty());
+    assert_eq!(proofs(&young.wait(2 * MINUTE)).len(), 3, "as soon as it is a day");
     // One of them was caught in a lie.
     let mut node = Node::new(&all, order[8]).with(listed(chunk), true);
     node.wait(25 * HOUR);
     node.tell(Input::Audited(order[1], Audited::Lied(vec![])));
     assert!(proofs(&node.tell(Input::Space { used: 92, capacity: 100 })).is_empty());
+}
+
+fn proofs(outputs: &[Output]) -> Vec<(u64, PeerId)> {
+    let proof = |output: &Output| match output {
+        Output::Prove { request, peer, .. } => Some((*request, *peer)),
+        _ => None,
+    };
+    outputs.iter().filter_map(proof).collect()
+}
+
+#[test]
+fn what_is_over_is_given_up_in_turns_until_a_full_node_is_roomy_and_who_is_silent_is_asked_seldom() {
+    let all = peers(4);
+    // Of the four, the three others are nearer.
+    let cached = |name: u32| Some(entry(&name.to_string())).filter(|entry| nearest(&all, *entry)[3] == all[0]);
+    let mut node = Node::new(&all, all[0]);
+    for chunk in (0..).filter_map(cached).take(ASK_KEYS + 10) {
+        node = node.with(listed(chunk), true);
+    }
+    node.wait(25 * HOUR);
+    let mut asked = proofs(&node.tell(Input::Space { used: 96, capacity: 100 }));
+    assert_eq!(asked.len(), 3);
+    // One of them says nothing.
+    let (silent, others) = (asked[0], asked.split_off(1));
+    assert!(node.tell(Input::Proved { request: silent.0, proved: None }).is_empty());
+    for (request, _) in others {
+        assert!(node.tell(Input::Proved { request, proved: Some(vec![true; ASK_KEYS]) }).is_empty());
+    }
+    assert!(proofs(&node.wait(9 * MINUTE)).is_empty(), "not asked again at once");
+    // Still full, at less than what makes a roomy node give anything up.
+    node.tell(Input::Space { used: 88, capacity: 100 });
+    let (mut asked, mut gone) = (proofs(&node.wait(2 * MINUTE)), 0);
+    for turn in [ASK_KEYS, 10] {
+        assert_eq!(asked.len(), 3, "three prove {turn}");
+        let mut next = Vec::new();
+        for (request, _) in asked {
+            for output in node.tell(Input::Proved { request, proved: Some(vec![true; turn]) }) {
+                match output {
+                    Output::GiveUp(entries) => gone += entries.len(),
+                    other => next.extend(proofs(&[other])),
+                }
+            }
+        }
+        asked = next;
+    }
+    // Their rows are still held here, so that they are asked about again: what was given up was each of them.
+    assert_eq!(gone, ASK_KEYS + 10);
 }
 
 #[test]

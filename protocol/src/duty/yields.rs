@@ -1,6 +1,9 @@
 //! Cached copies that are given up once their replica sets proved that they have them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use libp2p_identity::PeerId;
 
@@ -24,11 +27,41 @@ pub(super) struct Yields {
     to_ask: BTreeMap<PeerId, Vec<Key>>,
     asked: BTreeMap<u64, (PeerId, Vec<Key>)>,
     busy: BTreeSet<PeerId>,
+    /// When there may be more to give up than is in hand.
+    later: Option<Instant>,
+    /// Who did not answer, and until when it is not asked: at most those in view.
+    shunned: BTreeMap<PeerId, Instant>,
 }
 
 impl Yields {
     pub(super) fn has_room(&self) -> bool {
         self.proving.len() < MOST_PROVING
+    }
+
+    /// There may be more to give up at `at`, once what is in hand is over.
+    pub(super) fn later(&mut self, at: Instant) {
+        self.later = Some(self.later.map_or(at, |before| before.min(at)));
+    }
+
+    /// When that is; `None`: nothing is known of, or some are in hand.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.later.filter(|_| self.proving.is_empty())
+    }
+
+    /// Whether it is now, which is said once.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        self.proving.is_empty() && self.later.take_if(|at| *at <= now).is_some()
+    }
+
+    /// It did not answer: nothing is asked of it until then.
+    pub(super) fn shun(&mut self, peer: PeerId, until: Instant) {
+        self.shunned.insert(peer, until);
+        self.later(until);
+    }
+
+    /// Until when it is not asked, if it did not answer of late.
+    pub(super) fn shunned(&self, peer: &PeerId) -> Option<Instant> {
+        self.shunned.get(peer).copied()
     }
 
     /// A cached copy may go once each of `members` proved that it has it; there is at least one.
@@ -84,8 +117,12 @@ impl Yields {
         Some((peer, go, failed))
     }
 
-    /// The replica set of some of them may have changed: what was proved does not count.
-    pub(super) fn forget(&mut self) {
+    /// The replica set of some of them may have changed: what was proved does not count, and another peer may be asked.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.shunned.retain(|_, until| *until > now);
+        if !self.proving.is_empty() {
+            self.later(now);
+        }
         self.proving.clear();
         self.to_ask.clear();
     }
@@ -144,7 +181,7 @@ mod tests {
         assert_eq!(yields.answer(2, Some(&[])).expect("it was asked").1, []);
         let (mut yields, _) = asked();
         yields.answer(1, Some(&[true, true])).expect("it was asked");
-        yields.forget();
+        yields.forget(Instant::now());
         assert_eq!(yields.answer(2, Some(&[true, true])).expect("it was asked").1, []);
         yields.add(two.0, two.1, &[]);
         assert!(yields.proving.is_empty(), "nobody would have it");

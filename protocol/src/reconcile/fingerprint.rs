@@ -38,6 +38,11 @@ impl Sum {
         self.count = self.count.wrapping_add(other.count);
     }
 
+    /// How many ids it is of.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     /// The fingerprint: BLAKE3 over the sum (32 bytes) and the number (8), both little-endian, its first 16 bytes.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut input = [0; 40];

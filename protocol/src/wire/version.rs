@@ -31,13 +31,15 @@ pub struct Dialect {
     pub transfer: Versions,
     /// Catching up on the catalogue.
     pub catalogue: Versions,
+    /// Comparing with neighbours, and proofs.
+    pub audit: Versions,
     /// The features that its greetings offer; none has a bit yet.
     pub features: u64,
 }
 
 impl Default for Dialect {
     fn default() -> Self {
-        Self { transfer: Versions::up_to(1), catalogue: Versions::up_to(1), features: 0 }
+        Self { transfer: Versions::up_to(1), catalogue: Versions::up_to(1), audit: Versions::up_to(1), features: 0 }
     }
 }
 

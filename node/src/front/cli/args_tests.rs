@@ -125,6 +125,7 @@ fn what_is_not_in_the_grammar_is_refused_with_code_2() {
         "stat --local --no-placement",
         "connect 127.0.0.1:4242",
         "daemon --capacity lots",
+        "daemon --audit-interval often",
         "daemon --listen localhost",
         "daemon --no-mdns=perhaps",
         "daemon x",

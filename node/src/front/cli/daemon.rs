@@ -61,6 +61,9 @@ pub struct Daemon {
     /// Bytes a second that repair fetches at most [default: 64MiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub repair_rate: Option<u64>,
+    /// How often this node compares with each neighbour what that one should hold; it doubles up to 6h while nothing changes [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub audit_interval: Option<Duration>,
     /// How long a chunk is kept after the last publication that lists it went [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub gc_grace: Option<Duration>,
@@ -83,7 +86,9 @@ impl Daemon {
             replicas: self.replicas,
             repair_delay: self.repair_delay,
             repair_rate: self.repair_rate,
+            audit_interval: self.audit_interval,
             gc_grace: self.gc_grace,
+            probation: None,
             capacity_bytes: self.capacity,
             network: self.network.clone(),
         }
