@@ -154,7 +154,7 @@ impl Rooms {
             Transfer::start(network.clone(), store.clone(), wanted.clone(), network_name, storing, &layer).await?;
         let locate = Locate::start(network.clone(), transfer.clone(), storing, &workers.layer());
         let replicate =
-            Replicate::start(store.clone(), wanted.clone(), locate.clone(), transfer.clone(), &workers.layer());
+            Replicate::new(store.clone(), wanted.clone(), locate.clone(), transfer.clone(), &workers.layer());
         let fetch = Fetch::new(network.clone(), store.clone(), locate.clone(), transfer.clone(), workers.layer());
         let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned), blocking.clone());
         let catalogue = Catalogue::start(network.clone(), store.clone(), keypair, network_name, &workers).await?;

@@ -18,7 +18,7 @@ use p2p_protocol::{
             Frame::{Compare, Compared, Proofs, Prove},
         },
         sync::Frame,
-        transfer::{Ask, Greeting, Held, Message, Offer},
+        transfer::{Greeting, Held, Message, Offer},
         version::Hello,
     },
 };
@@ -157,20 +157,18 @@ fn manifests() -> Vec<Vec<u8>> {
 
 fn transfers() -> Vec<Vec<u8>> {
     let cid = Cid::of(Codec::DagPb, b"root");
-    let plain = Ask { wanted: 3, owed: false, root: None };
-    let owed = Ask { wanted: 16, owed: true, root: Some(cid) };
-    let offer = |ask| Offer { cid, length: 5, ask };
-    let held = |replica| Some(Held { replica, wanted: 3, length: 5 });
+    let offer = Offer { cid, length: 5 };
+    let held = |length| Some(Held { length });
     let hello = Hello { version: 1, features: 0 };
     let greeting = Message::Greeting(Greeting { hello, storing: true, capacity_bytes: 1 << 40, free_bytes: 1 << 30 });
     let content = Bytes::from_static(b"bytes");
     let dialogues = [
         vec![greeting.clone(), Message::Greet, greeting.clone()],
         vec![Message::Want(vec![cid.hash; 2]), Message::Chunk(content.clone()), Message::Missing],
-        vec![Message::Have(vec![cid.hash; 3]), Message::Holdings(vec![held(true), None, held(false)])],
-        vec![Message::Offer(vec![offer(plain), offer(owed)]), Message::Send, Message::Kept],
-        vec![Message::Put(cid, plain, content.clone()), Message::NoSpace, Message::Unsupported],
-        vec![Message::Put(cid, owed, content), Message::Refused("not today, änd nöt tomorrow".to_owned())],
+        vec![Message::Have(vec![cid.hash; 3]), Message::Holdings(vec![held(5), None, held(0)])],
+        vec![Message::Offer(vec![offer; 2]), Message::Send, Message::Kept],
+        vec![Message::Put(cid, content.clone()), Message::NoSpace, Message::Unsupported],
+        vec![Message::Put(cid, content), Message::Refused("not today, änd nöt tomorrow".to_owned())],
     ];
     let frames = |messages: &Vec<Message>| {
         let mut out = Vec::new();

@@ -21,7 +21,6 @@ pub mod key;
 pub mod locate;
 pub mod machine;
 pub mod manifest;
-pub mod owed;
 pub mod placement;
 pub mod ranking;
 pub mod reconcile;

@@ -1,4 +1,4 @@
-//! Several daemons as one store: placement, loss, what is owed, the catalogue.
+//! Several daemons as one store: placement, loss, copies that could not be made, the catalogue.
 //!
 //! What is checked is checked from outside: exit codes, JSON, files on disk, and placement computed a second time.
 
@@ -187,10 +187,10 @@ fn copies_that_could_not_be_made_are_made_as_peers_join() {
     let chunks = placement::chunks(&cluster[0], &root);
     let wrong = placement::misplaced(&cluster.nodes, &chunks, 3);
     assert!(wrong.is_empty(), "{wrong:#?}");
-    until("nothing is owed any more", LONG, || {
-        let owed: Vec<_> =
+    until("nothing is short of copies any more", LONG, || {
+        let short: Vec<_> =
             cluster.nodes.iter().map(|node| node.status()["replication"]["under_replicated"].clone()).collect();
-        check(owed.iter().all(|count| *count == 0), format!("{owed:?}"))
+        check(short.iter().all(|count| *count == 0), format!("{short:?}"))
     });
 
     // With the copies made, the last of the first two may go as well.
@@ -201,7 +201,7 @@ fn copies_that_could_not_be_made_are_made_as_peers_join() {
 }
 
 #[test]
-fn copies_owed_by_a_lone_node_go_to_the_k_closest_of_those_who_come() {
+fn what_a_lone_node_has_goes_to_the_k_closest_of_those_who_come() {
     let mut cluster = Cluster::start(NODE, 1);
     let work = Scratch::new("lone");
     let file = work.join("file");
@@ -264,7 +264,7 @@ fn a_copy_that_a_peer_did_not_take_is_exit_code_5() {
     let message = output.failure(5, "under_replicated");
     assert!(message.contains(&dead), "it does not say who: {message}");
     cluster[1].restart();
-    until("the owed copies are made when it is back", LONG, || {
+    until("the missing copies are made when it is back", LONG, || {
         let stats = [&line, &later].map(|line| cluster[2].json(["stat", &text(&line["cid"])]));
         check(stats.iter().all(|stat| stat["replicas"]["min"] == 3), format!("{stats:?}"))
     });

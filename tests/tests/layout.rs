@@ -319,7 +319,7 @@ fn the_simulator_stands_on_protocol_alone() {
 
 #[test]
 fn state_machines_do_not_import_each_other() {
-    let machines = ["catch_up", "discovery", "fetch", "locate", "owed", "replicate", "reconcile"];
+    let machines = ["catch_up", "discovery", "fetch", "locate", "replicate", "reconcile"];
     let source = root().join("protocol/src");
     for (path, text) in sources(&source) {
         let within = path.strip_prefix(&source).expect("below the source tree");

@@ -85,7 +85,7 @@ fn cut_and_heal() {
         let lines = nodes[2].json_lines(["ls"]);
         check(lines.iter().any(|line| line["cid"] == cid.as_str()), format!("{lines:?}"))
     });
-    until("the owed copies are made", LONG, || {
+    until("the missing copies are made", LONG, || {
         let stat = nodes[1].json(["stat", &cid]);
         check(stat["replicas"]["min"] == 3, stat)
     });

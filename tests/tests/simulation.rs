@@ -15,7 +15,7 @@ use p2p_node::{
     },
     node::{Rooms, Site},
     service::{catalogue::Draft, ingest::ReadOptions, progress::Progress, replicate::Wish},
-    store::{Role, Store},
+    store::Store,
 };
 use p2p_protocol::{
     Chunk, Codec, Multihash,
@@ -51,7 +51,8 @@ macro_rules! under_seeds {
 under_seeds! {
     every_chunk_is_on_exactly_its_k_closest_and_outlives_its_adder
     any_two_machines_may_die
-    copies_that_were_owed_are_made_as_peers_join_even_without_the_adder
+    copies_that_could_not_be_made_are_made_as_peers_join_even_without_the_adder
+    what_is_added_locally_is_fetched_by_those_who_should_hold_it
     a_network_too_large_to_be_known_whole_places_by_lookup
     all_catalogues_are_equal_after_quiet_whatever_was_cut
     a_full_peer_is_passed_over_for_the_next_nearest
@@ -144,14 +145,7 @@ impl Simulation {
         self.nodes.keys().copied().collect()
     }
 
-    /// Who holds a chunk as a replica, read from each node's own store.
-    fn holders(&self, hash: &Multihash) -> BTreeSet<PeerId> {
-        let holds =
-            |node: &Rooms| node.store.entry(hash).expect("readable").is_some_and(|e| e.terms.role == Role::Replica);
-        self.nodes.iter().filter(|(_, node)| holds(node)).map(|(peer, _)| *peer).collect()
-    }
-
-    /// Who has a chunk, as whatever.
+    /// Who has a chunk, read from each node's own store.
     fn having(&self, hash: &Multihash) -> BTreeSet<PeerId> {
         let has = |node: &Rooms| node.store.entry(hash).expect("readable").is_some();
         self.nodes.iter().filter(|(_, node)| has(node)).map(|(peer, _)| *peer).collect()
@@ -160,10 +154,6 @@ impl Simulation {
     /// Chunk bytes that all nodes took so far.
     fn received(&self) -> u64 {
         self.nodes.values().map(|node| node.transfer.transferred().1).sum()
-    }
-
-    fn owed(&self) -> u64 {
-        self.nodes.values().map(|node| node.store.usage().owed).sum()
     }
 }
 
@@ -191,6 +181,13 @@ fn draft(root: &Chunk, name: &str) -> Draft {
     }
 }
 
+/// The k closest to a chunk, and whoever added it.
+fn closest_and(hash: &Multihash, everybody: &[PeerId], adder: PeerId) -> BTreeSet<PeerId> {
+    let mut expected = truth(hash, everybody, usize::from(K));
+    expected.insert(adder);
+    expected
+}
+
 async fn every_chunk_is_on_exactly_its_k_closest_and_outlives_its_adder(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
@@ -206,10 +203,8 @@ async fn every_chunk_is_on_exactly_its_k_closest_and_outlives_its_adder(seed: u6
     let report = job.finish().await.expect("finished");
     assert_eq!((report.min, &report.failures), (K, &Vec::new()));
     for chunk in &added {
-        let hash = &chunk.cid().hash;
-        assert_eq!(net.holders(hash), truth(hash, &everybody, usize::from(K)), "holders of {}", chunk.cid());
+        assert_eq!(net.having(&chunk.cid().hash), closest_and(&chunk.cid().hash, &everybody, net.order[0]));
     }
-    assert_eq!(net.owed(), 0, "nothing is owed when everybody acknowledged");
 
     net.kill(0);
     let root = *added[0].cid();
@@ -242,31 +237,32 @@ async fn any_two_machines_may_die(seed: u64) {
     }
 }
 
-async fn copies_that_were_owed_are_made_as_peers_join_even_without_the_adder(seed: u64) {
+async fn copies_that_could_not_be_made_are_made_as_peers_join_even_without_the_adder(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
     net.join(2).await;
     net.acquainted(1).await;
-    let added = chunks(&mut random, 40);
-    let job = net.node(0).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
-    for chunk in &added {
-        job.submit(chunk.clone()).await.expect("kept");
-    }
-    let report = job.finish().await.expect("finished");
-    assert_eq!((report.min, report.seen), (2, 2));
-    assert!(net.owed() > 0, "a third copy is owed");
+    let (_, hashes) = add_file(&net, 0, &mut random, 60 * 1024).await;
+    assert!(hashes.iter().all(|hash| net.having(hash).len() == 2), "there are two machines");
 
     net.kill(0);
     net.join(6).await;
+    eventually("the k closest have fetched it from the one that lives", SOON * 10, || placed(&net, &hashes)).await;
+}
+
+async fn what_is_added_locally_is_fetched_by_those_who_should_hold_it(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
+    net.join(6).await;
+    net.acquainted(5).await;
+    let (_, hashes, min) = add(&net, 0, &mut random, 60 * 1024, true).await;
+    assert!(min <= 1);
+    eventually("the k closest have fetched it", SOON * 10, || placed(&net, &hashes)).await;
+    // Each of them once, and nobody else did.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
     let alive = net.alive();
-    let whole = |net: &Simulation| {
-        added.iter().all(|chunk| net.holders(&chunk.cid().hash).len() >= usize::from(K)) && net.owed() == 0
-    };
-    eventually("the holder that lives makes the missing copies", SOON * 5, || whole(&net)).await;
-    for chunk in &added {
-        let hash = &chunk.cid().hash;
-        let closest = truth(hash, &alive, usize::from(K));
-        assert!(closest.is_subset(&net.holders(hash)), "the k closest hold {}", chunk.cid());
+    for hash in &hashes {
+        assert_eq!(net.having(hash), closest_and(hash, &alive, net.order[0]));
     }
 }
 
@@ -283,8 +279,7 @@ async fn a_network_too_large_to_be_known_whole_places_by_lookup(seed: u64) {
     }
     assert_eq!(job.finish().await.expect("finished").min, K);
     for chunk in &added {
-        let hash = &chunk.cid().hash;
-        assert_eq!(net.holders(hash), truth(hash, &everybody, usize::from(K)), "holders of {}", chunk.cid());
+        assert_eq!(net.having(&chunk.cid().hash), closest_and(&chunk.cid().hash, &everybody, net.order[20]));
     }
     let reader = net.node(41).fetch.begin(*added[0].cid(), Vec::new(), K);
     for chunk in &added {
@@ -391,15 +386,27 @@ async fn rooms_end_from_the_top_and_can_be_built_again_on_the_same_network_and_s
 
 /// A file of random bytes, added and published by a node: its publication, and the chunks that it lists.
 async fn add_file(net: &Simulation, number: usize, random: &mut StdRng, bytes: usize) -> (Publication, Vec<Multihash>) {
+    let (publication, hashes, min) = add(net, number, random, bytes, false).await;
+    assert_eq!(min, K.min(net.nodes.len() as u8));
+    (publication, hashes)
+}
+
+/// The same, perhaps kept here alone until it is published; last the copies of the chunk that had the fewest then.
+async fn add(
+    net: &Simulation,
+    number: usize,
+    random: &mut StdRng,
+    bytes: usize,
+    local: bool,
+) -> (Publication, Vec<Multihash>, u8) {
     let mut content = vec![0; bytes];
     random.fill(&mut content[..]);
     let node = net.node(number);
-    let wish = Wish { wanted: K, wait: None, local: false };
+    let wish = Wish { wanted: K, wait: None, local };
     let options = ReadOptions { chunker: ChunkerKind::Fixed { bytes: 1024 }, ..ReadOptions::default() };
     let progress = tokio::sync::watch::Sender::new(Progress::default());
     let reader = Box::new(std::io::Cursor::new(content));
     let added = node.ingest.add_stream(reader, wish, options, &progress).await.expect("it is added");
-    assert_eq!(added.report.min, K);
     let draft = Draft {
         name: None,
         label: "a file".to_owned(),
@@ -413,7 +420,7 @@ async fn add_file(net: &Simulation, number: usize, random: &mut StdRng, bytes: u
     };
     let publication = node.catalogue.publish(draft).await.expect("it is published");
     let hashes = node.store.scan(None, 10_000).expect("it reads").iter().map(|entry| entry.cid.hash).collect();
-    (publication, hashes)
+    (publication, hashes, added.report.min)
 }
 
 /// Every one of these chunks is on its k closest.

@@ -200,6 +200,7 @@ impl From<StoreError> for Error {
                 Self::failed(message).hint("use that one, stop it first, or give this one another --data-dir")
             }
             StoreError::TooNew { .. } => Self::failed(message).hint("run the newer version of p2p-node on it"),
+            StoreError::TooOld { .. } => Self::failed(message).hint("move it aside, and add again what is to be kept"),
             StoreError::Io { .. } | StoreError::Index(_) => {
                 Self::failed(message).hint("check the disk and its permissions, then try again")
             }

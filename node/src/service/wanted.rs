@@ -27,7 +27,7 @@ use tokio::sync::{Notify, RwLock};
 
 use crate::{
     runner::now,
-    store::{Edit, KeyTable, MAX_NOTE_BYTES, MAX_TABLE_CHANGES, Put, Store, StoreError, TableChange, Terms},
+    store::{Edit, KeyTable, MAX_NOTE_BYTES, MAX_TABLE_CHANGES, Put, Store, StoreError, TableChange},
 };
 
 /// The note of this node's own clock: eight bytes, seconds.
@@ -114,15 +114,15 @@ impl Wanted {
     }
 
     /// [`Store::put`], noted as acknowledged now in the same commit.
-    pub async fn put(&self, chunk: Chunk, terms: Terms) -> Result<Put, StoreError> {
+    pub async fn put(&self, chunk: Chunk) -> Result<Put, StoreError> {
         let _acknowledging = self.inner.acknowledging.read().await;
         if !self.is_made() {
-            return self.inner.store.put(chunk, terms).await;
+            return self.inner.store.put(chunk).await;
         }
         // A chunk has 2 MiB at the most.
         let entry = Entry { cid: *chunk.cid(), length: chunk.len() as u32 };
         let change = self.change(vec![self.renewal(&entry)], Vec::new());
-        let (put, noted) = self.inner.store.put_with(chunk, terms, change).await?;
+        let (put, noted) = self.inner.store.put_with(chunk, change).await?;
         self.noted(noted);
         Ok(put)
     }

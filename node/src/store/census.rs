@@ -21,7 +21,7 @@ use super::{
 
 const MAGIC: [u8; 8] = *b"p2pcount";
 /// Bytes before those of the segments, and of each.
-const HEAD_BYTES: usize = 84;
+const HEAD_BYTES: usize = 68;
 const SEGMENT_BYTES: usize = 28;
 /// The most bytes that are read: more than 100 TiB of segments.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -33,7 +33,7 @@ pub(super) struct SegmentCount {
     pub(super) length: u64,
     /// Those of its live chunks and values.
     pub(super) live: u64,
-    /// Those of its amendments and deletions, as far as they were seen.
+    /// Those of its deletions, as far as they were seen.
     pub(super) kept: u64,
 }
 
@@ -97,8 +97,8 @@ impl Census {
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&self.position.segment.to_be_bytes());
         out.extend_from_slice(&self.position.salt.0);
-        let Counters { chunks, payload_bytes, owed, evictable_bytes } = self.counters;
-        for number in [self.position.offset, self.sum, chunks, payload_bytes, owed, evictable_bytes] {
+        let Counters { chunks, payload_bytes } = self.counters;
+        for number in [self.position.offset, self.sum, chunks, payload_bytes] {
             out.extend_from_slice(&number.to_be_bytes());
         }
         out.resize(HEAD_BYTES, 0);
@@ -118,7 +118,7 @@ impl Census {
         let (fields, sum) = bytes.split_at_checked(bytes.len().checked_sub(8)?)?;
         let segments = fields.get(HEAD_BYTES..)?;
         let whole = first_eight(blake3::Hasher::new().update(fields)) == sum && fields.starts_with(&MAGIC);
-        if !whole || segments.len() % SEGMENT_BYTES != 0 || fields[76..HEAD_BYTES] != [0; 8] {
+        if !whole || segments.len() % SEGMENT_BYTES != 0 || fields[60..HEAD_BYTES] != [0; 8] {
             return None;
         }
         let number = |at| array(fields, at).map(u64::from_be_bytes);
@@ -127,9 +127,8 @@ impl Census {
             salt: Salt(array(fields, 12)?),
             offset: number(28)?,
         };
-        let [sum, chunks, payload_bytes, owed, evictable_bytes] = [36, 44, 52, 60, 68].map(number);
-        let counters =
-            Counters { chunks: chunks?, payload_bytes: payload_bytes?, owed: owed?, evictable_bytes: evictable_bytes? };
+        let [sum, chunks, payload_bytes] = [36, 44, 52].map(number);
+        let counters = Counters { chunks: chunks?, payload_bytes: payload_bytes? };
         let segment = |bytes: &[u8]| {
             let [length, live, kept] = [4, 12, 20].map(|at| array(bytes, at).map(u64::from_be_bytes));
             let count = SegmentCount { length: length?, live: live?, kept: kept? };

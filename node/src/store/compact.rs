@@ -173,7 +173,6 @@ impl Compaction {
                     Ok(Err(_)) | Err(_) => return Ok(Found::Damaged),
                 }
             }
-            Head::Amendment(entry) => Record::Amendment(entry),
             // `compact` went no further.
             Head::Unknown { .. } => return Ok(Found::Dead),
             Head::Deletion(entry, gone, origin) => Record::Deletion(entry, gone, origin),

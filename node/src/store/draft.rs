@@ -6,10 +6,10 @@ use bytes::Bytes;
 use p2p_protocol::Key;
 
 use super::{
-    Entry, Role, StoreError,
+    Entry, StoreError,
     index::{
         MAX_BATCH, Write,
-        table::{self, Content, Held, HeldValue, Mark, Position, Table},
+        table::{self, Content, Held, HeldValue, Position, Table},
     },
     record::HEAD_BYTES,
     segment::Location,
@@ -46,10 +46,6 @@ pub(super) struct Counters {
     pub(super) chunks: u64,
     /// Their payload bytes.
     pub(super) payload_bytes: u64,
-    /// Chunks marked owed.
-    pub(super) owed: u64,
-    /// Payload and record bytes that evicting every cache would give.
-    pub(super) evictable_bytes: u64,
 }
 
 impl Counters {
@@ -62,26 +58,13 @@ impl Counters {
     pub(super) fn add(&mut self, entry: &Entry) {
         self.chunks += 1;
         self.payload_bytes += u64::from(entry.length);
-        self.owed += u64::from(entry.terms.owed);
-        if evictable(entry) {
-            self.evictable_bytes += cost(entry);
-        }
     }
 
     /// Counts `entry` out.
     pub(super) fn subtract(&mut self, entry: &Entry) {
         self.chunks -= 1;
         self.payload_bytes -= u64::from(entry.length);
-        self.owed -= u64::from(entry.terms.owed);
-        if evictable(entry) {
-            self.evictable_bytes -= cost(entry);
-        }
     }
-}
-
-/// Whether it may give way: a cache whose replicas are acknowledged.
-pub(super) fn evictable(entry: &Entry) -> bool {
-    entry.terms.role == Role::Cache && !entry.terms.owed
 }
 
 /// What a chunk takes of the capacity.
@@ -221,20 +204,12 @@ impl<'a> Draft<'a> {
             if after != slot.before {
                 writes.push((table::chunk_key(&key), after.as_ref().map(table::encode_held)));
             }
-            let marks = |held: Option<Held>| held.map_or((false, false), |h| (h.entry.terms.owed, evictable(&h.entry)));
-            let ((owed_before, cache_before), (owed, cache)) = (marks(slot.before), marks(after));
-            if owed != owed_before {
-                writes.push((table::mark_key(Mark::Owed, &key), owed.then(Vec::new)));
-            }
-            if cache != cache_before {
-                writes.push((table::mark_key(Mark::Cache, &key), cache.then(Vec::new)));
-            }
             if let Some(entry) = slot.damaged {
                 // Only the entry counts there: it is nowhere in the log that it could be read from.
                 let held = Held { entry, location: Location { segment: 0, offset: 0 } };
-                writes.push((table::mark_key(Mark::Damaged, &key), Some(table::encode_held(&held))));
+                writes.push((table::damaged_key(&key), Some(table::encode_held(&held))));
             } else if slot.before.is_none() && self.table.damaged(&key)?.is_some() {
-                writes.push((table::mark_key(Mark::Damaged, &key), None));
+                writes.push((table::damaged_key(&key), None));
             }
             for held in [slot.before, after].into_iter().flatten() {
                 sum ^= table::chunk_print(&key, &held);

@@ -24,6 +24,14 @@ pub enum StoreError {
         /// What is known here.
         known: u32,
     },
+    /// Made before the formats were settled.
+    #[error("the data directory has format {found}, which no version reads any more; this one makes format {known}")]
+    TooOld {
+        /// Its format.
+        found: u32,
+        /// What is made here.
+        known: u32,
+    },
     /// The system failed.
     #[error("{doing}: {source}")]
     Io {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use p2p_protocol::{Chunk, Key};
 
 use super::{
-    Put, Store, StoreError, Terms,
+    Put, Store, StoreError,
     writer::{Answer, Request},
 };
 
@@ -86,9 +86,9 @@ impl Store {
 
     /// [`Store::put`], and on success `change` in the same commit: both are on disk on return. The second answer is as
     /// that of [`KeyTable::commit`]; the chunk is kept in either case.
-    pub async fn put_with(&self, chunk: Chunk, terms: Terms, change: TableChange) -> Result<(Put, bool), StoreError> {
+    pub async fn put_with(&self, chunk: Chunk, change: TableChange) -> Result<(Put, bool), StoreError> {
         change.check()?;
-        self.put_checked(chunk, terms, Some(change)).await
+        self.put_checked(chunk, Some(change)).await
     }
 }
 

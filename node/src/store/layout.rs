@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The format that this version writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The share of the free space that a first start takes as its capacity.
 const CAPACITY_PERCENT: u64 = 80;
 
@@ -84,8 +84,9 @@ fn check_format(root: &Path) -> Result<(), StoreError> {
     match fs::read_to_string(&path) {
         Ok(text) => match text.trim().parse::<u32>() {
             Ok(found) if found > FORMAT => Err(StoreError::TooNew { found, known: FORMAT }),
-            // There is no older format yet; one that comes is migrated here, before anything is opened.
-            Ok(1..=FORMAT) => Ok(()),
+            // Format 1 was never released. One that comes after this is migrated here, before anything is opened.
+            Ok(FORMAT) => Ok(()),
+            Ok(found @ 1..FORMAT) => Err(StoreError::TooOld { found, known: FORMAT }),
             _ => {
                 let reason = io::Error::new(io::ErrorKind::InvalidData, "it holds no format version");
                 Err(failed("reading", &path, reason))

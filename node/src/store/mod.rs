@@ -1,9 +1,10 @@
 //! The store: segments hold the truth, sled is the index.
 //!
-//! Chunks, changes of their terms, deletions and this node's own values are records that are appended to segment
+//! Chunks, deletions and values are records that are appended to segment
 //! files; the index says where each is, and is made again from them whenever it is missing or damaged. One writer
 //! commits batches (`writer.rs` has the order that makes an acknowledgement true), readers go through the index to the
-//! segments and verify what they read, and a compaction copies what is live out of segments that are mostly dead.
+//! segments and verify what they read, and a compaction copies what is live out of segments that are mostly dead. Why
+//! a chunk is kept is not known here, and none is dropped unless that is asked for: a store without room takes no more.
 //! Beside what the log says, the index holds a table of small values by key that is derived elsewhere (`key_table.rs`).
 //! The formats are in protocol/SPEC.md, "On disk".
 
@@ -12,7 +13,6 @@ mod compact;
 mod disk;
 mod draft;
 mod error;
-mod evict;
 mod index;
 mod key_table;
 mod layout;
@@ -25,10 +25,10 @@ mod replay;
 mod scrub;
 mod segment;
 mod shared;
-mod terms;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod usage;
 mod writer;
 
 use std::{
@@ -57,11 +57,11 @@ use self::{
     draft::Counters,
     index::{
         memory::MemoryIndex,
-        table::{HeldValue, Mark, Table},
+        table::{HeldValue, Table},
     },
     layout::Layout,
     log::{MemoryLog, Payloads},
-    read::{Recency, Source},
+    read::Source,
     record::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
     shared::{IndexState, Read, ReadValue, Shared},
     threads::WriterThread,
@@ -74,7 +74,7 @@ pub use self::{
         TableChange,
     },
     scrub::{Pass, PassPosition},
-    terms::{Amendment, Entry, Put, Removed, Role, Terms, Usage},
+    usage::{Entry, Put, Removed, Usage},
 };
 
 /// Bytes of a segment file (small enough to be compacted in seconds, large enough for few files).
@@ -201,7 +201,6 @@ impl Store {
             index: RwLock::new(IndexState::Open(table)),
             source: Source::Memory(Arc::clone(&payloads)),
             counters: Mutex::new(Counters::default()),
-            recency: Mutex::new(Recency::default()),
             healing: AtomicBool::new(false),
             batches: AtomicU64::new(0),
             capacity_bytes,
@@ -213,25 +212,19 @@ impl Store {
             log: Box::new(MemoryLog::new(payloads)),
             live: BTreeMap::new(),
             kept: BTreeMap::new(),
-            evictor: evict::Evictor::default(),
             index_paths: None,
         };
         Self { inner: Arc::new(Inner { shared, door: Door::Inline(Box::new(Mutex::new(Some(writer)))) }) }
     }
 
-    /// Keeps a chunk; returns when it and its terms are on disk. One that is here already is verified first, and written
+    /// Keeps a chunk; returns when it is on disk. One that is here already is verified first, and written
     /// anew, as [`Put::New`], where it is damaged. Puts that are under way at once are done in any order. Waits while the
     /// queue is full. A dropped future may leave the chunk kept all the same. [`StoreError::NoSpace`] harms nobody else.
-    pub async fn put(&self, chunk: Chunk, terms: Terms) -> Result<Put, StoreError> {
-        self.put_checked(chunk, terms, None).await.map(|(put, _)| put)
+    pub async fn put(&self, chunk: Chunk) -> Result<Put, StoreError> {
+        self.put_checked(chunk, None).await.map(|(put, _)| put)
     }
 
-    async fn put_checked(
-        &self,
-        chunk: Chunk,
-        terms: Terms,
-        change: Option<TableChange>,
-    ) -> Result<(Put, bool), StoreError> {
+    async fn put_checked(&self, chunk: Chunk, change: Option<TableChange>) -> Result<(Put, bool), StoreError> {
         // A chunk's constructors bound its length.
         let bytes = chunk.len() as u32;
         let hash = chunk.cid().hash;
@@ -246,8 +239,8 @@ impl Store {
             Err(error) => return Err(error),
         }
         let request = match change {
-            None => Request::Put(chunk, terms),
-            Some(change) => Request::PutWith(chunk, terms, change),
+            None => Request::Put(chunk),
+            Some(change) => Request::PutWith(chunk, change),
         };
         match self.ask(request, bytes).await? {
             Answer::Put(put) => Ok((put, false)),
@@ -304,13 +297,7 @@ impl Store {
         if found.is_some() { self.entry(hash) } else { Ok(None) }
     }
 
-    /// Changes the terms of those that are here; returns when that is on disk. A dropped future may leave some or all
-    /// of it done.
-    pub async fn amend(&self, hashes: Vec<Multihash>, change: Amendment) -> Result<(), StoreError> {
-        self.ask_for_parts(&hashes, |part| (Request::Amend(part, change), 0)).await.map(drop)
-    }
-
-    /// Removes those that are here, whatever their terms, and says what that was of; returns when it is on disk.
+    /// Removes those that are here, and says what that was of; returns when it is on disk.
     /// However many there are, others are served between them. A dropped future may leave some of it done.
     pub async fn remove(&self, hashes: Vec<Multihash>) -> Result<Removed, StoreError> {
         self.ask_for_parts(&hashes, |part| (Request::Remove(part), 0)).await
@@ -322,24 +309,9 @@ impl Store {
         Ok(found?.into_iter().map(|(_, held)| held.entry).collect())
     }
 
-    /// Up to `limit` owed entries in key order, strictly after `after`.
-    pub fn owed(&self, after: Option<Key>, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        let found = self.inner.shared.with(|table| {
-            let keys = table.marked(Mark::Owed, after, limit)?;
-            // One that was removed since the scan is left out.
-            keys.iter().filter_map(|key| table.chunk(key).map(|held| held.map(|held| held.entry)).transpose()).collect()
-        });
-        self.healing(found)
-    }
-
-    /// Up to `limit` chunks, in key order and strictly after `after`, that were damaged and have not been put again:
-    /// what they were and on which terms they were kept.
+    /// Up to `limit` chunks, in key order and strictly after `after`, that were damaged and have not been put again.
     pub fn damaged(&self, after: Option<Key>, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        let found = self.inner.shared.with(|table| {
-            let keys = table.marked(Mark::Damaged, after, limit)?;
-            keys.iter().filter_map(|key| table.damaged(key).transpose()).collect()
-        });
-        self.healing(found)
+        self.with(|table| table.all_damaged(after, limit))
     }
 
     /// What it holds now; cheap.

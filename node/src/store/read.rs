@@ -1,7 +1,7 @@
 //! Reading payloads: a bounded cache of open segments, verification, and setting aside what is damaged.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -121,32 +121,5 @@ impl Segments {
         open.truncate(OPEN_SEGMENTS - 1);
         open.push_front((number, Arc::clone(&file)));
         Ok(file)
-    }
-}
-
-/// When caches were last used: in memory only, approximate, bounded.
-#[derive(Debug, Default)]
-pub(super) struct Recency {
-    clock: u64,
-    used: BTreeMap<[u8; 32], u64>,
-}
-
-/// Caches whose use is remembered (guess: about 3 MiB); beyond it the older half is forgotten.
-const REMEMBERED: usize = 32 * 1024;
-
-impl Recency {
-    /// It was used now.
-    pub(super) fn touch(&mut self, key: &[u8; 32]) {
-        self.clock += 1;
-        self.used.insert(*key, self.clock);
-        if self.used.len() > REMEMBERED {
-            let oldest = self.clock - (REMEMBERED / 2) as u64;
-            self.used.retain(|_, used| *used > oldest);
-        }
-    }
-
-    /// When it was used: greater is later, 0 is "not known to have been".
-    pub(super) fn used(&self, key: &[u8; 32]) -> u64 {
-        self.used.get(key).copied().unwrap_or(0)
     }
 }

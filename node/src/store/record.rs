@@ -4,17 +4,14 @@
 //! written: bytes of a payload that look like a record never become one, however they were crafted.
 
 use bytes::Bytes;
-use p2p_protocol::{
-    Cid, Codec, MAX_CHUNK_BYTES, Multihash,
-    cid::{CID_BYTES, MULTIHASH_BYTES},
-};
+use p2p_protocol::{Cid, Codec, MAX_CHUNK_BYTES, Multihash, cid::MULTIHASH_BYTES};
 
-use super::{Entry, Role, Terms};
+use super::Entry;
 
 /// What every header begins with, whatever the record's kind: all that is needed to check it and to step over it.
 pub(super) const COMMON_BYTES: usize = 24;
-/// Bytes of the header of a chunk, an amendment or a deletion.
-pub(super) const HEAD_BYTES: usize = 112;
+/// Bytes of the header of a chunk or a deletion.
+pub(super) const HEAD_BYTES: usize = 80;
 /// Bytes of the header of a value, or of a value's deletion.
 pub(super) const VALUE_HEAD_BYTES: usize = 40;
 /// The most bytes that a header of any kind may have: what a walk reads at once is more.
@@ -26,9 +23,7 @@ pub(super) const MAX_VALUE_BYTES: usize = 64 * 1024;
 /// Where the checksum stands in a header.
 const SUM_AT: usize = 16;
 /// Where the origin stands in the header of a chunk's deletion.
-const ORIGIN_AT: usize = 106;
-/// The most copies that can be wanted.
-const MAX_WANTED: u8 = 16;
+const ORIGIN_AT: usize = 66;
 
 /// What every record begins with. The first and last byte are not ASCII, so text never looks like it.
 pub(super) const MAGIC: [u8; 4] = [0xc5, b'p', b'2', 0xa9];
@@ -40,21 +35,17 @@ pub(super) struct Salt(pub(super) [u8; 16]);
 /// Why a chunk is not here any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Gone {
-    /// A cache that gave way.
-    Evicted,
     /// It was asked for.
     Removed,
-    /// Its bytes do not match its address: it is to be fetched again on the terms that the record carries.
+    /// Its bytes do not match its address: it is to be fetched again.
     Damaged,
 }
 
 /// What is appended to the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Record {
-    /// A chunk and its terms.
+    /// A chunk.
     Chunk(Entry, Bytes),
-    /// The terms of a chunk from now on.
-    Amendment(Entry),
     /// The chunk is gone.
     Deletion(Entry, Gone, Origin),
     /// A key and its value; the last one holds.
@@ -72,8 +63,6 @@ pub(super) type Origin = Option<u32>;
 pub(super) enum Head {
     /// A chunk; the body is its payload.
     Chunk(Entry),
-    /// See [`Record::Amendment`].
-    Amendment(Entry),
     /// See [`Record::Deletion`].
     Deletion(Entry, Gone, Origin),
     /// A value; the body is key and value.
@@ -120,7 +109,7 @@ impl Head {
             Self::Value { key, value, .. } => (key + value) as u64,
             Self::Unset { key, .. } => *key as u64,
             Self::Unknown { body, .. } => u64::from(*body),
-            Self::Amendment(_) | Self::Deletion(..) => 0,
+            Self::Deletion(..) => 0,
         }
     }
 
@@ -147,13 +136,13 @@ impl Head {
     }
 
     fn known(head: &[u8], body: u32) -> Option<Self> {
-        if head[4] == 4 && head.len() == VALUE_HEAD_BYTES {
+        if head[4] == 3 && head.len() == VALUE_HEAD_BYTES {
             let key = usize::from(u16::from_be_bytes(array(head, 24)?));
             let value = usize::try_from(body).ok()?.checked_sub(key)?;
             let bounded = key <= MAX_KEY_BYTES && value <= MAX_VALUE_BYTES;
             return bounded.then_some(Self::Value { key, value, checksum: array(head, 28)? });
         }
-        if head[4] == 5 && head.len() == VALUE_HEAD_BYTES {
+        if head[4] == 4 && head.len() == VALUE_HEAD_BYTES {
             let key = usize::from(u16::from_be_bytes(array(head, 24)?));
             let bounded = key <= MAX_KEY_BYTES && key == body as usize;
             let (checksum, origin) = (array(head, 28)?, decode_origin(head, 36)?);
@@ -164,12 +153,10 @@ impl Head {
         }
         let entry = decode_entry(head)?;
         let origin = decode_origin(head, ORIGIN_AT)?;
-        match (head[4], head[28], body) {
+        match (head[4], head[25], body) {
             (1, 0, body) if body == entry.length => Some(Self::Chunk(entry)),
-            (2, 0, 0) => Some(Self::Amendment(entry)),
-            (3, 0, 0) => Some(Self::Deletion(entry, Gone::Evicted, origin)),
-            (3, 1, 0) => Some(Self::Deletion(entry, Gone::Removed, origin)),
-            (3, 2, 0) => Some(Self::Deletion(entry, Gone::Damaged, origin)),
+            (2, 0, 0) => Some(Self::Deletion(entry, Gone::Removed, origin)),
+            (2, 1, 0) => Some(Self::Deletion(entry, Gone::Damaged, origin)),
             _ => None,
         }
     }
@@ -180,7 +167,7 @@ impl Record {
     pub(super) fn total_bytes(&self) -> u64 {
         match self {
             Self::Chunk(_, payload) => (HEAD_BYTES + payload.len()) as u64,
-            Self::Amendment(_) | Self::Deletion(..) => HEAD_BYTES as u64,
+            Self::Deletion(..) => HEAD_BYTES as u64,
             Self::Value(key, value) => (VALUE_HEAD_BYTES + key.len() + value.len()) as u64,
             Self::Unset(key, _) => (VALUE_HEAD_BYTES + key.len()) as u64,
         }
@@ -191,11 +178,10 @@ impl Record {
         let start = out.len();
         let (kind, length, body) = match self {
             Self::Chunk(entry, _) => (1, HEAD_BYTES, entry.length),
-            Self::Amendment(_) => (2, HEAD_BYTES, 0),
-            Self::Deletion(..) => (3, HEAD_BYTES, 0),
+            Self::Deletion(..) => (2, HEAD_BYTES, 0),
             // Both were bounded when they were taken (`MAX_KEY_BYTES`, `MAX_VALUE_BYTES`).
-            Self::Value(key, value) => (4, VALUE_HEAD_BYTES, (key.len() + value.len()) as u32),
-            Self::Unset(key, _) => (5, VALUE_HEAD_BYTES, key.len() as u32),
+            Self::Value(key, value) => (3, VALUE_HEAD_BYTES, (key.len() + value.len()) as u32),
+            Self::Unset(key, _) => (4, VALUE_HEAD_BYTES, key.len() as u32),
         };
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[kind, 0]);
@@ -204,12 +190,11 @@ impl Record {
         // Four bytes that nobody uses yet, and the place of the checksum.
         out.extend_from_slice(&[0; 12]);
         match self {
-            Self::Chunk(entry, _) | Self::Amendment(entry) => encode_entry(entry, 0, out),
+            Self::Chunk(entry, _) => encode_entry(entry, 0, out),
             Self::Deletion(entry, gone, origin) => {
                 let reason = match gone {
-                    Gone::Evicted => 0,
-                    Gone::Removed => 1,
-                    Gone::Damaged => 2,
+                    Gone::Removed => 0,
+                    Gone::Damaged => 1,
                 };
                 encode_entry(entry, reason, out);
                 out.extend_from_slice(&origin.unwrap_or(0).to_be_bytes());
@@ -236,7 +221,7 @@ impl Record {
         static EMPTY: Bytes = Bytes::new();
         match self {
             Self::Chunk(_, payload) => [payload, &EMPTY],
-            Self::Amendment(_) | Self::Deletion(..) => [&EMPTY, &EMPTY],
+            Self::Deletion(..) => [&EMPTY, &EMPTY],
             Self::Value(key, value) => [key, value],
             Self::Unset(key, _) => [key, &EMPTY],
         }
@@ -262,55 +247,26 @@ pub(super) fn first_eight(hasher: &blake3::Hasher) -> [u8; 8] {
 }
 
 fn encode_entry(entry: &Entry, reason: u8, out: &mut Vec<u8>) {
-    let Entry { cid, length, terms } = entry;
-    out.extend_from_slice(&[cid.codec.code(), role_code(terms.role), terms.wanted, flags(terms), reason, 0, 0, 0]);
+    let Entry { cid, length } = entry;
+    out.extend_from_slice(&[cid.codec.code(), reason, 0, 0]);
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(&cid.hash.to_bytes());
-    out.extend_from_slice(&terms.root.map_or([0; CID_BYTES], |root| root.to_bytes()));
 }
 
 fn decode_entry(head: &[u8]) -> Option<Entry> {
     let codec = Codec::from_code(u64::from(head[24]))?;
-    let length = u32::from_be_bytes(array(head, 32)?);
+    let length = u32::from_be_bytes(array(head, 28)?);
     if length as usize > MAX_CHUNK_BYTES {
         return None;
     }
-    let hash = Multihash::from_bytes(head.get(36..36 + MULTIHASH_BYTES)?).ok()?;
-    let terms = decode_terms(head[25], head[26], head[27], head.get(70..70 + CID_BYTES)?)?;
-    Some(Entry { cid: Cid { codec, hash }, length, terms })
+    let hash = Multihash::from_bytes(head.get(32..32 + MULTIHASH_BYTES)?).ok()?;
+    Some(Entry { cid: Cid { codec, hash }, length })
 }
 
 /// The origin at `at` of a deletion's header; segments are numbered from 1.
 fn decode_origin(head: &[u8], at: usize) -> Option<Origin> {
     let number = u32::from_be_bytes(array(head, at)?);
     Some((number != 0).then_some(number))
-}
-
-/// The byte of a role.
-pub(super) fn role_code(role: Role) -> u8 {
-    match role {
-        Role::Replica => 0,
-        Role::Cache => 1,
-    }
-}
-
-/// Bit 0: owed; bit 1: there is a root.
-pub(super) fn flags(terms: &Terms) -> u8 {
-    u8::from(terms.owed) | (u8::from(terms.root.is_some()) << 1)
-}
-
-/// The terms of their four fields; `root` is only read where its flag is set.
-pub(super) fn decode_terms(role: u8, wanted: u8, flags: u8, root: &[u8]) -> Option<Terms> {
-    let role = match role {
-        0 => Role::Replica,
-        1 => Role::Cache,
-        _ => return None,
-    };
-    if wanted > MAX_WANTED || flags > 3 {
-        return None;
-    }
-    let root = if flags & 2 == 0 { None } else { Some(Cid::from_bytes(root).ok()?) };
-    Some(Terms { role, wanted, owed: flags & 1 == 1, root })
 }
 
 /// The `N` bytes at `at`.

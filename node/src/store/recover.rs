@@ -17,7 +17,7 @@ use super::{
     census::{Census, SegmentCount},
     disk::Disk,
     draft::{At, Counters, Draft, cost},
-    index::table::{Content, HeldValue, Mark, Position, Table, chunk_print, value_print},
+    index::table::{Content, HeldValue, Position, Table, chunk_print, value_print},
     log::{Log as _, SegmentLog, failed},
     record::{Gone, HEAD_BYTES, Head, Record, VALUE_HEAD_BYTES, body_checksum},
     replay::{apply, replay},
@@ -295,12 +295,13 @@ fn write_down_lost(old: &Table, table: &Table, log: &mut SegmentLog) -> Result<(
     }
     let mut after = None;
     loop {
-        let page = old.marked(Mark::Damaged, after, PAGE)?;
+        let page = old.all_damaged(after, PAGE)?;
         let Some(last) = page.last() else { break };
-        after = Some(*last);
-        for key in page {
+        after = Some(Key::from(&last.cid.hash));
+        for entry in page {
+            let key = Key::from(&entry.cid.hash);
             if table.chunk(&key)?.is_none() && table.damaged(&key)?.is_none() {
-                old.damaged(&key)?.map_or(Ok(()), |entry| lost.damaged(entry))?;
+                lost.damaged(entry)?;
             }
         }
     }
@@ -410,7 +411,7 @@ impl<'a> Lost<'a> {
         for (number, record) in records.iter().enumerate() {
             match record {
                 Record::Chunk(entry, _) => draft.keep(Key::from(&entry.cid.hash), *entry, At::Batch(number))?,
-                Record::Deletion(entry, ..) | Record::Amendment(entry) => {
+                Record::Deletion(entry, ..) => {
                     draft.drop_chunk(Key::from(&entry.cid.hash), Some(*entry))?;
                 }
                 Record::Value(key, value) => {

@@ -14,7 +14,7 @@ use super::{
     segment::{self, Location, SEGMENT_HEAD_BYTES, Step, Walk},
 };
 
-/// Records whose changes are applied at once: with a chunk's marks, a few batches.
+/// Records whose changes are applied at once: a few batches of the index.
 const REPLAY_BATCH: usize = 64;
 
 /// Applies what the log says from `from` on, or all of it, and cuts off the head's torn tail.
@@ -124,13 +124,6 @@ impl Part<'_> {
                     return Ok(false);
                 }
                 draft.keep(Key::from(&entry.cid.hash), entry, At::Log(location))?;
-            }
-            Head::Amendment(entry) => {
-                let key = Key::from(&entry.cid.hash);
-                if let Some((mut current, at)) = draft.chunk(&key)? {
-                    current.terms = entry.terms;
-                    draft.keep(key, current, at)?;
-                }
             }
             Head::Deletion(entry, gone, _) => {
                 draft.drop_chunk(Key::from(&entry.cid.hash), (gone == Gone::Damaged).then_some(entry))?;

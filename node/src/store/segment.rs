@@ -16,7 +16,7 @@ use super::{
 /// Bytes of a segment's header, and where its first record begins.
 pub(super) const SEGMENT_HEAD_BYTES: u64 = 64;
 const SEGMENT_MAGIC: [u8; 8] = *b"p2p-node";
-const SEGMENT_FORMAT: u32 = 1;
+const SEGMENT_FORMAT: u32 = 2;
 /// What a walk reads first where bodies are stepped over: a page, which costs little beside a chunk.
 const LEAST_WINDOW_BYTES: usize = 4 * 1024;
 /// What it reads at once where records follow each other closely: many small ones a call.

@@ -15,11 +15,11 @@ use p2p_protocol::{Chunk, Key, Multihash};
 use super::{
     Entry, StoreError, Usage,
     disk::Disk,
-    draft::{Counters, evictable},
+    draft::Counters,
     index::table::{Held, HeldValue, Table},
-    read::{Recency, Source},
+    read::Source,
     segment::unreadable,
-    terms::is_full,
+    usage::is_full,
 };
 
 /// How often a read asks the index again where the chunk is, when it was not where the index said: each time a whole
@@ -41,7 +41,6 @@ pub(super) struct Shared {
     pub(super) index: RwLock<IndexState>,
     pub(super) source: Source,
     pub(super) counters: Mutex<Counters>,
-    pub(super) recency: Mutex<Recency>,
     /// The writer has been asked to make the index again: one request at a time.
     pub(super) healing: AtomicBool,
     /// Batches that were committed, each with its two syncs.
@@ -106,10 +105,6 @@ impl Shared {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn recency(&self) -> MutexGuard<'_, Recency> {
-        self.recency.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn entry(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         self.with(|table| Ok(table.chunk(key)?.map(|held| held.entry)))
     }
@@ -126,9 +121,6 @@ impl Shared {
             match self.source.payload(held.location, held.entry.length) {
                 Ok(bytes) => {
                     if let Ok(chunk) = Chunk::verify(held.entry.cid, bytes) {
-                        if evictable(&held.entry) {
-                            self.recency().touch(&key.0);
-                        }
                         return Ok(Read::Chunk(chunk));
                     }
                 }
@@ -195,9 +187,8 @@ impl Shared {
             }
             None => u64::MAX,
         };
-        let free_bytes = under_capacity.min(on_disk).saturating_add(counters.evictable_bytes);
-        let used = counters.used_bytes().saturating_sub(counters.evictable_bytes);
-        let full = is_full(self.full.load(Ordering::Relaxed), used, free_bytes);
+        let free_bytes = under_capacity.min(on_disk);
+        let full = is_full(self.full.load(Ordering::Relaxed), counters.used_bytes(), free_bytes);
         self.full.store(full, Ordering::Relaxed);
         Usage {
             full,
@@ -205,7 +196,6 @@ impl Shared {
             bytes: counters.payload_bytes,
             capacity_bytes: self.capacity_bytes,
             free_bytes,
-            owed: counters.owed,
         }
     }
 }

@@ -90,7 +90,7 @@ impl WriterThread {
                     Request::Retire(_) | Request::Compacted { .. } | Request::Close => return (batch, Some(operation)),
                     // Big already, and paced: nobody waits behind more than one.
                     Request::Relocate(_) => BATCH_BYTES,
-                    Request::Put(chunk, _) | Request::PutWith(chunk, ..) => chunk.len() as u64,
+                    Request::Put(chunk) | Request::PutWith(chunk, _) => chunk.len() as u64,
                     _ => 0,
                 };
                 batch.push(operation);

@@ -17,15 +17,14 @@ use p2p_protocol::{Chunk, Key, Multihash};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    Amendment, Entry, Put, Removed, Role, StoreError, Terms, Tuning,
+    Entry, Put, Removed, StoreError, Tuning,
     census::{Census, SegmentCount},
     disk::Disk,
-    draft::{At, Draft, Shift, cost, evictable},
-    evict::{self, Evictor},
+    draft::{At, Draft, Shift, cost},
     index::table::{Content, Position, Table},
     key_table::TableChange,
     log::{Log, Sealed, SegmentLog},
-    read::{Recency, Segments, Source},
+    read::{Segments, Source},
     record::{Gone, Record},
     recover,
     segment::Location,
@@ -53,16 +52,14 @@ pub(super) type Outcome = Result<Answer, StoreError>;
 /// What is asked of the writer.
 pub(super) enum Request {
     /// Keep a chunk.
-    Put(Chunk, Terms),
+    Put(Chunk),
     /// Keep a chunk, and change the key table.
-    PutWith(Chunk, Terms, TableChange),
+    PutWith(Chunk, TableChange),
     /// Change the key table.
     Table(TableChange),
     /// Sync what was changed without a commit.
     Flush,
-    /// Change terms.
-    Amend(Vec<Multihash>, Amendment),
-    /// Remove chunks, whatever their terms.
+    /// Remove chunks.
     Remove(Vec<Multihash>),
     /// Keep values, or remove them where there is none.
     Values(Vec<(Bytes, Option<Bytes>)>),
@@ -89,7 +86,7 @@ impl Request {
     /// What it changes of the key table.
     fn change(&self) -> Option<&TableChange> {
         match self {
-            Self::PutWith(_, _, change) | Self::Table(change) => Some(change),
+            Self::PutWith(_, change) | Self::Table(change) => Some(change),
             _ => None,
         }
     }
@@ -114,9 +111,8 @@ pub(super) struct Writer {
     pub(super) log: Box<dyn Log>,
     /// Bytes of the live chunks and values of each segment.
     pub(super) live: BTreeMap<u32, u64>,
-    /// Bytes of the amendments and deletions of each segment since the store was opened: perhaps still needed.
+    /// Bytes of the deletions of each segment since the store was opened: perhaps still needed.
     pub(super) kept: BTreeMap<u32, u64>,
-    pub(super) evictor: Evictor,
     /// Where the index is made again; `None` in memory.
     pub(super) index_paths: Option<recover::IndexPaths>,
 }
@@ -136,7 +132,6 @@ pub(super) fn open(
         index: RwLock::new(IndexState::Open(recovered.table)),
         source: Source::Disk(Segments::new(disk, &segments, &root.join("quarantine"))),
         counters: Mutex::new(recovered.counters),
-        recency: Mutex::new(Recency::default()),
         healing: AtomicBool::new(false),
         batches: AtomicU64::new(0),
         capacity_bytes,
@@ -144,7 +139,7 @@ pub(super) fn open(
         disk: Some((Arc::clone(disk), segments, tuning.reserve_bytes)),
     });
     let (live, kept) = (recovered.live, recovered.kept);
-    Ok(Writer { shared, log: Box::new(log), live, kept, evictor: Evictor::default(), index_paths: Some(index_paths) })
+    Ok(Writer { shared, log: Box::new(log), live, kept, index_paths: Some(index_paths) })
 }
 
 /// What a batch will append, and what is answered when that is done.
@@ -154,8 +149,6 @@ struct Plan<'a> {
     /// What puts may still take of the disk.
     disk_bytes: u64,
     capacity_bytes: u64,
-    /// Room could only be made by evicting what the same batch brings: each operation has to be committed alone.
-    crowded: bool,
 }
 
 impl Writer {
@@ -223,18 +216,14 @@ impl Writer {
             records: Vec::new(),
             disk_bytes: self.log.free_bytes(),
             capacity_bytes: self.shared.capacity_bytes,
-            crowded: false,
         };
         let mut outcomes = Vec::with_capacity(operations.len());
         for operation in operations {
-            outcomes.push(match self.plan(&mut plan, table, &operation.request) {
+            outcomes.push(match self.plan(&mut plan, &operation.request) {
                 Ok(answer) => Ok(answer),
                 Err(error @ StoreError::NoSpace { .. }) => Err(error),
                 Err(error) => return Err(error),
             });
-        }
-        if plan.crowded && operations.len() > 1 {
-            return Err(StoreError::NoSpace { needed: 0, reason: "the batch is committed in parts".into() });
         }
         let Plan { draft, records, .. } = plan;
         let asked = operations.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
@@ -276,7 +265,7 @@ impl Writer {
     fn account(&mut self, records: &[Record], locations: &[Location], shifts: &[Shift]) {
         for (record, location) in records.iter().zip(locations) {
             // They are live until a compaction finds that nothing needs them.
-            if matches!(record, Record::Amendment(_) | Record::Deletion(..) | Record::Unset(..)) {
+            if matches!(record, Record::Deletion(..) | Record::Unset(..)) {
                 *self.kept.entry(location.segment).or_default() += record.total_bytes();
             }
         }
@@ -291,27 +280,11 @@ impl Writer {
         }
     }
 
-    fn plan(&mut self, plan: &mut Plan<'_>, table: &Table, request: &Request) -> Outcome {
+    fn plan(&mut self, plan: &mut Plan<'_>, request: &Request) -> Outcome {
         match request {
-            Request::Put(chunk, terms) => return self.plan_put(plan, table, chunk, *terms).map(Answer::Put),
-            Request::PutWith(chunk, terms, _) => {
-                return self.plan_put(plan, table, chunk, *terms).map(|put| Answer::PutWith(put, false));
-            }
+            Request::Put(chunk) => return plan_put(plan, chunk).map(Answer::Put),
+            Request::PutWith(chunk, _) => return plan_put(plan, chunk).map(|put| Answer::PutWith(put, false)),
             Request::Table(_) => return Ok(Answer::Table(false)),
-            Request::Amend(hashes, change) => {
-                for hash in hashes {
-                    let key = Key::from(hash);
-                    let Some((mut entry, at)) = plan.draft.chunk(&key)? else { continue };
-                    let before = entry.terms;
-                    entry.terms.role = change.role.unwrap_or(before.role);
-                    entry.terms.owed = change.owed.unwrap_or(before.owed);
-                    entry.terms.wanted = change.wanted.map_or(before.wanted, bounded);
-                    if entry.terms != before {
-                        plan.draft.keep(key, entry, at)?;
-                        plan.records.push(Record::Amendment(entry));
-                    }
-                }
-            }
             Request::Remove(hashes) => {
                 let mut removed = Removed::default();
                 for hash in hashes {
@@ -366,75 +339,6 @@ impl Writer {
         Ok(Answer::Done)
     }
 
-    fn plan_put(&mut self, plan: &mut Plan<'_>, table: &Table, chunk: &Chunk, terms: Terms) -> Result<Put, StoreError> {
-        let terms = Terms { wanted: bounded(terms.wanted), ..terms };
-        let key = Key::from(&chunk.cid().hash);
-        if let Some((mut entry, at)) = plan.draft.chunk(&key)? {
-            let before = entry.terms;
-            entry.terms = stronger(before, terms);
-            if entry.terms != before {
-                plan.draft.keep(key, entry, at)?;
-                plan.records.push(Record::Amendment(entry));
-            }
-            if evictable(&entry) {
-                self.shared.recency().touch(&key.0);
-            }
-            return Ok(Put::Known);
-        }
-        // A chunk's constructors bound its length.
-        let entry = Entry { cid: *chunk.cid(), length: chunk.len() as u32, terms };
-        self.make_room(plan, table, cost(&entry))?;
-        plan.draft.keep(key, entry, At::Batch(plan.records.len()))?;
-        plan.records.push(Record::Chunk(entry, chunk.bytes().clone()));
-        if evictable(&entry) {
-            self.shared.recency().touch(&key.0);
-        }
-        Ok(Put::New)
-    }
-
-    /// Evicts caches until `needed` bytes fit under the capacity.
-    fn make_room(&mut self, plan: &mut Plan<'_>, table: &Table, needed: u64) -> Result<(), StoreError> {
-        let no_space = |reason: &str| Err(StoreError::NoSpace { needed, reason: reason.into() });
-        let capacity = plan.capacity_bytes;
-        let used = plan.draft.counters().used_bytes();
-        let evictable_bytes = plan.draft.counters().evictable_bytes;
-        if used.saturating_sub(evictable_bytes) + needed > capacity {
-            return no_space("the store's capacity is reached");
-        }
-        if plan.disk_bytes < needed {
-            // Caches give way all the same: compaction turns what they took into room for the next one.
-            self.evict(plan, table, needed)?;
-            return no_space("the disk is nearly full");
-        }
-        let excess = (used + needed).saturating_sub(capacity);
-        if self.evict(plan, table, excess)? < excess {
-            plan.crowded = true;
-            return no_space("the store's capacity is reached");
-        }
-        plan.disk_bytes -= needed;
-        Ok(())
-    }
-
-    fn evict(&mut self, plan: &mut Plan<'_>, table: &Table, excess: u64) -> Result<u64, StoreError> {
-        let mut freed = 0;
-        // The index does not know of the batch yet and offers again what the batch already evicts.
-        let mut useless = 0;
-        while freed < excess && useless <= 2 * evict::SAMPLE {
-            let Some(key) = self.evictor.next(table, &self.shared)? else { break };
-            useless += 1;
-            // Only what the log has: a cache of this very batch is the youngest there is.
-            if let Some((entry, At::Log(_))) = plan.draft.chunk(&key)?
-                && evictable(&entry)
-            {
-                freed += cost(&entry);
-                useless = 0;
-                plan.draft.drop_chunk(key, None)?;
-                plan.records.push(Record::Deletion(entry, Gone::Evicted, None));
-            }
-        }
-        Ok(freed)
-    }
-
     /// Appends again what is still needed of a record that stands at `from`.
     fn plan_move(&mut self, plan: &mut Plan<'_>, from: Location, record: &Record) -> Result<(), StoreError> {
         match record {
@@ -447,23 +351,13 @@ impl Writer {
                     plan.records.push(Record::Chunk(current, payload.clone()));
                 }
             }
-            Record::Amendment(entry) => {
-                // Needed if the chunk's record is older and says other terms. Terms that do not hold any more are
-                // followed by a record of those that do.
-                if let Some((current, At::Log(found))) = plan.draft.chunk(&Key::from(&entry.cid.hash))?
-                    && current.terms == entry.terms
-                    && found.segment < from.segment
-                {
-                    plan.records.push(Record::Amendment(current));
-                }
-            }
             Record::Deletion(entry, gone, origin) => {
                 // Needed while the deleted record may still be in an older segment; a mark of damage, until the chunk
                 // is here again.
                 let key = Key::from(&entry.cid.hash);
                 let needed = match gone {
                     Gone::Damaged => plan.draft.damaged(&key)?.is_some(),
-                    Gone::Evicted | Gone::Removed => true,
+                    Gone::Removed => true,
                 };
                 let origin = origin.unwrap_or(from.segment);
                 let older = self.log.segments().is_some_and(|segments| segments.has_older(origin));
@@ -570,13 +464,23 @@ impl Writer {
     }
 }
 
-/// The stronger of both: replica over cache, more copies, owed over not; the root that was known first.
-fn stronger(one: Terms, other: Terms) -> Terms {
-    let role = if one.role == Role::Replica { one.role } else { other.role };
-    Terms { role, wanted: one.wanted.max(other.wanted), owed: one.owed || other.owed, root: one.root.or(other.root) }
-}
-
-/// Copies wanted, as the contract bounds them: what is written must be readable again.
-fn bounded(wanted: u8) -> u8 {
-    wanted.clamp(1, 16)
+fn plan_put(plan: &mut Plan<'_>, chunk: &Chunk) -> Result<Put, StoreError> {
+    let key = Key::from(&chunk.cid().hash);
+    if plan.draft.chunk(&key)?.is_some() {
+        return Ok(Put::Known);
+    }
+    // A chunk's constructors bound its length.
+    let entry = Entry { cid: *chunk.cid(), length: chunk.len() as u32 };
+    let needed = cost(&entry);
+    let no_space = |reason: &str| Err(StoreError::NoSpace { needed, reason: reason.into() });
+    if plan.draft.counters().used_bytes() + needed > plan.capacity_bytes {
+        return no_space("the store's capacity is reached");
+    }
+    if plan.disk_bytes < needed {
+        return no_space("the disk is nearly full");
+    }
+    plan.disk_bytes -= needed;
+    plan.draft.keep(key, entry, At::Batch(plan.records.len()))?;
+    plan.records.push(Record::Chunk(entry, chunk.bytes().clone()));
+    Ok(Put::New)
 }

@@ -1,4 +1,4 @@
-//! What this node should hold, and what it does about it: one loop in place of owed copies, repair and collection.
+//! What this node should hold, and what it does about it: one loop for repair, placement and collection.
 //!
 //! The catalogue is the desired state, the same on every node: which roots are live, with how many copies, and by their
 //! manifests which chunks that means. Each node compares what it holds with what it should hold and makes its own part

@@ -12,7 +12,6 @@ use super::{
 use crate::{
     Cid, CidError, Codec, MAX_CHUNK_BYTES, Multihash,
     cid::{CID_BYTES, MULTIHASH_BYTES},
-    placement::MAX_REPLICAS,
 };
 
 /// The most chunks that one [`Message::Want`] asks for: enough that small chunks share a frame, few enough that a
@@ -38,14 +37,11 @@ const SEND: u8 = 0x33;
 const NO_SPACE: u8 = 0x34;
 const REFUSED: u8 = 0x35;
 
-const HELD_BYTES: usize = 6;
-const ASK_BYTES: usize = 2;
-const OFFER_LIMIT: usize = CID_BYTES + 4 + ASK_BYTES + CID_BYTES;
-const PUT_HEAD_LIMIT: usize = CID_BYTES + ASK_BYTES + CID_BYTES;
+/// Of these, three say nothing yet.
+const HELD_BYTES: usize = 8;
+const OFFER_BYTES: usize = CID_BYTES + 4;
 
 const FLAG_STORING: u8 = 1;
-const FLAG_OWED: u8 = 1;
-const FLAG_ROOT: u8 = 2;
 
 /// What a peer says of itself when a session begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,17 +56,6 @@ pub struct Greeting {
     pub free_bytes: u64,
 }
 
-/// On what terms a peer is asked to keep a chunk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ask {
-    /// Copies wanted in the network, 1 to 16.
-    pub wanted: u8,
-    /// Fewer copies than wanted can be made now: the receiver owes the rest too.
-    pub owed: bool,
-    /// The root, where known.
-    pub root: Option<Cid>,
-}
-
 /// A chunk that a peer is asked to keep, before its bytes are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
@@ -78,17 +63,11 @@ pub struct Offer {
     pub cid: Cid,
     /// Its bytes, at most 2 MiB.
     pub length: u32,
-    /// On what terms.
-    pub ask: Ask,
 }
 
 /// A chunk that the answering peer holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Held {
-    /// Whether as a replica; else as a cache.
-    pub replica: bool,
-    /// Copies that it believes are wanted, 1 to 16.
-    pub wanted: u8,
     /// Its bytes, at most 2 MiB.
     pub length: u32,
 }
@@ -113,8 +92,8 @@ pub enum Message {
     /// Offers chunks, 1 to [`MAX_OFFERS`]; each is answered by `Kept`, `Send`, `NoSpace` or `Refused`.
     Offer(Vec<Offer>),
     /// Hands over a chunk; answered by `Kept`, `NoSpace` or `Refused`.
-    Put(Cid, Ask, Bytes),
-    /// It is on disk as a replica.
+    Put(Cid, Bytes),
+    /// It is on disk.
     Kept,
     /// It is not here: send it.
     Send,
@@ -135,8 +114,8 @@ pub const fn limit(kind: u8) -> Option<u32> {
         CHUNK => MAX_CHUNK_BYTES,
         HAVE => MAX_HAVES * MULTIHASH_BYTES,
         HOLDINGS => MAX_HAVES * HELD_BYTES,
-        OFFER => MAX_OFFERS * OFFER_LIMIT,
-        PUT => PUT_HEAD_LIMIT + MAX_CHUNK_BYTES,
+        OFFER => MAX_OFFERS * OFFER_BYTES,
+        PUT => CID_BYTES + MAX_CHUNK_BYTES,
         REFUSED => MAX_REASON_BYTES,
         _ => return None,
     };
@@ -202,12 +181,10 @@ impl Message {
                 for offer in offers {
                     out.extend_from_slice(&offer.cid.to_bytes());
                     out.put_u32(offer.length);
-                    encode_ask(&offer.ask, out);
                 }
             }
-            Self::Put(cid, ask, bytes) => {
+            Self::Put(cid, bytes) => {
                 out.extend_from_slice(&cid.to_bytes());
-                encode_ask(ask, out);
                 payload = bytes.clone();
             }
             Self::Refused(reason) => out.extend_from_slice(shortened(reason, MAX_REASON_BYTES).as_bytes()),
@@ -246,20 +223,11 @@ impl Message {
     }
 }
 
-fn encode_ask(ask: &Ask, out: &mut Vec<u8>) {
-    out.put_u8(ask.wanted);
-    out.put_u8(if ask.owed { FLAG_OWED } else { 0 } | if ask.root.is_some() { FLAG_ROOT } else { 0 });
-    if let Some(root) = &ask.root {
-        out.extend_from_slice(&root.to_bytes());
-    }
-}
-
 fn encode_held(held: Option<Held>, out: &mut Vec<u8>) {
     match held {
         None => out.extend_from_slice(&[0; HELD_BYTES]),
         Some(held) => {
-            out.put_u8(if held.replica { 1 } else { 2 });
-            out.put_u8(held.wanted);
+            out.extend_from_slice(&[1, 0, 0, 0]);
             out.put_u32(held.length);
         }
     }
@@ -290,53 +258,35 @@ fn decode_holdings(body: &[u8]) -> Result<Vec<Option<Held>>, WireError> {
         return Err(WireError::Truncated);
     }
     rows.iter()
-        .map(|&[state, wanted, a, b, c, d]| {
-            if state == 0 {
-                return Ok(None);
-            }
-            let replica = match state {
-                1 => true,
-                2 => false,
-                other => return Err(WireError::Value { field: "holding", value: u32::from(other) }),
-            };
-            Ok(Some(Held {
-                replica,
-                wanted: check_wanted(wanted)?,
-                length: check_length(u32::from_be_bytes([a, b, c, d]))?,
-            }))
+        .map(|&[state, _, _, _, a, b, c, d]| match state {
+            0 => Ok(None),
+            1 => Ok(Some(Held { length: check_length(u32::from_be_bytes([a, b, c, d]))? })),
+            other => Err(WireError::Value { field: "holding", value: u32::from(other) }),
         })
         .collect()
 }
 
 fn decode_offers(body: &[u8]) -> Result<Vec<Offer>, WireError> {
-    let mut rest = body;
-    let mut offers = Vec::new();
-    while !rest.is_empty() {
-        if offers.len() == MAX_OFFERS {
-            return Err(WireError::TooMany { limit: MAX_OFFERS });
-        }
-        let cid = take_cid(&mut rest)?;
-        let length = check_length(u32::from_be_bytes(take(&mut rest)?))?;
-        offers.push(Offer { cid, length, ask: take_ask(&mut rest)? });
-    }
-    if offers.is_empty() {
+    if body.is_empty() {
         return Err(WireError::Empty);
     }
-    Ok(offers)
+    let (offers, rest) = body.as_chunks::<OFFER_BYTES>();
+    if !rest.is_empty() {
+        return Err(WireError::Truncated);
+    }
+    let offer = |mut bytes: &[u8]| {
+        let cid = take_cid(&mut bytes)?;
+        Ok(Offer { cid, length: check_length(u32::from_be_bytes(take(&mut bytes)?))? })
+    };
+    offers.iter().map(|bytes| offer(bytes)).collect()
 }
 
 fn decode_put(mut body: Bytes) -> Result<Message, WireError> {
     let mut rest = &body[..];
     let cid = take_cid(&mut rest)?;
-    let ask = take_ask(&mut rest)?;
+    // The limit of the frame bounds it.
     let payload = body.split_off(body.len() - rest.len());
-    if payload.len() > MAX_CHUNK_BYTES {
-        return Err(WireError::Value {
-            field: "chunk length",
-            value: u32::try_from(payload.len()).unwrap_or(u32::MAX),
-        });
-    }
-    Ok(Message::Put(cid, ask, payload))
+    Ok(Message::Put(cid, payload))
 }
 
 /// What a peer gives as a reason is shown to people: without control characters, whatever it sent.
@@ -359,24 +309,6 @@ fn take_cid(rest: &mut &[u8]) -> Result<Cid, WireError> {
     let code = u64::from(codec);
     let codec = Codec::from_code(code).ok_or(WireError::Address(CidError::Codec(code)))?;
     Ok(Cid { codec, hash: Multihash::from_bytes(&hash).map_err(WireError::Address)? })
-}
-
-fn take_ask(rest: &mut &[u8]) -> Result<Ask, WireError> {
-    let [wanted, flags] = take::<ASK_BYTES>(rest)?;
-    if flags & !(FLAG_OWED | FLAG_ROOT) != 0 {
-        // What such a flag adds to the terms is not known either, so that nothing behind it can be read.
-        return Err(WireError::Unsupported { what: "flags of terms", value: flags });
-    }
-    let root = if flags & FLAG_ROOT == 0 { None } else { Some(take_cid(rest)?) };
-    Ok(Ask { wanted: check_wanted(wanted)?, owed: flags & FLAG_OWED != 0, root })
-}
-
-fn check_wanted(wanted: u8) -> Result<u8, WireError> {
-    if (1..=MAX_REPLICAS).contains(&wanted) {
-        Ok(wanted)
-    } else {
-        Err(WireError::Value { field: "wanted copies", value: u32::from(wanted) })
-    }
 }
 
 fn check_length(length: u32) -> Result<u32, WireError> {
@@ -407,12 +339,6 @@ pub enum WireError {
     /// A batch of none.
     #[error("a batch has no entries")]
     Empty,
-    /// A batch of too many.
-    #[error("a batch has more than {limit} entries")]
-    TooMany {
-        /// How many there may be.
-        limit: usize,
-    },
     /// A field has a value that it cannot have.
     #[error("{field} cannot be {value}")]
     Value {
@@ -424,7 +350,7 @@ pub enum WireError {
     /// An address that is not stored here.
     #[error("an address is wrong: {0}")]
     Address(CidError),
-    /// A kind or flag that is not known here: nobody's fault, and answered by [`Message::Unsupported`].
+    /// A kind that is not known here: nobody's fault, and answered by [`Message::Unsupported`].
     #[error("{what} 0x{value:02x} is not known here")]
     Unsupported {
         /// Of what.

@@ -30,12 +30,10 @@ fn golden_vectors() {
     let hash = "1e20dc5a4edb8240b018124052c330270696f96771a63b45250a5c17d3000e823355";
     let root = Cid::of(Codec::DagPb, b"");
     let empty = "1e20af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
-    let ask = Ask { wanted: 3, owed: false, root: None };
-    let rooted = Ask { wanted: 16, owed: true, root: Some(root) };
     let hello = Hello { version: 1, features: 0xf0 };
     let greeting = Greeting { hello, storing: true, capacity_bytes: 0x0102_0304_0506_0708, free_bytes: 1 };
-    let held = Some(Held { replica: true, wanted: 3, length: 12 });
-    let cached = Some(Held { replica: false, wanted: 1, length: 2 << 20 });
+    let held = Some(Held { length: 12 });
+    let longest = Some(Held { length: 2 << 20 });
     let vectors: Vec<(Message, String)> = vec![
         (
             Message::Greeting(greeting),
@@ -46,14 +44,17 @@ fn golden_vectors() {
         (Message::Chunk(Bytes::from_static(b"hello world\n")), "11000000070000000c68656c6c6f20776f726c640a".into()),
         (Message::Missing, "120000000700000000".into()),
         (Message::Have(vec![cid.hash]), format!("200000000700000022{hash}")),
-        (Message::Holdings(vec![held, None, cached]), "21000000070000001201030000000c000000000000020100200000".into()),
         (
-            Message::Offer(vec![Offer { cid, length: 12, ask }, Offer { cid, length: 12, ask: rooted }]),
-            format!("300000000700000078 0155{hash}0000000c0300 0155{hash}0000000c1003 0170{empty}").replace(' ', ""),
+            Message::Holdings(vec![held, None, longest]),
+            "210000000700000018 010000000000000c 0000000000000000 0100000000200000".replace(' ', ""),
         ),
         (
-            Message::Put(cid, ask, Bytes::from_static(b"hello world\n")),
-            format!("310000000700000032 0155{hash} 0300 68656c6c6f20776f726c640a").replace(' ', ""),
+            Message::Offer(vec![Offer { cid, length: 12 }, Offer { cid: root, length: 0 }]),
+            format!("300000000700000050 0155{hash}0000000c 0170{empty}00000000").replace(' ', ""),
+        ),
+        (
+            Message::Put(cid, Bytes::from_static(b"hello world\n")),
+            format!("310000000700000030 0155{hash} 68656c6c6f20776f726c640a").replace(' ', ""),
         ),
         (Message::Kept, "320000000700000000".into()),
         (Message::Send, "330000000700000000".into()),
@@ -76,20 +77,19 @@ fn every_kind_has_a_limit_that_its_longest_message_meets() {
             assert_eq!(Message::decode(kind, Bytes::new()), unknown);
             continue;
         };
-        assert!(most as usize <= MAX_CHUNK_BYTES + PUT_HEAD_LIMIT);
+        assert!(most as usize <= MAX_CHUNK_BYTES + CID_BYTES);
         let body = Bytes::from(vec![0; most as usize + 1]);
         assert!(matches!(Message::decode(kind, body), Err(WireError::Frame(FrameError::TooLong { .. }))));
         let claim = Header { kind, request: 0, length: u32::MAX }.encode();
         assert!(matches!(Header::decode(&claim, limit), Err(FrameError::TooLong { .. })), "kind {kind:#x}");
     }
     let cid = Cid::of(Codec::Raw, b"");
-    let ask = Ask { wanted: 1, owed: true, root: Some(cid) };
     for message in [
-        Message::Put(cid, ask, vec![7; MAX_CHUNK_BYTES].into()),
+        Message::Put(cid, vec![7; MAX_CHUNK_BYTES].into()),
         Message::Chunk(vec![7; MAX_CHUNK_BYTES].into()),
         Message::Want(vec![cid.hash; MAX_WANTS]),
         Message::Have(vec![cid.hash; MAX_HAVES]),
-        Message::Offer(vec![Offer { cid, length: 0, ask }; MAX_OFFERS]),
+        Message::Offer(vec![Offer { cid, length: 0 }; MAX_OFFERS]),
         Message::Holdings(vec![None; MAX_HAVES]),
     ] {
         assert_eq!(read(&bytes_of(&message, 1)), Ok((1, message)));
@@ -99,23 +99,25 @@ fn every_kind_has_a_limit_that_its_longest_message_meets() {
 #[test]
 fn what_breaks_the_rules_is_refused() {
     let cid = Cid::of(Codec::Raw, b"");
-    let ask = Ask { wanted: 1, owed: false, root: None };
-    let none = Ask { wanted: 0, ..ask };
-    let many = Ask { wanted: 17, ..ask };
-    for ask in [none, many] {
-        let bytes = bytes_of(&Message::Put(cid, ask, Bytes::new()), 1);
-        assert!(matches!(read(&bytes), Err(WireError::Value { field: "wanted copies", .. })));
+    let bytes = bytes_of(&Message::Put(cid, vec![0; MAX_CHUNK_BYTES + 1].into()), 1);
+    assert!(matches!(read(&bytes), Err(WireError::Frame(FrameError::TooLong { .. }))));
+    for message in [
+        Message::Offer(vec![Offer { cid, length: 2 * 1024 * 1024 + 1 }]),
+        Message::Holdings(vec![Some(Held { length: 2 * 1024 * 1024 + 1 })]),
+    ] {
+        assert!(matches!(read(&bytes_of(&message, 1)), Err(WireError::Value { field: "chunk length", .. })));
     }
-    // Without a root, a payload one byte over still fits the frame's limit.
-    let bytes = bytes_of(&Message::Put(cid, ask, vec![0; MAX_CHUNK_BYTES + 1].into()), 1);
-    assert!(matches!(read(&bytes), Err(WireError::Value { field: "chunk length", .. })));
-    let bytes = bytes_of(&Message::Offer(vec![Offer { cid, length: 2 * 1024 * 1024 + 1, ask }]), 1);
-    assert!(matches!(read(&bytes), Err(WireError::Value { field: "chunk length", .. })));
+    let mut holding = bytes_of(&Message::Holdings(vec![Some(Held { length: 1 })]), 1);
+    holding[HEADER_BYTES] = 2;
+    assert_eq!(read(&holding), Err(WireError::Value { field: "holding", value: 2 }));
+    // What has no meaning yet is read over.
+    holding[HEADER_BYTES..][..4].copy_from_slice(&[1, 9, 9, 9]);
+    assert_eq!(read(&holding), Ok((1, Message::Holdings(vec![Some(Held { length: 1 })]))));
     assert_eq!(Message::decode(WANT, Bytes::new()), Err(WireError::Empty));
     assert_eq!(Message::decode(OFFER, Bytes::new()), Err(WireError::Empty));
     assert_eq!(Message::decode(WANT, Bytes::from_static(&[0x1e])), Err(WireError::Truncated));
-    let offers = vec![Offer { cid, length: 0, ask }; MAX_OFFERS + 1];
-    assert_eq!(read(&bytes_of(&Message::Offer(offers), 1)), Err(WireError::TooMany { limit: MAX_OFFERS }));
+    let offers = vec![Offer { cid, length: 0 }; MAX_OFFERS + 1];
+    assert!(matches!(read(&bytes_of(&Message::Offer(offers), 1)), Err(WireError::Frame(FrameError::TooLong { .. }))));
     let long = "é".repeat(200);
     assert!(matches!(read(&bytes_of(&Message::Refused(long), 1)), Ok((1, Message::Refused(_)))));
 }
@@ -138,28 +140,11 @@ fn a_newer_greeting_is_read_as_far_as_it_is_known() {
     assert_eq!(Message::decode(GREETING, body.into()), Err(WireError::Value { field: "version", value: 0 }));
 }
 
-#[test]
-fn flags_of_terms_that_are_not_known_are_unsupported_and_not_a_broken_rule() {
-    let cid = Cid::of(Codec::Raw, b"");
-    let ask = Ask { wanted: 3, owed: false, root: None };
-    let unknown = WireError::Unsupported { what: "flags of terms", value: 4 };
-    let mut put = bytes_of(&Message::Put(cid, ask, Bytes::from_static(b"x")), 1);
-    put[HEADER_BYTES + 37] = 4;
-    assert_eq!(read(&put), Err(unknown.clone()));
-    let mut offer = bytes_of(&Message::Offer(vec![Offer { cid, length: 1, ask }; 2]), 1);
-    offer[HEADER_BYTES + 41] = 4;
-    assert_eq!(read(&offer), Err(unknown));
-}
-
 fn a_cid() -> impl Strategy<Value = Cid> {
     (any::<bool>(), any::<bool>(), any::<[u8; 32]>()).prop_map(|(raw, blake, digest)| Cid {
         codec: if raw { Codec::Raw } else { Codec::DagPb },
         hash: Multihash { code: if blake { crate::HashCode::Blake3 } else { crate::HashCode::Sha2_256 }, digest },
     })
-}
-
-fn an_ask() -> impl Strategy<Value = Ask> {
-    (1..=MAX_REPLICAS, any::<bool>(), option::of(a_cid())).prop_map(|(wanted, owed, root)| Ask { wanted, owed, root })
 }
 
 fn a_length() -> impl Strategy<Value = u32> {
@@ -168,9 +153,8 @@ fn a_length() -> impl Strategy<Value = u32> {
 
 fn a_message() -> impl Strategy<Value = Message> {
     let payload = || vec(any::<u8>(), 0..300).prop_map(Bytes::from);
-    let held = (any::<bool>(), 1..=MAX_REPLICAS, a_length());
-    let held = held.prop_map(|(replica, wanted, length)| Held { replica, wanted, length });
-    let offer = (a_cid(), a_length(), an_ask()).prop_map(|(cid, length, ask)| Offer { cid, length, ask });
+    let held = a_length().prop_map(|length| Held { length });
+    let offer = (a_cid(), a_length()).prop_map(|(cid, length)| Offer { cid, length });
     prop_oneof![
         (1..=u8::MAX, any::<[u64; 3]>(), any::<bool>()).prop_map(|(version, numbers, storing)| {
             let [features, capacity_bytes, free_bytes] = numbers;
@@ -185,7 +169,7 @@ fn a_message() -> impl Strategy<Value = Message> {
         vec(a_cid().prop_map(|cid| cid.hash), 1..20).prop_map(Message::Have),
         vec(option::of(held), 0..20).prop_map(Message::Holdings),
         vec(offer, 1..20).prop_map(Message::Offer),
-        (a_cid(), an_ask(), payload()).prop_map(|(cid, ask, bytes)| Message::Put(cid, ask, bytes)),
+        (a_cid(), payload()).prop_map(|(cid, bytes)| Message::Put(cid, bytes)),
         Just(Message::Kept),
         Just(Message::Send),
         Just(Message::NoSpace),

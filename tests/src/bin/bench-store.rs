@@ -16,7 +16,7 @@ use std::{error::Error, fs, path::Path, process::ExitCode, time::Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use p2p_node::store::{Edit, Merge, Put, Role, Store, TableChange, Terms};
+use p2p_node::store::{Edit, Merge, Put, Store, TableChange};
 use p2p_protocol::{Chunk, Codec, Key};
 
 #[global_allocator]
@@ -71,8 +71,6 @@ fn chunk(number: u64, bytes: usize) -> Outcome<Chunk> {
     Ok(Chunk::new(Codec::Raw, payload)?)
 }
 
-const TERMS: Terms = Terms { role: Role::Replica, wanted: 3, owed: false, root: None };
-
 async fn fill(directory: &Path, chunks: u64, bytes: usize, expected: Put) -> Outcome {
     let started = Instant::now();
     let store = Store::open(directory, CAPACITY)?;
@@ -80,7 +78,7 @@ async fn fill(directory: &Path, chunks: u64, bytes: usize, expected: Put) -> Out
     let started = Instant::now();
     let puts = futures::stream::iter(0..chunks).map(|number| {
         let store = store.clone();
-        async move { Ok::<_, Box<dyn Error>>(store.put(chunk(number, bytes)?, TERMS).await?) }
+        async move { Ok::<_, Box<dyn Error>>(store.put(chunk(number, bytes)?).await?) }
     });
     let mut puts = puts.buffer_unordered(UNDER_WAY);
     while let Some(put) = puts.next().await {
@@ -120,7 +118,7 @@ async fn put_until(store: &Store, from: u64, bytes: usize, done: impl Fn() -> bo
     let started = Instant::now();
     let numbers = (from..).take_while(|_| !done());
     let puts = futures::stream::iter(numbers)
-        .map(|number| async move { Ok::<_, Box<dyn Error>>(store.put(chunk(number, bytes)?, TERMS).await?) });
+        .map(|number| async move { Ok::<_, Box<dyn Error>>(store.put(chunk(number, bytes)?).await?) });
     let mut puts = puts.buffer_unordered(UNDER_WAY);
     let mut count = 0;
     while let Some(put) = puts.next().await {

@@ -364,10 +364,10 @@ async fn answer(mut stream: Stream, tactic: Tactic, chunks: &Chunks) -> io::Resu
             GREETING => {}
             GREET => stream.write_all(&greeting()).await?,
             HAVE => {
-                // A replica of everything, or of what it has.
+                // Everything, or what it has.
                 let rows = body.as_chunks::<34>().0.iter().flat_map(|hash| match (tactic, chunks.get(hash)) {
                     (_, Some(bytes)) => held(bytes.len()),
-                    (tactic, None) if tactic.is_true() => [0; 6],
+                    (tactic, None) if tactic.is_true() => [0; 8],
                     (_, None) => held(1 << 20),
                 });
                 let rows: Vec<u8> = rows.collect();
@@ -393,9 +393,9 @@ async fn answer(mut stream: Stream, tactic: Tactic, chunks: &Chunks) -> io::Resu
     }
 }
 
-fn held(length: usize) -> [u8; 6] {
+fn held(length: usize) -> [u8; 8] {
     let [a, b, c, d] = (length as u32).to_be_bytes();
-    [1, 3, a, b, c, d]
+    [1, 0, 0, 0, a, b, c, d]
 }
 
 /// Answers one request in the worst way of the tactic.

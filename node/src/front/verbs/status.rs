@@ -36,6 +36,8 @@ fn status(node: &Node) -> Status {
     let health = rooms.keep.health();
     // A look at everything counts all; what is in hand is newer.
     let missing = health.wanting as u64;
+    // Where there are fewer machines than copies are wanted, everything is short of some.
+    let alone = rooms.locate.reachable() + 1 < usize::from(rooms.replicas);
     Status {
         peer_id: rooms.network.local().to_string(),
         listen: node.ready().listen,
@@ -51,7 +53,7 @@ fn status(node: &Node) -> Status {
             factor: rooms.replicas,
             duty: health.counts.duty,
             missing,
-            under_replicated: usage.owed.max(missing),
+            under_replicated: if alone { usage.chunks.max(missing) } else { missing },
             in_flight: rooms.replicate.in_flight() + health.fetching as u64,
             eta_seconds: (missing > 0)
                 .then(|| rooms.keep.time_for(missing * usage.bytes / usage.chunks.max(1)).as_secs_f64()),

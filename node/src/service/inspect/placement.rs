@@ -26,11 +26,11 @@ pub struct Survey {
     pub chunks: u64,
     /// Copies wanted.
     pub wanted: u8,
-    /// Replicas of the chunk with the fewest.
+    /// Copies of the chunk with the fewest, no more than are wanted.
     pub min: u8,
-    /// Replicas of the chunk with the most.
+    /// Copies of the chunk with the most, no more than are wanted.
     pub max: u8,
-    /// Chunks held as replicas, by peer.
+    /// Chunks of which a peer counts as a holder, by peer.
     pub holders: BTreeMap<PeerId, u64>,
     /// The copies of each chunk, where they were asked for.
     pub placement: Option<Vec<Copies>>,
@@ -43,9 +43,9 @@ pub struct Copies {
     pub cid: Cid,
     /// Its bytes.
     pub bytes: u32,
-    /// Who keeps it because it is of the replica set.
+    /// The nearest of those that keep it, as many as are wanted.
     pub holders: Vec<PeerId>,
-    /// Who happens to keep it.
+    /// Who keeps it beside them.
     pub cached: Vec<PeerId>,
 }
 
@@ -63,6 +63,7 @@ pub(super) async fn stat(rooms: &Inspect, found: &Resolved, reference: &str, pla
     let mut sorted = rooms.blocking.run(move || distinct.sorted()).await?.map_err(scratch_error)?;
     let mut peers = rooms.locate.ranked(&root.hash, usize::MAX).await;
     peers.retain(|peer| *peer != rooms.network.local());
+    let wanted = found.wanted.unwrap_or(rooms.replicas);
     let mut tally = Tally::default();
     loop {
         let (rest, batch) = rooms
@@ -80,13 +81,12 @@ pub(super) async fn stat(rooms: &Inspect, found: &Resolved, reference: &str, pla
         }
         let copies = ask(rooms, &mut peers, &batch).await.map_err(|why| fetch_error(reference, &why))?;
         for ((cid, bytes), copies) in batch.iter().zip(copies) {
-            tally.take(*cid, *bytes, copies, found.wanted, placement);
+            tally.take(*cid, *bytes, copies, wanted, placement);
         }
         if placement && tally.rows.len() > MAX_ROWS {
             return Err(ReadError::TooManyChunks { reference: reference.to_owned(), most: MAX_ROWS });
         }
     }
-    let wanted = found.wanted.unwrap_or(tally.wanted);
     Ok(Survey {
         root,
         kind: kind(found.node()),
@@ -104,15 +104,11 @@ fn count(copies: usize) -> u8 {
     u8::try_from(copies).unwrap_or(u8::MAX)
 }
 
-/// A copy of one chunk: who has it, and how many copies that peer believes are wanted.
-type Copy = (PeerId, u8);
-
 #[derive(Default)]
 struct Tally {
     chunks: u64,
     min: Option<usize>,
     max: usize,
-    wanted: u8,
     holders: BTreeMap<PeerId, u64>,
     rows: Vec<Copies>,
 }
@@ -120,14 +116,11 @@ struct Tally {
 impl Tally {
     /// The holders are the nearest of those that have it, as many as are wanted: where a nearer peer is full, that is the
     /// one that keeps it instead.
-    fn take(&mut self, cid: Cid, bytes: u32, copies: Vec<Copy>, wanted: Option<u8>, placement: bool) {
+    fn take(&mut self, cid: Cid, bytes: u32, mut holders: Vec<PeerId>, wanted: u8, placement: bool) {
         self.chunks += 1;
-        let believed = copies.iter().map(|(_, wanted)| *wanted).max().unwrap_or(0);
-        self.wanted = self.wanted.max(believed);
         let key = Key::from(&cid.hash);
-        let mut holders: Vec<_> = copies.into_iter().map(|(peer, _)| peer).collect();
         holders.sort_by_cached_key(|peer| Key::from(peer).distance(&key));
-        let cached = holders.split_off(holders.len().min(usize::from(wanted.unwrap_or(believed))));
+        let cached = holders.split_off(holders.len().min(usize::from(wanted)));
         self.min = Some(self.min.map_or(holders.len(), |min| min.min(holders.len())));
         self.max = self.max.max(holders.len());
         for holder in &holders {
@@ -144,7 +137,7 @@ async fn ask(
     rooms: &Inspect,
     peers: &mut Vec<PeerId>,
     batch: &[(Cid, u32)],
-) -> std::result::Result<Vec<Vec<Copy>>, FetchError> {
+) -> std::result::Result<Vec<Vec<PeerId>>, FetchError> {
     let hashes: Vec<Multihash> = batch.iter().map(|(cid, _)| cid.hash).collect();
     let local = rooms.network.local();
     let (store, own) = (rooms.store.clone(), hashes.clone());
@@ -154,15 +147,15 @@ async fn ask(
         .await
         .map_err(|why| FetchError::Store(why.to_string()))?
         .map_err(|why| FetchError::Store(why.to_string()))?;
-    let mut copies: Vec<Vec<Copy>> =
-        own.into_iter().map(|entry| entry.map(|e| (local, e.terms.wanted)).into_iter().collect()).collect();
+    let mut copies: Vec<Vec<PeerId>> =
+        own.into_iter().map(|entry| entry.map(|_| local).into_iter().collect()).collect();
     let answers = join_all(peers.iter().map(|peer| rooms.transfer.holdings(*peer, hashes.clone()))).await;
     let mut silent = Vec::new();
     for (peer, answer) in peers.iter().zip(answers) {
         match answer {
             Ok(holdings) => {
                 for (copies, holding) in copies.iter_mut().zip(holdings) {
-                    copies.extend(holding.map(|holding| (*peer, holding.wanted)));
+                    copies.extend(holding.map(|_| *peer));
                 }
             }
             Err(why) => {
@@ -189,16 +182,16 @@ mod tests {
             .collect();
         let mut tally = Tally::default();
         let cid = |number: u8| Cid::of(Codec::Raw, &[number]);
-        let copies = |held: &[usize]| held.iter().map(|at| (peers[*at], 2)).collect::<Vec<_>>();
-        tally.take(cid(1), 1, copies(&[0, 1, 2]), Some(2), true);
-        tally.take(cid(2), 1, copies(&[2]), None, true);
-        assert_eq!((tally.chunks, tally.min, tally.max, tally.wanted), (2, Some(1), 2, 2));
+        let copies = |held: &[usize]| held.iter().map(|at| peers[*at]).collect::<Vec<_>>();
+        tally.take(cid(1), 1, copies(&[0, 1, 2]), 2, true);
+        tally.take(cid(2), 1, copies(&[2]), 2, true);
+        assert_eq!((tally.chunks, tally.min, tally.max), (2, Some(1), 2));
         let key = Key::from(&cid(1).hash);
         let farthest = peers.iter().max_by_key(|peer| Key::from(*peer).distance(&key)).expect("three");
         assert_eq!(tally.rows[0].cached, vec![*farthest], "the nearest hold it");
         assert_eq!((tally.rows[1].holders.len(), tally.rows[1].cached.len()), (1, 0));
         assert_eq!(tally.holders.values().sum::<u64>(), 3);
-        tally.take(cid(3), 1, Vec::new(), None, false);
+        tally.take(cid(3), 1, Vec::new(), 2, false);
         assert_eq!((tally.min, tally.rows.len()), (Some(0), 2));
     }
 }

@@ -13,7 +13,7 @@ use futures::{
 };
 use p2p_protocol::{
     Key, PeerId,
-    duty::{Audited, Input, Keeper, Output, Pulled, Said, Scanned, Settings, Span, reach::Reach},
+    duty::{Audited, Input, Keeper, Output, Pulled, Said, Settings, Span, reach::Reach},
     manifest::Entry,
 };
 use tokio::{
@@ -28,7 +28,7 @@ use super::{Around, Health};
 use crate::{
     runner::{World, now},
     service::{sync::Compared, worker::Work},
-    store::{Amendment, Role, StoreError, Terms},
+    store::StoreError,
 };
 
 /// How often the clock is written down, and what the store found damaged is looked at.
@@ -142,10 +142,7 @@ impl World<Keeper> for Upkeep<'_> {
         let around = self.around.clone();
         let grace = self.settings.grace;
         let doing = match output {
-            Output::Scan { scan, span } => {
-                let reach = self.reach.borrow().clone();
-                scan_rows(around, scan, span, reach).boxed()
-            }
+            Output::Scan { scan, span } => scan_rows(around, scan, span).boxed(),
             Output::Ask { request, peer, entries } => ask(around, request, peer, entries).boxed(),
             Output::Pull { entry, from } => pull(around, entry, from).boxed(),
             Output::Compare(peer) => async move {
@@ -216,31 +213,11 @@ impl World<Keeper> for Upkeep<'_> {
     }
 }
 
-async fn scan_rows(around: Around, scan: u64, span: Span, reach: Option<Reach>) -> Option<Input> {
-    let (wanted, store) = (around.wanted.clone(), around.store.clone());
-    let step = move || {
-        let (rows, ended) = wanted.scan(&span)?;
-        // A copy that this node has as a cache, and should hold, must not give way.
-        let mut promoted = Vec::new();
-        for Scanned { key, row, held, .. } in &rows {
-            let near = reach.as_ref().is_some_and(|reach| reach.nearer(key) < usize::from(row.copies()));
-            let hash = row.entry.cid.hash;
-            if *held && near && store.entry(&hash)?.is_some_and(|entry| entry.terms.role == Role::Cache) {
-                promoted.push(hash);
-            }
-        }
-        Ok::<_, StoreError>((rows, ended, promoted))
-    };
-    let found = around.blocking.run(step).await.map_err(|_| StoreError::Closed).and_then(|found| found);
-    let promote = Amendment { role: Some(Role::Replica), ..Amendment::default() };
-    if let Ok((_, _, promoted)) = &found
-        && !promoted.is_empty()
-        && let Err(error) = around.store.amend(promoted.clone(), promote).await
-    {
-        tracing::warn!(%error, "what this node should hold may still give way to what others add");
-    }
-    match found {
-        Ok((rows, ended, _)) => Some(Input::Rows { scan, rows, ended }),
+async fn scan_rows(around: Around, scan: u64, span: Span) -> Option<Input> {
+    let wanted = around.wanted.clone();
+    let step = move || wanted.scan(&span);
+    match around.blocking.run(step).await.map_err(|_| StoreError::Closed).and_then(|found| found) {
+        Ok((rows, ended)) => Some(Input::Rows { scan, rows, ended }),
         Err(error) => {
             tracing::warn!(%error, "the table of what is wanted cannot be read");
             // It is looked at again with everything else.
@@ -277,8 +254,7 @@ async fn pull(around: Around, entry: Entry, from: Vec<PeerId>) -> Option<Input> 
         found = job.sized_chunk(entry.cid, entry.length.into()).await.ok().map(|(chunk, _)| chunk);
     }
     let Some(chunk) = found else { return Some(Input::Pulled(key, Pulled::Failed)) };
-    let terms = Terms { role: Role::Replica, wanted: copies.max(1), owed: false, root: None };
-    let outcome = match around.wanted.put(chunk, terms).await {
+    let outcome = match around.wanted.put(chunk).await {
         Ok(_) => Pulled::Kept,
         Err(StoreError::NoSpace { .. }) => Pulled::NoSpace,
         Err(error) => {

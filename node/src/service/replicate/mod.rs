@@ -1,11 +1,9 @@
-//! Putting chunks on the k closest storing peers, and making the copies that are owed.
+//! Putting chunks on the k closest storing peers: the fast path of an add.
 //!
-//! An add is a [`Job`] (`job.rs`); copies that an add could not make, or that a peer handed over as owed, are made by one
-//! worker in the background (`owed.rs`). Marks are taken off in batches (`amend.rs`), so that they cost few syncs.
+//! What could not be put there is made up for by whoever should hold it, once the publication lists it
+//! (`service/keep`): nothing is remembered here of what is short.
 
-mod amend;
 mod job;
-mod owed;
 #[cfg(test)]
 mod tests;
 
@@ -18,22 +16,17 @@ use std::{
     time::Duration,
 };
 
-use futures::stream::FuturesUnordered;
-use p2p_protocol::{Chunk, Cid, PeerId, owed::Owed};
-use tokio::{
-    sync::{Notify, Semaphore, mpsc, watch},
-    time::Instant,
-};
+use p2p_protocol::{Chunk, PeerId};
+use tokio::{sync::Semaphore, time::Instant};
 
-use self::amend::Change;
 pub use self::job::Job;
 use super::{
     locate::Locate,
-    transfer::{Ask, Offered, Transfer, TransferError},
+    transfer::{Transfer, TransferError},
     wanted::Wanted,
     worker::Layer,
 };
-use crate::{runner, store::Store};
+use crate::store::Store;
 
 /// Budgets are counted in this.
 const UNIT_BYTES: u64 = 1024;
@@ -51,7 +44,7 @@ pub struct Wish {
     pub wanted: u8,
     /// Wait for so many; `None`: `wanted`, or as many as there are storing peers.
     pub wait: Option<u8>,
-    /// Store here only; the copies are made in the background.
+    /// Store here only: those who should hold it fetch it once it is published.
     pub local: bool,
 }
 
@@ -72,7 +65,7 @@ pub struct Replicate {
     shared: Arc<Shared>,
 }
 
-/// What jobs and the background share.
+/// What all jobs share.
 #[derive(Debug)]
 struct Shared {
     store: Store,
@@ -83,24 +76,9 @@ struct Shared {
     /// Chunk bytes of all adds, in units.
     units: Arc<Semaphore>,
     in_flight: AtomicU64,
-    changes: mpsc::Sender<Change>,
     /// Peers that are not worth asking now, until when, and why.
     shunned: Mutex<HashMap<PeerId, (Instant, TransferError)>>,
-    /// Chunks were left owed that no peer has been asked to keep yet.
-    fresh: Notify,
-    /// Chunks were left owed because a peer failed.
-    failed: Notify,
-    jobs: Mutex<Jobs>,
-    /// Adds that were given up, and whose marks are being taken off.
-    cleaning: watch::Sender<u64>,
     workers: Layer,
-}
-
-/// How many adds there were, and how many there are.
-#[derive(Clone, Copy, Debug, Default)]
-struct Jobs {
-    started: u64,
-    active: u64,
 }
 
 impl Shared {
@@ -128,26 +106,13 @@ impl Shared {
         shunned.insert(peer, (now + time, error.clone()));
     }
 
-    /// Has a peer keep a chunk whose bytes are at hand.
-    async fn hand_over(&self, peer: PeerId, chunk: Chunk, ask: Ask) -> Result<(), TransferError> {
-        self.counted(peer, self.transfer.store(peer, chunk, ask)).await
-    }
-
-    /// Asks whether a peer keeps a chunk, or lacks it.
-    async fn offer(&self, peer: PeerId, cid: Cid, length: u32, ask: Ask) -> Result<Offered, TransferError> {
-        self.counted(peer, self.transfer.offer(peer, cid, length, ask)).await
-    }
-
-    async fn counted<T>(
-        &self,
-        peer: PeerId,
-        copy: impl Future<Output = Result<T, TransferError>>,
-    ) -> Result<T, TransferError> {
+    /// Has a peer keep a chunk, unless it is not to be asked now.
+    async fn hand_over(&self, peer: PeerId, chunk: Chunk) -> Result<(), TransferError> {
         if let Some(error) = self.shunned(&peer) {
             return Err(error);
         }
         let _counted = InFlight::new(&self.in_flight);
-        let result = copy.await;
+        let result = self.transfer.store(peer, chunk).await;
         if let Err(error) = &result {
             self.shun(peer, error);
         }
@@ -172,10 +137,8 @@ impl Drop for InFlight<'_> {
 }
 
 impl Replicate {
-    /// Starts the worker that makes owed copies as storing peers come.
-    pub fn start(store: Store, wanted: Wanted, locate: Locate, transfer: Transfer, workers: &Layer) -> Self {
-        let changes = amend::start(store.clone(), workers);
-        let (topology, owing) = (locate.changes(), transfer.owing());
+    /// Puts chunks where `locate` says, by way of `transfer`.
+    pub fn new(store: Store, wanted: Wanted, locate: Locate, transfer: Transfer, workers: &Layer) -> Self {
         let shared = Arc::new(Shared {
             store,
             wanted,
@@ -183,18 +146,8 @@ impl Replicate {
             transfer,
             units: Arc::new(Semaphore::new(NODE_UNITS)),
             in_flight: AtomicU64::new(0),
-            changes,
             shunned: Mutex::default(),
-            fresh: Notify::new(),
-            failed: Notify::new(),
-            jobs: Mutex::default(),
-            cleaning: watch::Sender::new(0),
             workers: workers.clone(),
-        });
-        let owes = shared.clone();
-        workers.spawn("owed copies", |work| {
-            let pass = FuturesUnordered::new();
-            runner::run(Owed::default(), owed::Passes { shared: owes, topology, owing, pass, work })
         });
         Self { shared }
     }
@@ -204,12 +157,10 @@ impl Replicate {
         if !wish.local {
             self.shared.locate.discovered().await;
         }
-        // The sender lives in `shared`.
-        let _ = self.shared.cleaning.subscribe().wait_for(|count| *count == 0).await;
         Job::new(self.shared.clone(), wish)
     }
 
-    /// Copies being made now, by adds and in the background.
+    /// Copies that adds are making now.
     pub fn in_flight(&self) -> u64 {
         self.shared.in_flight.load(Ordering::Relaxed)
     }

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-pub use p2p_protocol::wire::transfer::{Ask, Greeting};
+pub use p2p_protocol::wire::transfer::{Greeting, Held};
 use p2p_protocol::{
     Chunk, Cid, Multihash, PeerId,
     wire::{
@@ -27,10 +27,7 @@ use p2p_protocol::{
         version::{Hello, Spoken},
     },
 };
-use tokio::{
-    sync::{Notify, Semaphore},
-    time::Instant,
-};
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use self::session::Offered;
@@ -41,7 +38,7 @@ use super::{
 };
 use crate::{
     net::{Acceptor, BAN, NetError, Network},
-    store::{Role, Store},
+    store::Store,
 };
 
 /// Inbound streams that wait to be accepted: a network of a hundred peers may greet at once (a guess).
@@ -56,17 +53,6 @@ const SLOTS: usize = 1024;
 const PUT_AT_ONCE_BYTES: usize = 16 * 1024;
 /// A session that could not be opened is not tried again for so long, unless the peer connected anew.
 const REOPEN_AFTER: Duration = Duration::from_millis(500);
-
-/// What a peer holds of a chunk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Holding {
-    /// As what.
-    pub role: Role,
-    /// Copies that it believes are wanted.
-    pub wanted: u8,
-    /// Payload bytes.
-    pub length: u32,
-}
 
 /// Why a peer did not give or take.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -136,8 +122,6 @@ struct Shared {
     /// Chunk bytes read for peers, and taken from them, in units of the serving side.
     reading: Arc<Semaphore>,
     taking: Arc<Semaphore>,
-    /// A peer handed over a chunk that is owed to others too.
-    owing: Arc<Notify>,
     workers: Layer,
 }
 
@@ -311,7 +295,6 @@ impl Transfer {
             received_bytes: AtomicU64::new(0),
             reading: Arc::new(Semaphore::new(serve::NODE_UNITS)),
             taking: Arc::new(Semaphore::new(serve::NODE_UNITS)),
-            owing: Arc::new(Notify::new()),
             workers: workers.clone(),
         });
         let serving = shared.clone();
@@ -340,42 +323,35 @@ impl Transfer {
         self.wide(peer).await?.want(cid).await
     }
 
-    /// Has the peer keep a chunk as a replica; returns when it says that it is on its disk. The bytes of all but small
+    /// Has the peer keep a chunk; returns when it says that it is on its disk. The bytes of all but small
     /// chunks are not sent if it has them already. Cancel-safe: the peer may keep it all the same.
-    pub async fn store(&self, peer: PeerId, chunk: Chunk, ask: Ask) -> Result<(), TransferError> {
+    pub async fn store(&self, peer: PeerId, chunk: Chunk) -> Result<(), TransferError> {
         let session = self.wide(peer).await?;
         if chunk.len() > PUT_AT_ONCE_BYTES {
-            let offer = Offer { cid: *chunk.cid(), length: length(&chunk), ask };
+            let offer = Offer { cid: *chunk.cid(), length: length(&chunk) };
             if session.offer(offer).await? == Offered::Kept {
                 return Ok(());
             }
         }
-        session.put(chunk, ask).await
+        session.put(chunk).await
     }
 
-    /// Asks whether the peer has a chunk, which it then keeps as a replica, or has room for it. Cancel-safe.
-    pub async fn offer(&self, peer: PeerId, cid: Cid, length: u32, ask: Ask) -> Result<Offered, TransferError> {
-        self.wide(peer).await?.offer(Offer { cid, length, ask }).await
+    /// Asks whether the peer has a chunk, which it then keeps for a while, or has room for it. Cancel-safe.
+    pub async fn offer(&self, peer: PeerId, cid: Cid, length: u32) -> Result<Offered, TransferError> {
+        self.wide(peer).await?.offer(Offer { cid, length }).await
     }
 
     /// Hands a chunk over, whether the peer has it or not; returns when it is on its disk. Cancel-safe.
-    pub async fn put(&self, peer: PeerId, chunk: Chunk, ask: Ask) -> Result<(), TransferError> {
-        self.wide(peer).await?.put(chunk, ask).await
+    pub async fn put(&self, peer: PeerId, chunk: Chunk) -> Result<(), TransferError> {
+        self.wide(peer).await?.put(chunk).await
     }
 
     /// What the peer holds of each, in their order, however many: they are asked for 1024 at a time. Cancel-safe.
-    pub async fn holdings(&self, peer: PeerId, hashes: Vec<Multihash>) -> Result<Vec<Option<Holding>>, TransferError> {
+    pub async fn holdings(&self, peer: PeerId, hashes: Vec<Multihash>) -> Result<Vec<Option<Held>>, TransferError> {
         let session = self.shared.session(peer).await?;
         let mut holdings = Vec::with_capacity(hashes.len());
         for batch in hashes.chunks(MAX_HAVES) {
-            let held = session.have(batch.to_vec()).await?;
-            holdings.extend(held.into_iter().map(|held| {
-                held.map(|held| Holding {
-                    role: if held.replica { Role::Replica } else { Role::Cache },
-                    wanted: held.wanted,
-                    length: held.length,
-                })
-            }));
+            holdings.extend(session.have(batch.to_vec()).await?);
         }
         Ok(holdings)
     }
@@ -388,11 +364,6 @@ impl Transfer {
     /// The greeting that this node gives.
     pub fn own_greeting(&self) -> Greeting {
         self.shared.own_greeting()
-    }
-
-    /// Notified when a peer handed over a chunk of which it says that too few copies exist.
-    pub(super) fn owing(&self) -> Arc<Notify> {
-        self.shared.owing.clone()
     }
 
     /// The session, with windows as wide as the link's delay asks for.

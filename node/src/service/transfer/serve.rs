@@ -11,7 +11,7 @@ use p2p_protocol::{
     Chunk, ChunkError, Cid, Multihash, PeerId,
     bucket::Bucket,
     manifest::Entry as ManifestEntry,
-    wire::transfer::{Ask, Held, Message, Offer, WireError, carries_chunk, is_request, limit},
+    wire::transfer::{Held, Message, Offer, WireError, carries_chunk, is_request, limit},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -24,11 +24,7 @@ use super::{
     session::{INLINE_HASH_BYTES, OPENING},
     stream::{FrameReader, FrameWriter, Progress, STALL, StreamError, greet},
 };
-use crate::{
-    net::Stream,
-    runner::now,
-    store::{Amendment, Role, StoreError, Terms},
-};
+use crate::{net::Stream, runner::now, store::StoreError};
 
 /// Budgets are counted in this, and even an empty chunk costs one.
 const UNIT_BYTES: u64 = 1024;
@@ -181,12 +177,12 @@ async fn listen<R: AsyncRead + Unpin>(
                     drop(place);
                 }));
             }
-            Message::Put(cid, ask, bytes) => {
+            Message::Put(cid, bytes) => {
                 let place = permit(&open, 1).await;
                 let (asked, replies, fault) = (shared.clone(), replies.clone(), fault.clone());
                 shared.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 drop(shared.workers.task(async move {
-                    let answer = keep(&asked, cid, ask, bytes, &fault).await;
+                    let answer = keep(&asked, cid, bytes, &fault).await;
                     drop(permits);
                     if let Some(answer) = answer {
                         send(&replies, Reply::new(request, answer)).await;
@@ -236,7 +232,7 @@ async fn permits(
     node: &Arc<Semaphore>,
     bytes: u64,
 ) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
-    // A chunk and its terms are a quarter of a session's share at most.
+    // A chunk and its address are a quarter of a session's share at most.
     let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).clamp(1, SESSION_UNITS as u32);
     let session = permit(session, units).await?;
     Some((session, permit(node, units).await?))
@@ -252,68 +248,45 @@ async fn holdings(shared: &Shared, hashes: &[Multihash]) -> Vec<Option<Held>> {
             tracing::warn!(%error, "the index cannot be read");
             None
         });
-        held.push(entry.map(|entry| Held {
-            replica: entry.terms.role == Role::Replica,
-            wanted: entry.terms.wanted,
-            length: entry.length,
-        }));
+        held.push(entry.map(|entry| Held { length: entry.length }));
     }
     held
 }
 
-/// Answers a batch of offers: what is here is kept as a replica from now on, on the stronger of both terms.
+/// Answers a batch of offers: what is here and intact is acknowledged, as if it had been put again.
 async fn consider(shared: &Shared, first: u32, offers: Vec<Offer>, replies: &mpsc::Sender<Reply>) {
-    let mut groups: Vec<(Amendment, Vec<(u32, ManifestEntry)>)> = Vec::new();
+    let mut kept = Vec::new();
     for (at, offer) in (0_u32..).zip(&offers) {
         let request = first.wrapping_add(at);
         let answer = if !shared.storing {
-            Some(Message::Refused("it takes no chunks".into()))
+            Message::Refused("it takes no chunks".into())
         } else {
             // Read and hashed: "kept" says that its bytes are intact.
             match shared.store.verify(&offer.cid.hash).await {
-                Err(error) => Some(refusal(&error)),
-                Ok(None) if u64::from(offer.length) > shared.store.usage().free_bytes => Some(Message::NoSpace),
-                Ok(None) => Some(Message::Send),
+                Err(error) => refusal(&error),
+                Ok(None) if u64::from(offer.length) > shared.store.usage().free_bytes => Message::NoSpace,
+                Ok(None) => Message::Send,
                 Ok(Some(entry)) => {
-                    let change = Amendment {
-                        role: (entry.terms.role != Role::Replica).then_some(Role::Replica),
-                        owed: (offer.ask.owed && !entry.terms.owed).then_some(true),
-                        wanted: (offer.ask.wanted > entry.terms.wanted).then_some(offer.ask.wanted),
-                    };
-                    let kept = (request, ManifestEntry { cid: offer.cid, length: entry.length });
-                    match groups.iter_mut().find(|(known, _)| *known == change) {
-                        Some((_, group)) => group.push(kept),
-                        None => groups.push((change, vec![kept])),
-                    }
-                    None
+                    kept.push((request, ManifestEntry { cid: offer.cid, length: entry.length }));
+                    continue;
                 }
             }
         };
-        if let Some(message) = answer {
-            send(replies, Reply::new(request, message)).await;
-        }
+        send(replies, Reply::new(request, answer)).await;
     }
-    for (change, group) in groups {
-        let (hashes, entries): (Vec<_>, Vec<_>) = group.iter().map(|(_, entry)| (entry.cid.hash, *entry)).unzip();
-        let mut amended = shared.wanted.renew(&entries).await;
-        if amended.is_ok() && change != Amendment::default() {
-            amended = shared.store.amend(hashes, change).await;
-        }
-        if amended.is_ok() && change.owed == Some(true) {
-            shared.owing.notify_one();
-        }
-        for (request, _) in group {
-            let message = match &amended {
-                Ok(()) => Message::Kept,
-                Err(error) => refusal(error),
-            };
-            send(replies, Reply::new(request, message)).await;
-        }
+    let entries: Vec<_> = kept.iter().map(|(_, entry)| *entry).collect();
+    let renewed = shared.wanted.renew(&entries).await;
+    for (request, _) in kept {
+        let message = match &renewed {
+            Ok(()) => Message::Kept,
+            Err(error) => refusal(error),
+        };
+        send(replies, Reply::new(request, message)).await;
     }
 }
 
 /// Checks and keeps a chunk; the answer is given after it is on disk. `None`: its bytes are wrong, the session ends.
-async fn keep(shared: &Shared, cid: Cid, ask: Ask, bytes: Bytes, fault: &Fault) -> Option<Message> {
+async fn keep(shared: &Shared, cid: Cid, bytes: Bytes, fault: &Fault) -> Option<Message> {
     if !shared.storing {
         return Some(Message::Refused("it takes no chunks".into()));
     }
@@ -325,18 +298,10 @@ async fn keep(shared: &Shared, cid: Cid, ask: Ask, bytes: Bytes, fault: &Fault) 
             None
         }
         Ok(None) => Some(Message::Refused("it is stopping".into())),
-        Ok(Some(chunk)) => {
-            let terms = Terms { role: Role::Replica, wanted: ask.wanted, owed: ask.owed, root: ask.root };
-            match shared.wanted.put(chunk, terms).await {
-                Ok(_) => {
-                    if ask.owed {
-                        shared.owing.notify_one();
-                    }
-                    Some(Message::Kept)
-                }
-                Err(error) => Some(refusal(&error)),
-            }
-        }
+        Ok(Some(chunk)) => Some(match shared.wanted.put(chunk).await {
+            Ok(_) => Message::Kept,
+            Err(error) => refusal(&error),
+        }),
     }
 }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::{AsyncReadExt as _, AsyncWrite};
 use p2p_protocol::{
     Chunk, Cid, Multihash, PeerId,
-    wire::transfer::{Ask, Greeting, Held, MAX_OFFERS, MAX_WANTS, Message, Offer, carries_chunk, is_answer, limit},
+    wire::transfer::{Greeting, Held, MAX_OFFERS, MAX_WANTS, Message, Offer, carries_chunk, is_answer, limit},
 };
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -68,7 +68,7 @@ type Answer<T> = oneshot::Sender<Result<T, TransferError>>;
 enum Call {
     Want { cid: Cid, answer: Answer<Option<Chunk>>, permit: OwnedSemaphorePermit },
     Offer { offer: Offer, answer: Answer<Offered>, permit: OwnedSemaphorePermit },
-    Put { cid: Cid, ask: Ask, bytes: Bytes, answer: Answer<()>, permit: OwnedSemaphorePermit },
+    Put { cid: Cid, bytes: Bytes, answer: Answer<()>, permit: OwnedSemaphorePermit },
     Have { hashes: Vec<Multihash>, answer: Answer<Vec<Option<Held>>> },
     Greet { answer: Answer<Greeting> },
 }
@@ -287,10 +287,10 @@ impl Session {
         self.call(|answer| Call::Offer { offer, answer, permit }).await
     }
 
-    pub(super) async fn put(&self, chunk: Chunk, ask: Ask) -> Result<(), TransferError> {
+    pub(super) async fn put(&self, chunk: Chunk) -> Result<(), TransferError> {
         let permit = self.permit(&self.state.puts, units(chunk.len())).await?;
         let (cid, bytes) = (*chunk.cid(), chunk.into_bytes());
-        self.call(|answer| Call::Put { cid, ask, bytes, answer, permit }).await
+        self.call(|answer| Call::Put { cid, bytes, answer, permit }).await
     }
 
     pub(super) async fn have(&self, hashes: Vec<Multihash>) -> Result<Vec<Option<Held>>, TransferError> {
@@ -364,10 +364,10 @@ async fn write<W: AsyncWrite + Unpin>(
             match call {
                 Call::Want { cid, answer, permit } if !answer.is_closed() => wants.push((cid, answer, permit)),
                 Call::Offer { offer, answer, permit } if !answer.is_closed() => offers.push((offer, answer, permit)),
-                Call::Put { cid, ask, bytes, answer, permit } if !answer.is_closed() => {
+                Call::Put { cid, bytes, answer, permit } if !answer.is_closed() => {
                     state.register(next, next, Waiting::Kept { answer, _permit: permit });
                     let length = bytes.len() as u64;
-                    writer.push(next, &Message::Put(cid, ask, bytes)).await?;
+                    writer.push(next, &Message::Put(cid, bytes)).await?;
                     shared.sent_bytes.fetch_add(length, Ordering::Relaxed);
                     next = next.wrapping_add(1);
                 }

@@ -8,7 +8,7 @@ use p2p_protocol::{
     Chunk, Cid, Codec, Multihash, PeerId,
     wire::{
         frame::{HEADER_BYTES, Header},
-        transfer::{Ask, Greeting, Message, limit},
+        transfer::{Greeting, Message, limit},
         version::{Dialect, Hello, Versions},
     },
 };
@@ -18,11 +18,7 @@ use super::*;
 use crate::{
     net::{Stream, simulated::Fabric},
     service::rig::{NETWORK, ROOMY, Serve as _, eventually, peer, transfer_protocol},
-    store::Terms,
 };
-
-const ASK: Ask = Ask { wanted: 3, owed: false, root: None };
-const CACHED: Terms = Terms { role: Role::Cache, wanted: 3, owed: false, root: None };
 
 fn chunk(seed: u32, length: usize) -> Chunk {
     let mut bytes = vec![0; length];
@@ -87,12 +83,10 @@ async fn chunks_of_every_size_go_there_and_come_back() {
     let (_, store, _b) = fabric.serve(2, ROOMY).await;
     let sizes = [0, 1, 4096, 16 * 1024, 16 * 1024 + 1, 100_000, 1 << 20, 2 << 20];
     let chunks: Vec<Chunk> = (0..).zip(sizes).map(|(seed, size)| chunk(seed, size)).collect();
-    let stored = join_all(chunks.iter().map(|chunk| a.store(peer(2), chunk.clone(), ASK))).await;
+    let stored = join_all(chunks.iter().map(|chunk| a.store(peer(2), chunk.clone()))).await;
     assert!(stored.iter().all(Result::is_ok), "{stored:?}");
     for chunk in &chunks {
         assert_eq!(store.get(&chunk.cid().hash).await.expect("it reads"), Some(chunk.clone()));
-        let entry = store.entry(&chunk.cid().hash).expect("it reads").expect("it is there");
-        assert_eq!((entry.terms.role, entry.terms.wanted, entry.terms.owed), (Role::Replica, 3, false));
     }
     let fetched = join_all(chunks.iter().map(|chunk| a.fetch(peer(2), *chunk.cid()))).await;
     for (fetched, chunk) in fetched.into_iter().zip(&chunks) {
@@ -106,24 +100,21 @@ async fn chunks_of_every_size_go_there_and_come_back() {
     hashes.insert(1, absent.cid().hash);
     let holdings = a.holdings(peer(2), hashes).await.expect("it answers");
     assert_eq!(holdings[1], None);
-    assert_eq!(holdings[8], Some(Holding { role: Role::Replica, wanted: 3, length: 2 << 20 }));
+    assert_eq!(holdings[8], Some(Held { length: 2 << 20 }));
     let many = vec![absent.cid().hash; 2500];
     assert_eq!(a.holdings(peer(2), many).await, Ok(vec![None; 2500]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_peer_has_is_kept_without_sending_it_and_on_the_stronger_terms() {
+async fn what_the_peer_has_is_acknowledged_without_sending_it() {
     let fabric = Fabric::default();
     let (_, _, a) = fabric.serve(1, ROOMY).await;
     let (_, store, _b) = fabric.serve(2, ROOMY).await;
     let chunk = chunk(1, 1 << 20);
-    store.put(chunk.clone(), CACHED).await.expect("there is room");
-    let ask = Ask { wanted: 5, owed: true, root: None };
-    a.store(peer(2), chunk.clone(), ask).await.expect("it keeps it");
+    store.put(chunk.clone()).await.expect("there is room");
+    a.store(peer(2), chunk.clone()).await.expect("it keeps it");
     assert_eq!(a.transferred(), (0, 0));
-    let entry = store.entry(&chunk.cid().hash).expect("it reads").expect("it is there");
-    assert_eq!((entry.terms.role, entry.terms.wanted, entry.terms.owed), (Role::Replica, 5, true));
-    assert_eq!(a.offer(peer(2), *chunk.cid(), 1 << 20, ASK).await, Ok(Offered::Kept));
+    assert_eq!(a.offer(peer(2), *chunk.cid(), 1 << 20).await, Ok(Offered::Kept));
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,7 +124,7 @@ async fn hundreds_of_requests_share_one_session() {
     let (_, _, b) = fabric.serve(2, ROOMY).await;
     let chunks: Vec<Chunk> = (0..700).map(|seed| chunk(seed, if seed % 20 == 0 { 1 << 20 } else { 3000 })).collect();
     for chunk in &chunks {
-        store.put(chunk.clone(), CACHED).await.expect("there is room");
+        store.put(chunk.clone()).await.expect("there is room");
     }
     let fetched = join_all(chunks.iter().map(|chunk| b.fetch(peer(1), *chunk.cid()))).await;
     assert!(fetched.iter().zip(&chunks).all(|(fetched, chunk)| *fetched == Ok(Some(chunk.clone()))));
@@ -147,7 +138,7 @@ async fn a_dropped_call_is_forgotten_and_the_session_goes_on() {
     let (_, _, b) = fabric.serve(2, ROOMY).await;
     let chunks: Vec<Chunk> = (0..64).map(|seed| chunk(seed, 300_000)).collect();
     for chunk in &chunks {
-        store.put(chunk.clone(), CACHED).await.expect("there is room");
+        store.put(chunk.clone()).await.expect("there is room");
     }
     for round in 0..20_u64 {
         let all = join_all(chunks.iter().map(|chunk| b.fetch(peer(1), *chunk.cid())));
@@ -206,7 +197,7 @@ async fn wrong_bytes_handed_over_are_refused_and_their_sender_banned() {
         let (_, store, _a) = fabric.serve(1, ROOMY).await;
         let mut stream = raw(&fabric, 2, peer(1)).await;
         let promised = *chunk(1, length).cid();
-        write(&mut stream, 1, &Message::Put(promised, ASK, vec![1; length].into())).await;
+        write(&mut stream, 1, &Message::Put(promised, vec![1; length].into())).await;
         is_over(stream).await;
         eventually("the sender is banned", || fabric.bans().iter().any(|ban| ban.peer == peer(2))).await;
         assert_eq!(store.usage().chunks, 0);
@@ -217,7 +208,7 @@ async fn wrong_bytes_handed_over_are_refused_and_their_sender_banned() {
 async fn a_frame_that_claims_four_gibibytes_and_garbage_are_refused_at_their_header() {
     let cid = *chunk(1, 10).cid();
     let mut put = Vec::new();
-    let _ = Message::Put(cid, ASK, Bytes::new()).encode(1, &mut put);
+    let _ = Message::Put(cid, Bytes::new()).encode(1, &mut put);
     let claim = Header { kind: put[0], request: 1, length: u32::MAX }.encode();
     for bytes in [claim.to_vec(), vec![0xff; 64], b"GET / HTTP/1.1\r\n\r\n".to_vec(), Message::Kept.encoded()] {
         let fabric = Fabric::default();
@@ -261,7 +252,7 @@ async fn silence_while_requests_are_open_ends_the_session() {
     let (_, _, a) = fabric.serve(1, ROOMY).await;
     let silent = played(&fabric, 2).await;
     let began = tokio::time::Instant::now();
-    let (one, two) = tokio::join!(a.fetch(peer(2), *chunk(1, 1).cid()), a.store(peer(2), chunk(2, 9), ASK));
+    let (one, two) = tokio::join!(a.fetch(peer(2), *chunk(1, 1).cid()), a.store(peer(2), chunk(2, 9)));
     assert_eq!(one, Err(TransferError::Timeout { peer: peer(2) }));
     assert_eq!(two, Err(TransferError::Timeout { peer: peer(2) }));
     assert!(began.elapsed() >= Duration::from_secs(20));
@@ -274,7 +265,7 @@ async fn an_idle_session_stays() {
     let (_, store, _a) = fabric.serve(1, ROOMY).await;
     let (_, _, b) = fabric.serve(2, ROOMY).await;
     let chunk = chunk(1, 5);
-    store.put(chunk.clone(), CACHED).await.expect("there is room");
+    store.put(chunk.clone()).await.expect("there is room");
     assert!(b.fetch(peer(1), *chunk.cid()).await.is_ok());
     let session = b.shared.session(peer(1)).await.expect("it is open");
     tokio::time::sleep(Duration::from_secs(7200)).await;
@@ -299,7 +290,7 @@ async fn a_session_that_breaks_fails_its_requests_and_a_new_one_is_opened() {
     drop(stream);
     assert!(matches!(a.fetch(peer(2), wanted).await, Err(TransferError::Net(_))));
     let (_, store, _b) = fabric.serve(2, ROOMY).await;
-    store.put(chunk(1, 1), CACHED).await.expect("there is room");
+    store.put(chunk(1, 1)).await.expect("there is room");
     fabric.back(peer(2));
     assert_eq!(a.fetch(peer(2), wanted).await, Ok(Some(chunk(1, 1))));
 }
@@ -326,12 +317,12 @@ async fn who_takes_no_chunks_refuses_and_who_is_full_says_so() {
     assert!(!a.greeting(peer(2)).await.expect("it greets").storing);
     assert!(a.greeting(peer(3)).await.expect("it greets").storing);
     for length in [10, 100_000] {
-        let refused = a.store(peer(2), chunk(1, length), ASK).await;
+        let refused = a.store(peer(2), chunk(1, length)).await;
         assert!(matches!(refused, Err(TransferError::Refused { .. })), "{refused:?}");
     }
-    assert_eq!(a.store(peer(3), chunk(1, 100_000), ASK).await, Err(TransferError::NoSpace { peer: peer(3) }));
-    assert_eq!(a.put(peer(3), chunk(1, 100_000), ASK).await, Err(TransferError::NoSpace { peer: peer(3) }));
-    assert_eq!(a.store(peer(3), chunk(1, 10_000), ASK).await, Ok(()));
+    assert_eq!(a.store(peer(3), chunk(1, 100_000)).await, Err(TransferError::NoSpace { peer: peer(3) }));
+    assert_eq!(a.put(peer(3), chunk(1, 100_000)).await, Err(TransferError::NoSpace { peer: peer(3) }));
+    assert_eq!(a.store(peer(3), chunk(1, 10_000)).await, Ok(()));
     let free = a.refresh(peer(3)).await.expect("it answers").free_bytes;
     assert!(free <= 40_000, "{free}");
 }
@@ -378,7 +369,7 @@ async fn a_peer_has_two_inbound_sessions_and_the_newest_count() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_kind_and_unknown_terms_are_answered_unsupported_and_nobody_is_banned() {
+async fn an_unknown_kind_is_answered_unsupported_and_nobody_is_banned() {
     let fabric = Fabric::default();
     let (_, store, _a) = fabric.serve(1, ROOMY).await;
     let network = fabric.join(peer(2));
@@ -389,16 +380,7 @@ async fn an_unknown_kind_and_unknown_terms_are_answered_unsupported_and_nobody_i
     stream.write_all(&newer).await.expect("it is read");
     assert!(matches!(read(&mut stream).await, Some((0, Message::Greeting(_)))));
 
-    let (small, other) = (chunk(1, 10), chunk(2, 10));
-    let put = Message::Put(*small.cid(), ASK, small.clone().into_bytes()).encoded();
-    let offer = Offer { cid: *small.cid(), length: 10, ask: ASK };
-    let offer = Message::Offer(vec![offer; 3]).encoded();
-    // The flags of the terms: behind the header, the address, in an offer the length, and the copies.
-    for (mut bytes, flags) in [(put.clone(), HEADER_BYTES + 37), (offer, HEADER_BYTES + 41)] {
-        bytes[flags] = 4;
-        stream.write_all(&bytes).await.expect("it is read");
-        assert_eq!(read(&mut stream).await, Some((1, Message::Unsupported)));
-    }
+    let other = chunk(2, 10);
     for length in [0, 1, 65_536] {
         let mut unknown = Header { kind: 0x40, request: 7, length }.encode().to_vec();
         unknown.resize(HEADER_BYTES + length as usize, 0x31);
@@ -406,7 +388,7 @@ async fn an_unknown_kind_and_unknown_terms_are_answered_unsupported_and_nobody_i
         assert_eq!(read(&mut stream).await, Some((7, Message::Unsupported)));
     }
     // The session goes on.
-    write(&mut stream, 8, &Message::Put(*other.cid(), ASK, other.clone().into_bytes())).await;
+    write(&mut stream, 8, &Message::Put(*other.cid(), other.clone().into_bytes())).await;
     assert_eq!(read(&mut stream).await, Some((8, Message::Kept)));
     assert_eq!((store.usage().chunks, fabric.bans()), (1, Vec::new()));
     // One byte more than an unknown kind may have is a broken rule.
@@ -457,11 +439,11 @@ async fn an_answer_that_is_not_understood_fails_its_request_and_not_the_session(
     });
     let unsupported = TransferError::Unsupported { peer: peer(2) };
     let began = tokio::time::Instant::now();
-    let offers = join_all((0..50).map(|seed| a.offer(peer(2), *chunk(seed, 10).cid(), 10, ASK))).await;
+    let offers = join_all((0..50).map(|seed| a.offer(peer(2), *chunk(seed, 10).cid(), 10))).await;
     assert!(offers.iter().all(|offer| *offer == Err(unsupported.clone())), "{offers:?}");
     assert!(began.elapsed() < Duration::from_secs(1), "some waited until they were given up");
     assert_eq!(a.fetch(peer(2), *chunk(1, 10).cid()).await, Err(unsupported.clone()));
-    assert_eq!(a.put(peer(2), chunk(2, 10), ASK).await, Err(unsupported.clone()));
+    assert_eq!(a.put(peer(2), chunk(2, 10)).await, Err(unsupported.clone()));
     assert_eq!(a.holdings(peer(2), vec![kept.cid().hash]).await, Err(unsupported));
     let session = a.shared.session(peer(2)).await.expect("it is open");
     assert_eq!(a.fetch(peer(2), *kept.cid()).await, Ok(Some(kept)));
@@ -485,7 +467,7 @@ async fn nodes_one_version_apart_exchange_chunks_and_nodes_two_apart_say_that_th
     for (from, to) in [(1, 2), (2, 1), (2, 3), (3, 2)] {
         let chunk = chunk(from * 16 + to, 50_000);
         let node = &nodes[from as usize - 1];
-        node.store(peer(to as u8), chunk.clone(), ASK).await.expect("it is kept");
+        node.store(peer(to as u8), chunk.clone()).await.expect("it is kept");
         assert_eq!(node.fetch(peer(to as u8), *chunk.cid()).await, Ok(Some(chunk)));
         let hello = node.greeting(peer(to as u8)).await.expect("it greets").hello;
         assert_eq!(hello, Hello { version: to as u8, features: u64::MAX });

@@ -1,22 +1,17 @@
 //! What the index holds: its key spaces and the form of its values.
 //!
-//! A first byte names the key space; chunks are under their Kademlia key, so that a region is a range. The mark
-//! spaces (owed, cache, damaged) hold the same keys, so that a scan of them costs what it finds.
+//! A first byte names the key space; chunks are under their Kademlia key, so that a region is a range, and so are those
+//! that were damaged, so that a scan of them costs what it finds.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use p2p_protocol::{
-    Cid, Codec, Key, MAX_CHUNK_BYTES, Multihash,
-    cid::{CID_BYTES, MULTIHASH_BYTES},
-};
+use p2p_protocol::{Cid, Codec, Key, MAX_CHUNK_BYTES, Multihash, cid::MULTIHASH_BYTES};
 
 use super::{Index, Write, keys::Keys};
 use crate::store::{
     Entry, StoreError,
-    record::{
-        MAX_VALUE_BYTES, Salt, VALUE_HEAD_BYTES, array, body_checksum, decode_terms, first_eight, flags, role_code,
-    },
+    record::{MAX_VALUE_BYTES, Salt, VALUE_HEAD_BYTES, array, body_checksum, first_eight},
     segment::Location,
 };
 
@@ -24,23 +19,13 @@ const POSITION: u8 = 0;
 /// Behind [`POSITION`], the key of the sum.
 const SUM: u8 = 1;
 const CHUNK: u8 = 1;
+const DAMAGED: u8 = 2;
 const RECORD: u8 = 5;
 const META: u8 = 6;
 /// Bytes that the index has of a value: segment, offset, length, checksum.
 const VALUE_BYTES: usize = 24;
 /// The most bytes that the name of a metadata tree may have: its length is one byte of the key.
 pub(in crate::store) const MAX_TREE_BYTES: usize = 255;
-
-/// A key space of marks on chunks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::store) enum Mark {
-    /// Chunks of which fewer copies exist than wanted.
-    Owed = 2,
-    /// Caches that may give way.
-    Cache = 3,
-    /// Chunks that were damaged, to be fetched again.
-    Damaged = 4,
-}
 
 /// A chunk that is here, and where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,20 +121,15 @@ impl Table {
         pairs.iter().map(|(key, value)| Ok((decode_key(key)?, decode_held(value)?))).collect()
     }
 
-    /// Up to `limit` keys that have `mark`, in key order, strictly after `after`.
-    pub(in crate::store) fn marked(
-        &self,
-        mark: Mark,
-        after: Option<Key>,
-        limit: usize,
-    ) -> Result<Vec<Key>, StoreError> {
-        let pairs = self.index.range(&start(mark as u8, after), &[mark as u8 + 1], limit)?;
-        pairs.iter().map(|(key, _)| decode_key(key)).collect()
+    /// Up to `limit` chunks that were damaged and have not come again, in key order, strictly after `after`.
+    pub(in crate::store) fn all_damaged(&self, after: Option<Key>, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        let pairs = self.index.range(&start(DAMAGED, after), &[DAMAGED + 1], limit)?;
+        pairs.iter().map(|(_, value)| decode_held(value).map(|held| held.entry)).collect()
     }
 
     /// What was known of a damaged chunk.
     pub(in crate::store) fn damaged(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        let value = self.index.get(&mark_key(Mark::Damaged, key))?;
+        let value = self.index.get(&damaged_key(key))?;
         value.map(|value| decode_held(&value).map(|held| held.entry)).transpose()
     }
 
@@ -222,8 +202,8 @@ pub(in crate::store) fn chunk_key(key: &Key) -> Vec<u8> {
     prefixed(CHUNK, &key.0)
 }
 
-pub(in crate::store) fn mark_key(mark: Mark, key: &Key) -> Vec<u8> {
-    prefixed(mark as u8, &key.0)
+pub(in crate::store) fn damaged_key(key: &Key) -> Vec<u8> {
+    prefixed(DAMAGED, &key.0)
 }
 
 /// The write that keeps the place of a value, or removes it.
@@ -240,16 +220,13 @@ pub(in crate::store) fn value_write(key: &[u8], value: Option<HeldValue>) -> Wri
 }
 
 pub(in crate::store) fn encode_held(held: &Held) -> Vec<u8> {
-    let Held { location, entry: Entry { cid, length, terms } } = held;
-    let mut out = Vec::with_capacity(20 + MULTIHASH_BYTES + CID_BYTES);
+    let Held { location, entry: Entry { cid, length } } = held;
+    let mut out = Vec::with_capacity(17 + MULTIHASH_BYTES);
     out.extend_from_slice(&location.segment.to_be_bytes());
     out.extend_from_slice(&location.offset.to_be_bytes());
     out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(&[cid.codec.code(), role_code(terms.role), terms.wanted, flags(terms)]);
+    out.push(cid.codec.code());
     out.extend_from_slice(&cid.hash.to_bytes());
-    if let Some(root) = terms.root {
-        out.extend_from_slice(&root.to_bytes());
-    }
     out
 }
 
@@ -258,11 +235,9 @@ fn decode_held(value: &[u8]) -> Result<Held, StoreError> {
         let location =
             Location { segment: u32::from_be_bytes(array(value, 0)?), offset: u64::from_be_bytes(array(value, 4)?) };
         let length = u32::from_be_bytes(array(value, 12)?);
-        let [codec, role, wanted, flags] = array(value, 16)?;
-        let codec = Codec::from_code(u64::from(codec))?;
-        let hash = Multihash::from_bytes(value.get(20..20 + MULTIHASH_BYTES)?).ok()?;
-        let terms = decode_terms(role, wanted, flags, &value[20 + MULTIHASH_BYTES..])?;
-        let held = Held { location, entry: Entry { cid: Cid { codec, hash }, length, terms } };
+        let codec = Codec::from_code(u64::from(*value.get(16)?))?;
+        let hash = Multihash::from_bytes(value.get(17..)?).ok()?;
+        let held = Held { location, entry: Entry { cid: Cid { codec, hash }, length } };
         (length as usize <= MAX_CHUNK_BYTES).then_some(held)
     };
     held().ok_or_else(|| StoreError::Index("an entry of it cannot be read".into()))

@@ -1,8 +1,8 @@
-//! Capacity, eviction, full disks, and many small chunks in few batches.
+//! Capacity, full disks, and many small chunks in few batches.
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{super::*, SMALL, all, cache, chunk, directory, disk::TestDisk, replica, run};
+use super::{super::*, SMALL, all, chunk, directory, disk::TestDisk, run};
 use crate::store::record::HEAD_BYTES;
 
 /// What a chunk of a thousand bytes takes.
@@ -20,7 +20,7 @@ fn both<F: Future<Output = ()>>(chunks: u64, test: impl Fn(Store) -> F) {
         store.close().await.expect("it closes");
         std::fs::remove_dir_all(directory.path().join("index")).expect("it is there");
         let store = super::open(directory.path());
-        assert_eq!(all(&store), before, "evictions are in the log");
+        assert_eq!(all(&store), before, "removals are in the log");
         store.close().await.expect("it closes");
     });
 }
@@ -31,56 +31,34 @@ fn there(store: &Store, seeds: impl IntoIterator<Item = u64>) -> Vec<u64> {
 }
 
 #[test]
-fn caches_give_way_least_recently_used_first() {
-    both(10, async |store| {
-        for seed in 0..10 {
-            assert_eq!(store.put(chunk(seed, 1000), cache()).await.expect("there is room"), Put::New);
-        }
-        assert_eq!(store.usage().free_bytes, 10 * COST);
-        // 0 by a read, 1 by being put again; so 2, 3 and 4 are the oldest.
-        assert!(store.get(&chunk(0, 1000).cid().hash).await.expect("it reads").is_some());
-        assert_eq!(store.put(chunk(1, 1000), cache()).await.expect("it is there"), Put::Known);
-        store.put(chunk(20, 1000), replica()).await.expect("a cache gives way");
-        store.put(chunk(21, 1000), replica()).await.expect("a cache gives way");
-        store.put(chunk(22, 1000), cache()).await.expect("an older cache gives way to a new one");
-        assert_eq!(there(&store, 0..30), [0, 1, 5, 6, 7, 8, 9, 20, 21, 22]);
-        assert_eq!((store.usage().chunks, store.usage().bytes), (10, 10_000));
-    });
-}
-
-#[test]
-fn replicas_and_what_is_owed_never_give_way() {
+fn a_store_at_its_capacity_takes_no_more_and_drops_nothing() {
     both(4, async |store| {
-        store.put(chunk(0, 1000), replica()).await.expect("there is room");
-        store.put(chunk(1, 1000), Terms { owed: true, ..cache() }).await.expect("there is room");
-        store.put(chunk(2, 1000), Terms { owed: true, ..cache() }).await.expect("there is room");
-        store.put(chunk(3, 1000), replica()).await.expect("there is room");
-        assert_eq!(store.usage().free_bytes, 0);
-        for terms in [replica(), cache()] {
-            assert!(matches!(store.put(chunk(9, 1000), terms).await, Err(StoreError::NoSpace { needed: COST, .. })));
+        for seed in 0..4 {
+            assert_eq!(store.put(chunk(seed, 1000)).await.expect("there is room"), Put::New);
         }
-        // A known one needs no room, and may become what it was not.
-        assert_eq!(store.put(chunk(1, 1000), replica()).await.expect("it is there"), Put::Known);
-        // Once its copies are acknowledged, the other cache gives way.
-        let amended = Amendment { owed: Some(false), ..Amendment::default() };
-        store.amend(vec![chunk(2, 1000).cid().hash], amended).await.expect("it writes");
+        assert_eq!(store.usage().free_bytes, 0);
+        for _ in 0..3 {
+            assert!(matches!(store.put(chunk(9, 1000)).await, Err(StoreError::NoSpace { needed: COST, .. })));
+        }
+        // One that is known needs no room.
+        assert_eq!(store.put(chunk(1, 1000)).await.expect("it is there"), Put::Known);
+        assert_eq!(there(&store, 0..10), [0, 1, 2, 3]);
+        // What is removed makes room, for as much as was removed.
+        store.remove(vec![chunk(3, 1000).cid().hash]).await.expect("it writes");
         assert_eq!(store.usage().free_bytes, COST);
-        store.put(chunk(9, 1000), replica()).await.expect("the cache gives way");
-        assert_eq!(there(&store, 0..10), [0, 1, 3, 9]);
-        // What can never fit evicts nobody, and what is removed makes room.
-        store.remove(vec![chunk(9, 1000).cid().hash]).await.expect("it writes");
-        store.put(chunk(8, 1000), cache()).await.expect("there is room");
-        assert!(matches!(store.put(chunk(7, 3000), replica()).await, Err(StoreError::NoSpace { .. })));
-        assert_eq!(there(&store, 0..10), [0, 1, 3, 8]);
+        assert!(matches!(store.put(chunk(7, 3000)).await, Err(StoreError::NoSpace { .. })));
+        store.put(chunk(8, 1000)).await.expect("there is room");
+        assert_eq!(there(&store, 0..10), [0, 1, 2, 8]);
+        assert_eq!((store.usage().chunks, store.usage().bytes), (4, 4000));
     });
 }
 
 #[test]
-fn it_is_full_from_95_percent_until_85_are_left_and_caches_do_not_count() {
+fn it_is_full_from_95_percent_until_85_are_left() {
     both(100, async |store| {
-        let put = async |seeds: std::ops::Range<u64>, terms| {
+        let put = async |seeds: std::ops::Range<u64>| {
             for seed in seeds {
-                store.put(chunk(seed, 1000), terms).await.expect("there is room");
+                store.put(chunk(seed, 1000)).await.expect("there is room");
             }
             store.usage().full
         };
@@ -88,30 +66,29 @@ fn it_is_full_from_95_percent_until_85_are_left_and_caches_do_not_count() {
             let hashes = seeds.map(|seed| chunk(seed, 1000).cid().hash).collect();
             (store.remove(hashes).await.expect("it writes"), store.usage().full)
         };
-        assert!(!put(0..94, replica()).await);
-        assert!(!put(200..206, cache()).await, "caches give way");
-        assert!(put(94..95, replica()).await);
+        assert!(!put(0..94).await);
+        assert!(put(94..95).await);
         let (removed, full) = remove(0..10).await;
         assert_eq!(removed, Removed { chunks: 10, bytes: 10 * COST });
         assert!(full, "85 of 100 are still too many");
         assert!(!remove(10..11).await.1, "84 are not");
         assert_eq!(remove(0..11).await, (Removed::default(), false), "what is not here frees nothing");
-        assert!(!put(300..310, replica()).await, "nor is it full again at 94");
-        assert!(put(310..311, replica()).await);
+        assert!(!put(300..310).await, "nor is it full again at 94");
+        assert!(put(310..311).await);
     });
 }
 
 #[test]
 fn a_disk_that_others_fill_is_full_too() {
     // Of a store that keeps 80 and could keep 920 more by its capacity, on disks with so much room.
-    let full = |was, room| crate::store::terms::is_full(was, 80, room);
+    let full = |was, room| crate::store::usage::is_full(was, 80, room);
     assert!(!full(false, 920));
     assert!(!full(false, 5), "80 of 85");
     assert!(full(false, 4), "80 of 84");
     assert!(full(true, 14), "80 of 94");
     assert!(!full(true, 15), "80 of 95");
-    assert!(crate::store::terms::is_full(false, 0, 0), "nothing at all fits");
-    assert!(!crate::store::terms::is_full(true, u64::MAX / 2, u64::MAX), "no number is too great");
+    assert!(crate::store::usage::is_full(false, 0, 0), "nothing at all fits");
+    assert!(!crate::store::usage::is_full(true, u64::MAX / 2, u64::MAX), "no number is too great");
 }
 
 #[test]
@@ -119,17 +96,13 @@ fn one_that_does_not_fit_does_not_harm_the_others_of_its_batch() {
     both(10, async |store| {
         let puts = (0..12).map(|seed| {
             let length = if seed % 4 == 1 { 20_000 } else { 1000 };
-            store.put(chunk(seed, length), replica())
+            store.put(chunk(seed, length))
         });
         let done = futures::future::join_all(puts).await;
         for (seed, put) in done.into_iter().enumerate() {
             assert_eq!(put.is_ok(), seed % 4 != 1, "{seed}");
         }
         assert_eq!(store.usage().chunks, 9);
-        // Caches of one batch that need each other's room: the youngest stay.
-        let caches = futures::future::join_all((100..120).map(|seed| store.put(chunk(seed, 1000), cache()))).await;
-        assert!(caches.iter().all(|put| matches!(put, Ok(Put::New))), "{caches:?}");
-        assert_eq!(there(&store, 100..120), [119]);
     });
 }
 
@@ -140,11 +113,11 @@ fn a_full_disk_refuses_what_does_not_fit_and_serves_on() {
         let disk = TestDisk::new();
         let tuning = Tuning { segment_bytes: 1 << 20, ..SMALL };
         let store = Store::open_on(Arc::new(disk.clone()), directory.path(), Some(1 << 40), tuning).expect("it opens");
-        store.put(chunk(0, 1000), replica()).await.expect("there is room");
+        store.put(chunk(0, 1000)).await.expect("there is room");
         // Room for two more of a thousand bytes.
         disk.state().full_at = 64 + 3 * COST + 50;
         let puts = [chunk(1, 1000), chunk(2, 30_000), chunk(3, 1000), chunk(4, 1000), chunk(5, 1000)];
-        let done = futures::future::join_all(puts.map(|chunk| store.put(chunk, replica()))).await;
+        let done = futures::future::join_all(puts.map(|chunk| store.put(chunk))).await;
         let kept: Vec<_> = done.iter().map(Result::is_ok).collect();
         assert_eq!(kept, [true, false, true, false, false]);
         assert!(matches!(&done[1], Err(StoreError::NoSpace { reason, .. }) if reason == "the disk is full"));
@@ -153,7 +126,7 @@ fn a_full_disk_refuses_what_does_not_fit_and_serves_on() {
         let segment = disk.open(&directory.path().join("segments/00000001.seg"), false).expect("it is there");
         assert_eq!(segment.length().expect("it is open"), 64 + 3 * COST, "what was half appended is taken back");
         disk.state().full_at = u64::MAX;
-        store.put(chunk(4, 1000), replica()).await.expect("there is room again");
+        store.put(chunk(4, 1000)).await.expect("there is room again");
         store.close().await.expect("it closes");
         let store = Store::open_on(Arc::new(disk), directory.path(), Some(1 << 40), tuning).expect("it opens");
         assert_eq!(there(&store, 0..6), [0, 1, 3, 4]);
@@ -168,7 +141,7 @@ fn many_small_chunks_share_their_syncs() {
         let store = Store::open(directory.path(), Some(1 << 40)).expect("it opens");
         let before = store.inner.shared.batches.load(Ordering::SeqCst);
         // As an adder does: many under way at once, the next as one is done.
-        let puts = futures::stream::iter((0..5000).map(|seed| store.put(chunk(seed, 300), replica())));
+        let puts = futures::stream::iter((0..5000).map(|seed| store.put(chunk(seed, 300))));
         let done: Vec<_> = futures::StreamExt::collect(futures::StreamExt::buffer_unordered(puts, 128)).await;
         assert!(done.iter().all(|put| matches!(put, Ok(Put::New))));
         let batches = store.inner.shared.batches.load(Ordering::SeqCst) - before;

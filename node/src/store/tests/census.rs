@@ -13,7 +13,7 @@ use super::{
     all, chunk, directory,
     disk::{Fault, Leaves, State, TestDisk},
     power::{self, Step, batch, compact},
-    replica, run,
+    run,
 };
 use crate::store::index::table;
 
@@ -80,7 +80,7 @@ fn an_index_is_looked_through_unless_it_was_closed_in_good_order() {
             let directory = directory();
             let store = super::open(directory.path());
             for seed in 0..9 {
-                store.put(chunk(seed, 100), replica()).await.expect("there is room");
+                store.put(chunk(seed, 100)).await.expect("there is room");
             }
             take_out(&store, &chunk(4, 100));
             store.close().await.expect("it closes");
@@ -103,13 +103,13 @@ fn an_index_of_an_earlier_moment_is_looked_through() {
         let (index, older) = (directory.path().join("index"), directory.path().join("older"));
         let store = super::open(directory.path());
         for seed in 0..9 {
-            store.put(chunk(seed, 100), replica()).await.expect("there is room");
+            store.put(chunk(seed, 100)).await.expect("there is room");
         }
         take_out(&store, &chunk(4, 100));
         store.close().await.expect("it closes");
         super::damage::copy(&index, &older);
         let store = super::open(directory.path());
-        store.put(chunk(9, 100), replica()).await.expect("there is room");
+        store.put(chunk(9, 100)).await.expect("there is room");
         store.close().await.expect("it closes");
         std::fs::remove_dir_all(&index).expect("it is there");
         super::damage::copy(&older, &index);
@@ -123,7 +123,7 @@ fn an_index_of_an_earlier_moment_is_looked_through() {
 fn one_that_does_not_describe_what_is_there_is_not_believed() {
     let disk = TestDisk::new();
     let put = |store: &Store, seeds: std::ops::Range<u64>| {
-        let puts = seeds.map(|seed| Request::Put(chunk(seed, 900), replica())).collect();
+        let puts = seeds.map(|seed| Request::Put(chunk(seed, 900))).collect();
         assert!(batch(store, puts).iter().all(Result::is_ok));
     };
     let store = reopen(&disk);
@@ -179,16 +179,16 @@ fn what_a_killed_process_left_in_the_cache_alone_is_not_believed() {
     let seen = Arc::clone(&states);
     disk.watch(move |state| seen.lock().expect("nothing panics under it").push(state.clone()));
     disk.fail(Fault::IndexSync, 0);
-    batch(&store, vec![Request::Put(chunk(1, 900), replica())]);
+    batch(&store, vec![Request::Put(chunk(1, 900))]);
     let states = std::mem::take(&mut *states.lock().expect("nothing panics under it"));
     let mut known = 0;
     for state in states {
         // Killed just then; the next run says that the chunk is known, commits, and ends in good order.
         let disk = TestDisk::killed(&state);
         let store = reopen(&disk);
-        let put = batch(&store, vec![Request::Put(chunk(1, 900), replica())]).remove(0).expect("there is room");
+        let put = batch(&store, vec![Request::Put(chunk(1, 900))]).remove(0).expect("there is room");
         known += usize::from(put == Answer::Put(Put::Known));
-        batch(&store, vec![Request::Put(chunk(2, 900), replica())]);
+        batch(&store, vec![Request::Put(chunk(2, 900))]);
         close(&store);
         // Then the power goes.
         let store = reopen(&disk.state().cut(Leaves::Nothing, &mut StdRng::seed_from_u64(1)));

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{chunk, directory, open, replica, run};
+use super::{chunk, directory, open, run};
 
 const DIRECTORY: &str = "P2P_NODE_TEST_CRASH_DIRECTORY";
 const FIRST: &str = "P2P_NODE_TEST_CRASH_FIRST";
@@ -33,7 +33,7 @@ fn child() {
             let puts = (start..start + 8).map(|seed| {
                 let store = store.clone();
                 async move {
-                    store.put(chunk(seed, (seed % 2000) as usize + 8), replica()).await.expect("there is room");
+                    store.put(chunk(seed, (seed % 2000) as usize + 8)).await.expect("there is room");
                     say(&format!("+{seed}"));
                 }
             });

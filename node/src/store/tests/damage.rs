@@ -5,7 +5,7 @@ use std::fs;
 use bytes::Bytes;
 use p2p_protocol::Chunk;
 
-use super::{super::*, all, chunk, directory, open, replica, run, segment_files};
+use super::{super::*, all, chunk, directory, open, run, segment_files};
 
 /// Copies a directory that holds files and directories.
 pub(super) fn copy(from: &Path, to: &Path) {
@@ -37,7 +37,7 @@ async fn made(path: &Path, count: u64) -> Vec<Chunk> {
     let store = open(path);
     let chunks: Vec<_> = (0..count).map(|seed| chunk(seed, 40 + seed as usize)).collect();
     for chunk in &chunks {
-        store.put(chunk.clone(), replica()).await.expect("there is room");
+        store.put(chunk.clone()).await.expect("there is room");
     }
     for key in [&b"a"[..], b"b"] {
         store.put_record(Bytes::from_static(key), Bytes::from_static(b"kept")).await.expect("it writes");
@@ -63,7 +63,7 @@ fn a_torn_end_is_cut_off_at_whatever_byte_it_is() {
         copy(&whole.path().join("index"), index.path());
         let store = open(whole.path());
         let last = chunk(77, 10);
-        store.put(last.clone(), replica()).await.expect("there is room");
+        store.put(last.clone()).await.expect("there is room");
         store.close().await.expect("it closes");
         chunks.push(last.clone());
         let end = fs::metadata(&segment).expect("it is there").len();
@@ -83,7 +83,7 @@ fn a_torn_end_is_cut_off_at_whatever_byte_it_is() {
             }
             let whole_again = cut == end || store.entry(&last.cid().hash).expect("it reads").is_some();
             assert_eq!(store.get(&last.cid().hash).await.expect("it reads"), whole_again.then(|| last.clone()));
-            assert_eq!(store.put(last.clone(), replica()).await.expect("it writes") == Put::Known, whole_again);
+            assert_eq!(store.put(last.clone()).await.expect("it writes") == Put::Known, whole_again);
             store.close().await.expect("it closes");
             let store = open(&tried);
             assert_eq!(store.get(&last.cid().hash).await.expect("it reads").as_ref(), Some(&last), "cut at {cut}");
@@ -131,7 +131,7 @@ fn a_flipped_bit_in_a_segment_costs_at_most_the_record_that_it_is_in() {
                 }
                 for chunk in &lost {
                     assert_eq!(store.entry(&chunk.cid().hash).expect("it reads"), None);
-                    assert_eq!(store.put(chunk.clone(), replica()).await.expect("it writes"), Put::New);
+                    assert_eq!(store.put(chunk.clone()).await.expect("it writes"), Put::New);
                     assert_eq!(store.get(&chunk.cid().hash).await.expect("it reads").as_ref(), Some(chunk));
                 }
                 assert_eq!(store.damaged(None, 9).expect("it reads"), [], "it is here again");
@@ -152,7 +152,7 @@ fn what_is_damaged_is_remembered_over_a_rebuild() {
         let store = open(directory.path());
         assert_eq!(store.get(&chunks[2].cid().hash).await.expect("it reads"), None);
         let damaged = store.damaged(None, 9).expect("it reads");
-        assert_eq!(damaged, [Entry { cid: *chunks[2].cid(), length: 42, terms: replica() }]);
+        assert_eq!(damaged, [Entry { cid: *chunks[2].cid(), length: 42 }]);
         store.close().await.expect("it closes");
         fs::remove_dir_all(directory.path().join("index")).expect("it is there");
         let store = open(directory.path());
@@ -170,7 +170,7 @@ fn an_index_of_any_kind_is_made_to_fit() {
         copy(&whole.path().join("index"), &older.path().join("index"));
         let store = open(whole.path());
         for seed in 100..160 {
-            store.put(chunk(seed, 700), replica()).await.expect("there is room");
+            store.put(chunk(seed, 700)).await.expect("there is room");
         }
         store
             .remove((0..10).map(|seed| chunk(seed, 40 + seed as usize).cid().hash).collect())
@@ -186,7 +186,7 @@ fn an_index_of_any_kind_is_made_to_fit() {
             for entry in &expected {
                 assert!(store.get(&entry.cid.hash).await.expect("it reads").is_some(), "{what}");
             }
-            store.put(chunk(9000, 10), replica()).await.expect("there is room");
+            store.put(chunk(9000, 10)).await.expect("there is room");
             store.close().await.expect("it closes");
         };
         again(whole.path(), &tried);
@@ -244,8 +244,8 @@ fn a_record_inside_a_payload_stays_a_payload() {
         made(directory.path(), 4).await;
         let store = open(directory.path());
         let inner = Chunk::new(p2p_protocol::Codec::Raw, bytes).expect("it is short");
-        store.put(inner.clone(), replica()).await.expect("there is room");
-        store.put(chunk(50, 10), replica()).await.expect("there is room");
+        store.put(inner.clone()).await.expect("there is room");
+        store.put(chunk(50, 10)).await.expect("there is room");
         store.close().await.expect("it closes");
         // Its own header is damaged, so that its payload is searched for records.
         let segment = segment_files(directory.path()).pop().expect("there is one");
@@ -279,7 +279,7 @@ fn an_index_that_fails_while_it_is_used_is_made_again() {
         assert_eq!(all(&store), expected);
         // So is a put, which does not even notice.
         store.inner.shared.fail("a test");
-        store.put(chunk(500, 10), replica()).await.expect("it is healed first");
+        store.put(chunk(500, 10)).await.expect("it is healed first");
         store.remove(vec![chunks[0].cid().hash]).await.expect("it writes");
         assert_eq!((all(&store).len(), store.usage().chunks), (20, 20));
         store.close().await.expect("it closes");

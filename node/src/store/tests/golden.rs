@@ -1,4 +1,4 @@
-//! The bytes of every kind of record, kept for ever: `golden-1.txt` is a whole segment of format 1, a part a line.
+//! The bytes of every kind of record, kept for ever: `golden-2.txt` is a whole segment of format 2, a part a line.
 
 use bytes::Bytes;
 use p2p_protocol::{Chunk, Codec};
@@ -16,18 +16,14 @@ fn records() -> Vec<(&'static str, Record)> {
     let one = Chunk::new(Codec::Raw, &b"hello world\n"[..]).expect("it is short");
     let two = Chunk::new(Codec::DagPb, &b"\x0a\x02\x08\x01"[..]).expect("it is short");
     let three = Chunk::new(Codec::Raw, &b""[..]).expect("it is short");
-    let entry = |chunk: &Chunk, terms| Entry { cid: *chunk.cid(), length: chunk.len() as u32, terms };
-    let owed = Terms { role: Role::Cache, wanted: 3, owed: true, root: Some(*two.cid()) };
-    let plain = Terms { role: Role::Replica, wanted: 16, owed: false, root: None };
+    let entry = |chunk: &Chunk| Entry { cid: *chunk.cid(), length: chunk.len() as u32 };
     vec![
-        ("chunk", Record::Chunk(entry(&one, owed), one.bytes().clone())),
-        ("chunk", Record::Chunk(entry(&two, plain), two.bytes().clone())),
-        ("chunk", Record::Chunk(entry(&three, plain), three.bytes().clone())),
-        ("amendment", Record::Amendment(entry(&one, Terms { role: Role::Replica, owed: false, ..owed }))),
-        ("deletion evicted", Record::Deletion(entry(&two, plain), Gone::Evicted, None)),
-        ("deletion removed", Record::Deletion(entry(&two, plain), Gone::Removed, None)),
-        ("deletion damaged", Record::Deletion(entry(&three, plain), Gone::Damaged, None)),
-        ("deletion removed, copied", Record::Deletion(entry(&two, plain), Gone::Removed, Some(1))),
+        ("chunk", Record::Chunk(entry(&one), one.bytes().clone())),
+        ("chunk", Record::Chunk(entry(&two), two.bytes().clone())),
+        ("chunk", Record::Chunk(entry(&three), three.bytes().clone())),
+        ("deletion removed", Record::Deletion(entry(&two), Gone::Removed, None)),
+        ("deletion damaged", Record::Deletion(entry(&three), Gone::Damaged, None)),
+        ("deletion removed, copied", Record::Deletion(entry(&two), Gone::Removed, Some(1))),
         ("value", Record::Value(Bytes::from_static(b"key"), Bytes::from_static(b"value"))),
         ("value", Record::Value(Bytes::from_static(b"gone"), Bytes::from_static(b""))),
         ("value removed", Record::Unset(Bytes::from_static(b"gone"), None)),
@@ -40,7 +36,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn golden() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/tests/golden-1.txt");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/tests/golden-2.txt");
     std::fs::read_to_string(path).expect("it is in the repository")
 }
 
@@ -67,7 +63,7 @@ fn records_are_written_and_read_as_ever() {
 }
 
 #[test]
-fn a_store_of_format_1_opens() {
+fn a_store_of_format_2_opens() {
     let bytes: Vec<u8> = golden()
         .lines()
         .flat_map(|line| {
@@ -80,12 +76,10 @@ fn a_store_of_format_1_opens() {
         let directory = directory();
         std::fs::create_dir(directory.path().join("segments")).expect("it can be made");
         std::fs::write(directory.path().join("segments/00000001.seg"), &bytes).expect("it can be written");
-        std::fs::write(directory.path().join("format"), "1\n").expect("it can be written");
+        std::fs::write(directory.path().join("format"), "2\n").expect("it can be written");
         let store = open(directory.path());
         let one = Chunk::new(Codec::Raw, &b"hello world\n"[..]).expect("it is short");
-        let two = Chunk::new(Codec::DagPb, &b"\x0a\x02\x08\x01"[..]).expect("it is short");
-        let terms = Terms { role: Role::Replica, wanted: 3, owed: false, root: Some(*two.cid()) };
-        assert_eq!(all(&store), [Entry { cid: *one.cid(), length: 12, terms }]);
+        assert_eq!(all(&store), [Entry { cid: *one.cid(), length: 12 }]);
         assert_eq!(store.get(&one.cid().hash).await.expect("it reads"), Some(one));
         assert_eq!(store.damaged(None, 9).expect("it reads").len(), 1);
         let record = (Bytes::from_static(b"key"), Bytes::from_static(b"value"));
@@ -95,14 +89,18 @@ fn a_store_of_format_1_opens() {
 }
 
 #[test]
-fn a_newer_format_is_refused_and_a_senseless_one_too() {
+fn a_newer_format_is_refused_an_older_one_and_a_senseless_one_too() {
     let directory = directory();
-    std::fs::write(directory.path().join("format"), "2\n").expect("it can be written");
-    let opened = Store::open(directory.path(), None);
-    assert!(matches!(opened, Err(StoreError::TooNew { found: 2, known: 1 })), "{opened:?}");
+    let open_as = |format: &str| {
+        std::fs::write(directory.path().join("format"), format).expect("it can be written");
+        Store::open(directory.path(), None)
+    };
+    let opened = open_as("3\n");
+    assert!(matches!(opened, Err(StoreError::TooNew { found: 3, known: 2 })), "{opened:?}");
+    let opened = open_as("1\n");
+    assert!(matches!(opened, Err(StoreError::TooOld { found: 1, known: 2 })), "{opened:?}");
     for senseless in ["", "0\n", "one\n"] {
-        std::fs::write(directory.path().join("format"), senseless).expect("it can be written");
-        let opened = Store::open(directory.path(), None);
+        let opened = open_as(senseless);
         assert!(matches!(&opened, Err(StoreError::Io { doing, .. }) if doing.contains("format")), "{opened:?}");
     }
 }

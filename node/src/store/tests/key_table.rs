@@ -18,7 +18,7 @@ use super::{
     chunk, directory,
     disk::{Fault, Leaves, State, TestDisk},
     power::{self, batch, seeds},
-    replica, run, until,
+    run, until,
 };
 
 const ROOT: &str = "/store";
@@ -188,7 +188,7 @@ fn work(seed: u64, faults: bool) {
             }
             8..10 => {
                 let change = now().change(name, edit(&mut random));
-                let put = Request::PutWith(chunk(round, 100), replica(), change);
+                let put = Request::PutWith(chunk(round, 100), change);
                 let answer = batch(&store, vec![put]).remove(0);
                 answer.map(|answer| answer == Answer::PutWith(Put::New, true))
             }
@@ -438,7 +438,7 @@ fn a_key_table_that_lost_an_entry_is_lost_as_a_whole() {
         assert!(rebuild.push(key(0), Bytes::from_static(b"value")).expect("it loads"));
         assert!(rebuild.push(key(1), Bytes::from_static(b"value")).expect("it loads"));
         assert!(rebuild.finish(&[]).expect("it is made"));
-        store.put(chunk(1, 100), replica()).await.expect("there is room");
+        store.put(chunk(1, 100)).await.expect("there is room");
         // As an index that was killed after a sync that failed.
         let found = store.with(|table| table.index().range(&[7], &[8], 1)).expect("it reads");
         store.with(|table| table.index().apply(vec![(found[0].0.to_vec(), None)])).expect("it writes");

@@ -5,7 +5,7 @@ use std::{io::IoSlice, path::Path};
 use bytes::Bytes;
 use p2p_protocol::Chunk;
 
-use super::{super::*, SMALL, all, chunk, directory, disk::TestDisk, replica, run};
+use super::{super::*, SMALL, all, chunk, directory, disk::TestDisk, run};
 use crate::store::{
     record::{HEAD_BYTES, Head, MAGIC},
     segment::{SEGMENT_HEAD_BYTES, SegmentHead},
@@ -30,7 +30,7 @@ async fn made(disk: &TestDisk, path: &Path) -> Vec<Chunk> {
             // In the second segment.
             store.put_record(Bytes::from_static(b"b"), Bytes::from_static(b"kept")).await.expect("it writes");
         }
-        store.put(chunk.clone(), replica()).await.expect("there is room");
+        store.put(chunk.clone()).await.expect("there is room");
     }
     store.close().await.expect("it closes");
     chunks
@@ -138,7 +138,7 @@ fn a_record_of_an_unknown_kind_is_stepped_over_and_kept() {
             let store = open(&disk, directory.path());
             // Nothing that it has is live, yet the compaction leaves it.
             store.remove(vec![chunks[59].cid().hash]).await.expect("it writes");
-            store.put(chunks[59].clone(), replica()).await.expect("there is room");
+            store.put(chunks[59].clone()).await.expect("there is room");
             store.close().await.expect("it closes");
             let found = disk.open(&path, false).expect("the segment stays").length().expect("it is open");
             assert_eq!(found, SEGMENT_HEAD_BYTES + 148);
@@ -154,7 +154,7 @@ fn a_rebuild_reads_a_page_a_chunk_and_not_its_bytes() {
         let open = || Store::open_on(Arc::new(disk.clone()), directory.path(), Some(1 << 40), tuning);
         let store = open().expect("it opens");
         for seed in 0..61 {
-            store.put(chunk(seed, 256 * 1024), replica()).await.expect("there is room");
+            store.put(chunk(seed, 256 * 1024)).await.expect("there is room");
         }
         store.close().await.expect("it closes");
         disk.remove_directory(&directory.path().join("index")).expect("it is there");
@@ -181,7 +181,7 @@ fn a_chunk_that_is_known_but_damaged_is_written_anew() {
         for chunk in &chunks {
             let hash = chunk.cid().hash;
             assert!(store.entry(&hash).expect("it reads").is_some(), "the index cannot know");
-            if store.put(chunk.clone(), replica()).await.expect("there is room") == Put::New {
+            if store.put(chunk.clone()).await.expect("there is room") == Put::New {
                 new.push(hash);
             }
             assert_eq!(store.verify(&hash).await.expect("it reads").map(|entry| entry.cid), Some(*chunk.cid()));

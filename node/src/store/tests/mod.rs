@@ -22,7 +22,7 @@ use std::{
 
 use p2p_protocol::{Chunk, Codec};
 
-use super::{Entry, Role, Store, Terms, Tuning};
+use super::{Entry, Store, Tuning};
 
 /// Small segments, so that tests roll and compact; no reserve, so that they run on any disk.
 const SMALL: Tuning = Tuning { segment_bytes: 16 * 1024, reserve_bytes: 0 };
@@ -35,14 +35,6 @@ fn chunk(seed: u64, length: usize) -> Chunk {
     let marked = length.min(8);
     bytes[..marked].copy_from_slice(&mark[8 - marked..]);
     Chunk::new(Codec::Raw, bytes).expect("tests make short ones")
-}
-
-fn replica() -> Terms {
-    Terms { role: Role::Replica, wanted: 3, owed: false, root: None }
-}
-
-fn cache() -> Terms {
-    Terms { role: Role::Cache, ..replica() }
 }
 
 fn directory() -> tempfile::TempDir {

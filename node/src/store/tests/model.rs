@@ -6,13 +6,12 @@ use bytes::Bytes;
 use p2p_protocol::{Chunk, Key};
 use proptest::prelude::*;
 
-use super::{super::*, all, chunk, directory, open, replica, run, until};
+use super::{super::*, all, chunk, directory, open, run, until};
 
 /// What a test does; chunks are named by a small number, which gives their bytes.
 #[derive(Clone, Debug)]
 enum Step {
-    Put(Vec<(u8, Terms)>),
-    Amend(Vec<u8>, Amendment),
+    Put(Vec<u8>),
     Remove(Vec<u8>),
     Value(u8, u8),
     Unset(Vec<u8>),
@@ -27,24 +26,10 @@ fn named(name: u8) -> Chunk {
     chunk(u64::from(name), usize::from(name) * 61 % 4096)
 }
 
-fn terms() -> impl Strategy<Value = Terms> {
-    (any::<bool>(), 1..=16u8, any::<bool>(), proptest::option::of(0..4u8)).prop_map(|(replica, wanted, owed, root)| {
-        let role = if replica { Role::Replica } else { Role::Cache };
-        Terms { role, wanted, owed, root: root.map(|root| *named(root).cid()) }
-    })
-}
-
-fn amendment() -> impl Strategy<Value = Amendment> {
-    let role = proptest::option::of(prop_oneof![Just(Role::Replica), Just(Role::Cache)]);
-    (role, proptest::option::of(any::<bool>()), proptest::option::of(1..=16u8))
-        .prop_map(|(role, owed, wanted)| Amendment { role, owed, wanted })
-}
-
 fn step() -> impl Strategy<Value = Step> {
     let names = || proptest::collection::vec(0..40u8, 1..6);
     prop_oneof![
-        6 => proptest::collection::vec((0..40u8, terms()), 1..12).prop_map(Step::Put),
-        3 => (names(), amendment()).prop_map(|(names, change)| Step::Amend(names, change)),
+        6 => proptest::collection::vec(0..40u8, 1..12).prop_map(Step::Put),
         3 => names().prop_map(Step::Remove),
         2 => (0..5u8, any::<u8>()).prop_map(|(key, value)| Step::Value(key, value)),
         1 => proptest::collection::btree_set(0..5u8, 1..4).prop_map(|keys| Step::Unset(keys.into_iter().collect())),
@@ -56,52 +41,26 @@ fn step() -> impl Strategy<Value = Step> {
 
 #[derive(Default)]
 struct Model {
-    chunks: BTreeMap<Key, (Chunk, Terms)>,
+    chunks: BTreeMap<Key, Chunk>,
     values: BTreeMap<Bytes, Bytes>,
     meta: BTreeMap<Bytes, Bytes>,
 }
 
 impl Model {
-    fn put(&mut self, name: u8, terms: Terms) -> Put {
+    fn put(&mut self, name: u8) -> Put {
         let chunk = named(name);
-        let key = Key::from(&chunk.cid().hash);
-        match self.chunks.get_mut(&key) {
-            None => {
-                self.chunks.insert(key, (chunk, terms));
-                Put::New
-            }
-            Some((_, held)) => {
-                if terms.role == Role::Replica {
-                    held.role = Role::Replica;
-                }
-                held.wanted = held.wanted.max(terms.wanted);
-                held.owed |= terms.owed;
-                held.root = held.root.or(terms.root);
-                Put::Known
-            }
-        }
-    }
-
-    fn amend(&mut self, name: u8, change: Amendment) {
-        if let Some((_, held)) = self.chunks.get_mut(&Key::from(&named(name).cid().hash)) {
-            held.role = change.role.unwrap_or(held.role);
-            held.owed = change.owed.unwrap_or(held.owed);
-            held.wanted = change.wanted.unwrap_or(held.wanted);
-        }
+        let known = self.chunks.insert(Key::from(&chunk.cid().hash), chunk);
+        if known.is_some() { Put::Known } else { Put::New }
     }
 
     fn entries(&self) -> Vec<Entry> {
-        let entry =
-            |(chunk, terms): &(Chunk, Terms)| Entry { cid: *chunk.cid(), length: chunk.len() as u32, terms: *terms };
-        self.chunks.values().map(entry).collect()
+        self.chunks.values().map(|chunk| Entry { cid: *chunk.cid(), length: chunk.len() as u32 }).collect()
     }
 }
 
 async fn compare(store: &Store, model: &Model) {
     let entries = model.entries();
     assert_eq!(all(store), entries);
-    let owed: Vec<_> = entries.iter().filter(|entry| entry.terms.owed).copied().collect();
-    assert_eq!(store.owed(None, 100).expect("it reads"), owed);
     let values: Vec<_> = model.values.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     assert_eq!(store.records(b"", None, usize::MAX).expect("it reads"), values);
     for key in 0..5u8 {
@@ -116,8 +75,8 @@ async fn compare(store: &Store, model: &Model) {
     assert_eq!(store.meta("tree").expect("it reads"), meta);
     let usage = store.usage();
     let bytes = entries.iter().map(|entry| u64::from(entry.length)).sum();
-    assert_eq!((usage.chunks, usage.bytes, usage.owed), (entries.len() as u64, bytes, owed.len() as u64));
-    for (chunk, _) in model.chunks.values() {
+    assert_eq!((usage.chunks, usage.bytes), (entries.len() as u64, bytes));
+    for chunk in model.chunks.values() {
         assert_eq!(store.get(&chunk.cid().hash).await.expect("it reads").as_ref(), Some(chunk));
     }
     assert_eq!(store.damaged(None, 100).expect("it reads"), []);
@@ -131,17 +90,12 @@ async fn play(path: Option<&Path>, steps: &[Step]) {
             Step::Put(puts) => {
                 // At once, so that they share a batch; of one chunk only one, for they are done in any order.
                 let mut seen = std::collections::BTreeSet::new();
-                let puts: Vec<_> = puts.iter().filter(|(name, _)| seen.insert(*name)).collect();
-                let puts_here = puts.iter().map(|(name, terms)| store.put(named(*name), *terms));
+                let puts: Vec<_> = puts.iter().filter(|name| seen.insert(**name)).collect();
+                let puts_here = puts.iter().map(|name| store.put(named(**name)));
                 let done = futures::future::join_all(puts_here).await;
-                for ((name, terms), put) in puts.iter().zip(done) {
-                    assert_eq!(put.expect("there is room"), model.put(*name, *terms));
+                for (name, put) in puts.iter().zip(done) {
+                    assert_eq!(put.expect("there is room"), model.put(**name));
                 }
-            }
-            Step::Amend(names, change) => {
-                let hashes = names.iter().map(|name| named(*name).cid().hash).collect();
-                store.amend(hashes, *change).await.expect("it writes");
-                names.iter().for_each(|name| model.amend(*name, *change));
             }
             Step::Remove(names) => {
                 let hashes: Vec<_> = names.iter().map(|name| named(*name).cid().hash).collect();
@@ -204,7 +158,7 @@ fn what_is_removed_gives_its_space_back_and_stays_removed() {
         let store = open(directory.path());
         let chunks: Vec<_> = (0..200).map(|seed| chunk(seed, 1000)).collect();
         for chunk in &chunks {
-            store.put(chunk.clone(), replica()).await.expect("there is room");
+            store.put(chunk.clone()).await.expect("there is room");
         }
         let disk = || super::segment_files(directory.path()).len();
         let full = disk();
@@ -235,7 +189,7 @@ fn reads_survive_a_compaction_under_them() {
         let filler: Vec<_> = (1000..1320).map(|seed| chunk(seed, 900)).collect();
         // Each segment has some of both, so that every one of them is compacted when the filler goes.
         for (kept, filler) in kept.iter().zip(filler.chunks(8)) {
-            let puts = filler.iter().chain([kept]).map(|chunk| store.put(chunk.clone(), replica()));
+            let puts = filler.iter().chain([kept]).map(|chunk| store.put(chunk.clone()));
             futures::future::try_join_all(puts).await.expect("there is room");
         }
         let first = super::segment_files(directory.path());
@@ -275,7 +229,7 @@ fn a_second_opener_is_refused_at_once_and_a_closed_store_opens_again() {
         assert!(matches!(second, Err(StoreError::Locked(path)) if path == directory.path()));
         store.close().await.expect("it closes");
         store.close().await.expect("a second time does nothing");
-        assert!(matches!(store.put(named(1), replica()).await, Err(StoreError::Closed)));
+        assert!(matches!(store.put(named(1)).await, Err(StoreError::Closed)));
         open(directory.path()).close().await.expect("it closes");
     });
 }

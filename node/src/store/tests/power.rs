@@ -19,7 +19,6 @@ use super::{
     super::*,
     all, chunk,
     disk::{Fault, Leaves, State, TestDisk},
-    replica,
 };
 use crate::store::{compact::LIVE_PERCENT, writer};
 
@@ -97,35 +96,18 @@ pub(super) fn compact(store: &Store, disk: &Arc<dyn Disk>, root: &Path) -> Resul
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    Put(u8, Terms),
+    Put(u8),
     Remove(u8),
-    Amend(u8, Amendment),
     Value(u8, u8),
     Unset(u8),
-}
-
-fn stronger(held: Terms, terms: Terms) -> Terms {
-    let role = if held.role == Role::Replica { held.role } else { terms.role };
-    let (wanted, owed) = (held.wanted.max(terms.wanted), held.owed || terms.owed);
-    Terms { role, wanted, owed, root: held.root.or(terms.root) }
-}
-
-fn evictable(terms: &Terms) -> bool {
-    terms.role == Role::Cache && !terms.owed
 }
 
 impl Step {
     pub(super) fn random(random: &mut StdRng) -> Self {
         let name = random.random_range(0..NAMES);
-        let role = if random.random() { Role::Replica } else { Role::Cache };
-        match random.random_range(0..10) {
-            0..5 => {
-                let terms =
-                    Terms { role, wanted: random.random_range(1..5), owed: random.random_bool(0.2), root: None };
-                Self::Put(name, terms)
-            }
+        match random.random_range(0..9) {
+            0..5 => Self::Put(name),
             5..8 => Self::Remove(name),
-            8 => Self::Amend(name, Amendment { role: Some(role), owed: Some(false), wanted: None }),
             _ if random.random_bool(0.3) => Self::Unset(name % 4),
             _ => Self::Value(name % 4, random.random()),
         }
@@ -134,27 +116,19 @@ impl Step {
     pub(super) fn request(&self) -> Request {
         let hash = |name: &u8| named(*name).cid().hash;
         match self {
-            Self::Put(name, terms) => Request::Put(named(*name), *terms),
+            Self::Put(name) => Request::Put(named(*name)),
             Self::Remove(name) => Request::Remove(vec![hash(name)]),
-            Self::Amend(name, change) => Request::Amend(vec![hash(name)], *change),
             Self::Value(name, value) => Request::Values(vec![(vec![*name].into(), Some(vec![*value; 40].into()))]),
             Self::Unset(name) => Request::Values(vec![(vec![*name].into(), None)]),
         }
     }
 
-    /// What `name` may be after it, if it was `held`; the first is what it is if all of its batch was done.
-    fn after(&self, name: u8, held: Option<Terms>) -> Vec<Option<Terms>> {
+    /// Whether `name` is here after it, if it was or was not before.
+    fn after(&self, name: u8, here: bool) -> bool {
         match self {
-            Self::Put(put, terms) if *put == name => {
-                vec![Some(held.map_or(*terms, |held| stronger(held, *terms))), Some(*terms)]
-            }
-            Self::Remove(removed) if *removed == name => vec![None],
-            Self::Amend(amended, change) if *amended == name => vec![held.map(|held| Terms {
-                role: change.role.unwrap_or(held.role),
-                owed: change.owed.unwrap_or(held.owed),
-                ..held
-            })],
-            _ => vec![held],
+            Self::Put(put) if *put == name => true,
+            Self::Remove(removed) if *removed == name => false,
+            _ => here,
         }
     }
 }
@@ -162,7 +136,7 @@ impl Step {
 /// What was acknowledged, and what is under way.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Expected {
-    chunks: BTreeMap<u8, Terms>,
+    chunks: BTreeSet<u8>,
     values: BTreeMap<u8, u8>,
     pub(super) pending: Vec<Step>,
     /// The index is there and no test took it away: no power cut is a reason to make it anew.
@@ -170,24 +144,12 @@ pub(super) struct Expected {
 }
 
 impl Expected {
-    /// What `name` may be now.
-    fn allowed(&self, name: u8) -> Vec<Option<Terms>> {
-        let mut states = vec![self.chunks.get(&name).copied()];
-        let puts = self.pending.iter().any(|step| matches!(step, Step::Put(..)));
-        let add = |states: &mut Vec<Option<Terms>>, more: Vec<Option<Terms>>| {
-            for state in more {
-                if !states.contains(&state) {
-                    states.push(state);
-                }
-            }
-            if puts && states.iter().flatten().any(evictable) && !states.contains(&None) {
-                states.push(None);
-            }
-        };
-        add(&mut states, Vec::new());
+    /// Whether `name` may be here now, and whether it may be missing: any part of what is under way may be done.
+    fn allowed(&self, name: u8) -> BTreeSet<bool> {
+        let mut states = BTreeSet::from([self.chunks.contains(&name)]);
         for step in &self.pending {
-            let more = states.iter().flat_map(|state| step.after(name, *state)).collect();
-            add(&mut states, more);
+            let more: Vec<_> = states.iter().map(|here| step.after(name, *here)).collect();
+            states.extend(more);
         }
         states
     }
@@ -199,8 +161,7 @@ impl Expected {
             let chunk = named(name);
             let entry = found.remove(&Key::from(&chunk.cid().hash));
             let allowed = self.allowed(name);
-            let terms = entry.map(|entry| entry.terms);
-            assert!(allowed.contains(&terms), "{what}: chunk {name} is {terms:?}, not one of {allowed:?}");
+            assert!(allowed.contains(&entry.is_some()), "{what}: chunk {name} is {entry:?}, allowed {allowed:?}");
             let read = block_on(store.get(&chunk.cid().hash)).expect("it reads");
             assert_eq!(read, entry.map(|_| chunk), "{what}: chunk {name} is intact");
         }
@@ -234,38 +195,29 @@ impl Expected {
         }
         let done: Vec<&Step> =
             steps.iter().zip(answers).filter(|(_, answer)| answer.is_ok()).map(|(step, _)| step).collect();
-        let puts = steps.iter().any(|step| matches!(step, Step::Put(..)));
-        let found: BTreeMap<_, _> = all(store).into_iter().map(|entry| (entry.cid, entry.terms)).collect();
+        let found: BTreeSet<_> = all(store).into_iter().map(|entry| entry.cid).collect();
         for name in 0..NAMES {
-            // Caches give way at any place of a batch that puts something; which of them is the store's own choice.
-            let giving = |mut states: Vec<Option<Terms>>| {
-                if puts && states.iter().flatten().any(evictable) {
-                    states.push(None);
-                }
-                states
-            };
-            let before = giving(vec![self.chunks.remove(&name)]);
-            let after = done.iter().fold(before, |states, step| {
-                giving(states.into_iter().map(|state| step.after(name, state)[0]).collect())
-            });
-            let terms = found.get(named(name).cid()).copied();
-            assert!(after.contains(&terms), "chunk {name} is {terms:?}, not one of {after:?}");
-            terms.map(|terms| self.chunks.insert(name, terms));
+            let before = self.chunks.remove(&name);
+            let after = done.iter().fold(before, |here, step| step.after(name, here));
+            let here = found.contains(named(name).cid());
+            assert_eq!(here, after, "chunk {name}");
+            if here {
+                self.chunks.insert(name);
+            }
         }
         for step in done {
             match step {
                 Step::Value(key, value) => drop(self.values.insert(*key, *value)),
                 Step::Unset(key) => drop(self.values.remove(key)),
-                Step::Put(..) | Step::Remove(_) | Step::Amend(..) => {}
+                Step::Put(_) | Step::Remove(_) => {}
             }
         }
     }
 
     /// Takes what the store says for what was acknowledged.
     fn adopt(&mut self, store: &Store) {
-        let found: BTreeMap<_, _> = all(store).into_iter().map(|entry| (entry.cid, entry.terms)).collect();
-        let names = (0..NAMES).filter_map(|name| Some((name, *found.get(named(name).cid())?)));
-        self.chunks = names.collect();
+        let found: BTreeSet<_> = all(store).into_iter().map(|entry| entry.cid).collect();
+        self.chunks = (0..NAMES).filter(|name| found.contains(named(*name).cid())).collect();
         let values = store.records(b"", None, usize::MAX).expect("it reads").into_iter();
         self.values = values.map(|(key, value)| (key[0], value[0])).collect();
         self.pending.clear();
@@ -314,7 +266,7 @@ fn check_kill(state: &State, expected: &Expected, random: &mut StdRng, what: &st
     let here: Vec<u8> =
         (0..NAMES).filter(|name| store.entry(&named(*name).cid().hash).expect("it reads").is_some()).collect();
     for name in &here {
-        assert_eq!(block_on(store.put(named(*name), replica())).expect("it is here"), Put::Known);
+        assert_eq!(block_on(store.put(named(*name))).expect("it is here"), Put::Known);
     }
     let cut = disk.state().cut(Leaves::Nothing, random);
     for disk in [without_index(&cut), cut] {
@@ -418,7 +370,7 @@ fn a_removed_segment_does_not_come_back_with_what_was_deleted() {
     let store = reopen(&disk).expect("it opens");
     let put = |seed: u64| {
         let chunk = chunk(seed, 1000);
-        (chunk.cid().hash, Request::Put(chunk, replica()))
+        (chunk.cid().hash, Request::Put(chunk))
     };
     // The first segment has chunks, the second their deletions and what fills it up, which goes too.
     let (gone, puts): (Vec<_>, Vec<_>) = (0..5).map(put).unzip();
@@ -446,12 +398,12 @@ fn what_a_full_disk_took_back_does_not_come_back() {
     let store = reopen(&disk).expect("it opens");
     let hashes: Vec<_> = (1..3).map(|name| named(name).cid().hash).collect();
     for name in 1..3 {
-        block_on(store.put(named(name), replica())).expect("there is room");
+        block_on(store.put(named(name))).expect("there is room");
     }
     // The first of two deletions gets to the file, the second does not: neither is done.
     disk.fail(Fault::Write, 0);
     assert!(matches!(block_on(store.remove(hashes.clone())), Err(StoreError::NoSpace { .. })));
-    assert_eq!(block_on(store.put(named(1), replica())).expect("it is here"), Put::Known);
+    assert_eq!(block_on(store.put(named(1))).expect("it is here"), Put::Known);
     let mut random = StdRng::seed_from_u64(1);
     for _ in 0..100 {
         let store = reopen(&disk.state().cut(Leaves::Some, &mut random)).expect("it opens");
@@ -464,13 +416,13 @@ fn a_segment_goes_only_when_the_index_on_disk_is_past_it() {
     let disk = TestDisk::new();
     let store = reopen(&disk).expect("it opens");
     let gone: Vec<_> = (0..5).map(|seed| chunk(seed, 1000)).collect();
-    batch(&store, gone.iter().map(|chunk| Request::Put(chunk.clone(), replica())).collect());
+    batch(&store, gone.iter().map(|chunk| Request::Put(chunk.clone())).collect());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let states = Arc::clone(&seen);
     disk.watch(move |state| states.lock().expect("nothing panics under it").push(state.clone()));
     // Its deletions are in the next segment; the index is behind for a moment, at the end of the first.
     let hashes = gone.iter().map(|chunk| chunk.cid().hash).collect();
-    batch(&store, vec![Request::Remove(hashes), Request::Put(chunk(9, 1500), replica())]);
+    batch(&store, vec![Request::Remove(hashes), Request::Put(chunk(9, 1500))]);
     let states = std::mem::take(&mut *seen.lock().expect("nothing panics under it"));
     assert!(states.len() > 5, "{}", states.len());
     for state in states {

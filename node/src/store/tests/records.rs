@@ -10,7 +10,7 @@ use super::{
     chunk, directory,
     disk::{Leaves, TestDisk},
     power::{batch, compact, open},
-    replica, run,
+    run,
 };
 use crate::store::{
     record::Head,
@@ -45,7 +45,7 @@ fn holding(disk: &TestDisk, is: impl Fn(&Head) -> bool) -> Vec<u32> {
 }
 
 fn put(seed: u64, bytes: usize) -> Request {
-    Request::Put(chunk(seed, bytes), replica())
+    Request::Put(chunk(seed, bytes))
 }
 
 fn removal(seeds: impl IntoIterator<Item = u64>, bytes: usize) -> Request {

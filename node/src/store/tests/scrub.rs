@@ -15,7 +15,6 @@ use super::{
     all, chunk,
     disk::TestDisk,
     power::{self, batch, compact},
-    replica,
 };
 use crate::store::{index::table::Held, record::HEAD_BYTES};
 
@@ -43,7 +42,7 @@ fn damage(disk: &TestDisk, store: &Store, chunk: &Chunk) {
 fn put(store: &Store, chunks: &[Chunk]) {
     // Three to a segment.
     for three in chunks.chunks(3) {
-        let puts = three.iter().map(|chunk| Request::Put(chunk.clone(), replica())).collect();
+        let puts = three.iter().map(|chunk| Request::Put(chunk.clone())).collect();
         assert!(batch(store, puts).iter().all(Result::is_ok));
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use p2p_protocol::{Chunk, Codec};
 
-use super::{super::*, chunk, directory, replica, run};
+use super::{super::*, chunk, directory, run};
 
 const CHUNKS: usize = 1024;
 const SMALL_FILES: u64 = 20_000;
@@ -39,7 +39,7 @@ fn beside_the_disk() {
             let store = Store::open(&root, Some(1 << 40)).expect("it opens");
             let chunks: Vec<_> = (0..CHUNKS as u64).map(|seed| chunk(10_000 + seed, 1 << 20)).collect();
             let started = Instant::now();
-            let puts = chunks.iter().map(|chunk| store.put(chunk.clone(), replica()));
+            let puts = chunks.iter().map(|chunk| store.put(chunk.clone()));
             let puts = futures::StreamExt::buffer_unordered(futures::stream::iter(puts), 64);
             let done: Vec<_> = futures::StreamExt::collect(puts).await;
             let put = started.elapsed().as_secs_f64();
@@ -57,7 +57,7 @@ fn beside_the_disk() {
                 .collect();
             let before = store.inner.shared.batches.load(Ordering::SeqCst);
             let started = Instant::now();
-            let puts = small.into_iter().map(|chunk| store.put(chunk, replica()));
+            let puts = small.into_iter().map(|chunk| store.put(chunk));
             let puts = futures::StreamExt::buffer_unordered(futures::stream::iter(puts), 256);
             let done: Vec<_> = futures::StreamExt::collect(puts).await;
             assert!(done.iter().all(Result::is_ok));

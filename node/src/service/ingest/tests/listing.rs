@@ -214,7 +214,7 @@ async fn a_manifest_is_placed_like_any_chunks() {
     for seed in 1..6 {
         let (network, store, transfer) = fabric.serve(seed, ROOMY).await;
         let locate = Locate::start(network, transfer.clone(), true, &Layer::alone());
-        let replicate = Replicate::start(
+        let replicate = Replicate::new(
             store.clone(),
             Wanted::open(store.clone()).expect("it opens"),
             locate.clone(),
