@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
-use p2p_protocol::duty;
+use p2p_protocol::{Label, duty};
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -58,10 +58,12 @@ const STORE_GRACE: Duration = Duration::from_secs(4);
 const KEEPING: u64 = 0x6b65_6570;
 
 /// What the rooms are built for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Site<'a> {
     /// The network's name.
     pub network_name: &'a str,
+    /// What people call this node.
+    pub label: Label,
     /// Copies that an add asks for when it does not say.
     pub replicas: u8,
     /// How what this node should hold is kept.
@@ -144,7 +146,7 @@ impl Rooms {
     /// Builds the services bottom-up, each with a layer of workers of its own. A store without capacity makes a node that
     /// only reads and publishes.
     pub async fn build(network: Network, store: Store, keypair: Keypair, site: Site<'_>) -> Result<Self> {
-        let Site { network_name, replicas, duty, data_dir, seed } = site;
+        let Site { network_name, label, replicas, duty, data_dir, seed } = site;
         let storing = store.usage().capacity_bytes > 0;
         let workers = Arc::new(Workers::default());
         let blocking = Blocking::new(workers.layer());
@@ -152,6 +154,7 @@ impl Rooms {
         let layer = workers.layer();
         let transfer =
             Transfer::start(network.clone(), store.clone(), wanted.clone(), network_name, storing, &layer).await?;
+        transfer.introduce(label);
         let locate = Locate::start(network.clone(), transfer.clone(), storing, &workers.layer());
         let replicate =
             Replicate::new(store.clone(), wanted.clone(), locate.clone(), transfer.clone(), &workers.layer());
@@ -284,6 +287,7 @@ impl Node {
         }
         let site = Site {
             network_name: &settings.network,
+            label: settings.label.clone(),
             duty: settings.duty,
             replicas: settings.replicas,
             data_dir: Some(settings.data_dir.as_path()),

@@ -127,6 +127,9 @@ pub struct Got {
     pub chunks: u64,
     /// Bytes by the peer that sent them; this node's own store is under its own id.
     pub from: BTreeMap<String, u64>,
+    /// What people call those of them that have a label.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `stat REF --json`: what the network says now.
@@ -144,6 +147,9 @@ pub struct Stat {
     pub replicas: StatCopies,
     /// Chunks held as replicas, by peer.
     pub holders: BTreeMap<String, u64>,
+    /// What people call the peers that are named here, those that have a label.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// A row a chunk; left out with `--no-placement`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Vec<Placement>>,
@@ -191,6 +197,9 @@ pub struct LocalChunk {
 pub struct Status {
     /// This node.
     pub peer_id: String,
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Where it is reached, `/p2p/…` at the end.
     pub listen: Vec<String>,
     /// The network's name.
@@ -265,6 +274,9 @@ pub struct Transfers {
 pub struct PeerLine {
     /// The peer.
     pub peer_id: String,
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Where it is.
     pub addresses: Vec<String>,
     /// Round trip in seconds, once measured.
@@ -288,6 +300,9 @@ pub struct CatalogueLine {
     pub size: u64,
     /// Who published it.
     pub publisher: String,
+    /// What people call its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publisher_label: Option<String>,
     /// Its version, from 1.
     pub version: u64,
     /// When it was published.
@@ -320,6 +335,9 @@ pub struct Update {
     pub size: u64,
     /// Who published it.
     pub publisher: String,
+    /// What people call its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publisher_label: Option<String>,
     /// Its version.
     pub version: u64,
     /// When it was published.
@@ -357,6 +375,9 @@ pub struct VersionLine {
     pub size: u64,
     /// Who published it.
     pub publisher: String,
+    /// What people call its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publisher_label: Option<String>,
     /// When it was published.
     pub time: String,
     /// It is a removal: of what stands in this line.

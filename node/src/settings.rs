@@ -12,7 +12,7 @@ use std::{
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use p2p_protocol::duty;
+use p2p_protocol::{Label, duty, label::MAX_LABEL_BYTES};
 
 pub use self::{environment::DATA_DIR_VARIABLE, file::CONFIG_FILE};
 use crate::error::{Error, Result};
@@ -47,6 +47,8 @@ pub struct Settings {
     pub capacity_bytes: Option<u64>,
     /// The network's name.
     pub network: String,
+    /// What people call this machine; it may be empty.
+    pub label: Label,
 }
 
 /// What one source says; `None` where it says nothing.
@@ -74,6 +76,8 @@ pub struct Partial {
     pub capacity_bytes: Option<u64>,
     /// As [`Settings::network`].
     pub network: Option<String>,
+    /// As [`Settings::label`].
+    pub label: Option<String>,
 }
 
 impl Partial {
@@ -92,6 +96,7 @@ impl Partial {
             probation: self.probation.or(other.probation),
             capacity_bytes: self.capacity_bytes.or(other.capacity_bytes),
             network: self.network.or(other.network),
+            label: self.label.or(other.label),
         }
     }
 }
@@ -141,6 +146,7 @@ impl Settings {
             replicas: partial.replicas.unwrap_or(DEFAULT_REPLICAS),
             capacity_bytes: partial.capacity_bytes,
             network: partial.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
+            label: partial.label.map_or_else(|| Ok(Label::new(&host_name())), |text| check_label(&text))?,
         };
         settings.listen.iter().try_for_each(check_listen)?;
         settings.bootstrap.iter().try_for_each(check_dial)?;
@@ -169,6 +175,24 @@ fn check_network(name: &str) -> Result<()> {
             .hint(format!("use 1 to {MAX_NETWORK_BYTES} letters (a-z, A-Z), digits, dots, dashes and underscores")));
     }
     Ok(())
+}
+
+/// A label is shown to people as it is.
+fn check_label(text: &str) -> Result<Label> {
+    let label = Label::new(text);
+    if label.as_str() == text {
+        return Ok(label);
+    }
+    Err(Error::usage(format!("\"{}\" cannot be the label of a machine", text.escape_debug())).hint(format!(
+        "use up to {MAX_LABEL_BYTES} bytes of text, without control characters and without spaces at its ends"
+    )))
+}
+
+/// The host's name, where the system keeps it in a file; else nothing.
+fn host_name() -> String {
+    let named =
+        ["/proc/sys/kernel/hostname", "/etc/hostname"].into_iter().find_map(|file| std::fs::read_to_string(file).ok());
+    named.unwrap_or_default().trim().to_owned()
 }
 
 /// A node listens on an IP address, by TCP or by QUIC.
@@ -302,6 +326,21 @@ mod tests {
             assert_eq!(check_dial(&address).is_ok(), dials, "{address}");
         }
         assert!(multiaddr("").is_err() && multiaddr("127.0.0.1:4242").is_err());
+    }
+
+    #[test]
+    fn a_label_is_what_was_given_or_the_hosts_name() {
+        let resolve = |label: Option<&str>| {
+            let partial = Partial { label: label.map(str::to_owned), ..Partial::default() };
+            Settings::resolve(Path::new("/somewhere"), partial).map(|settings| settings.label)
+        };
+        assert_eq!(resolve(None).ok(), Some(Label::new(&host_name())));
+        for good in ["Ann's laptop", "", "Büro 2"] {
+            assert_eq!(resolve(Some(good)).map(|label| label.to_string()).ok().as_deref(), Some(good));
+        }
+        for bad in [" nas", "a\nb", &"x".repeat(65)] {
+            assert_eq!(resolve(Some(bad)).map_err(|error| error.kind), Err(Kind::Usage), "{bad}");
+        }
     }
 
     #[test]

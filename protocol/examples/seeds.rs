@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use bytes::Bytes;
 use libp2p_identity::Keypair;
 use p2p_protocol::{
-    Chunk, Cid, Codec, HashCode, Multihash,
+    Chunk, Cid, Codec, HashCode, Label, Multihash,
     catalogue::{Kind, Publication, SignedPublication},
     dag::{DirectoryBuilder, FileBuilder, Link, Metadata, Profile, symlink},
     decoders::{DECODERS, NETWORK, own_id, own_ids, placeholder},
@@ -160,10 +160,21 @@ fn transfers() -> Vec<Vec<u8>> {
     let offer = Offer { cid, length: 5 };
     let held = |length| Some(Held { length });
     let hello = Hello { version: 1, features: 0 };
-    let greeting = Message::Greeting(Greeting { hello, storing: true, capacity_bytes: 1 << 40, free_bytes: 1 << 30 });
+    let greeting = Greeting {
+        hello,
+        storing: true,
+        full: false,
+        leaving: false,
+        capacity_bytes: 1 << 40,
+        free_bytes: 1 << 30,
+        label: Label::default(),
+    };
+    let leaving =
+        Message::Greeting(Greeting { full: true, leaving: true, label: Label::new("nas"), ..greeting.clone() });
+    let greeting = Message::Greeting(greeting);
     let content = Bytes::from_static(b"bytes");
     let dialogues = [
-        vec![greeting.clone(), Message::Greet, greeting.clone()],
+        vec![greeting, Message::Greet, leaving],
         vec![Message::Want(vec![cid.hash; 2]), Message::Chunk(content.clone()), Message::Missing],
         vec![Message::Have(vec![cid.hash; 3]), Message::Holdings(vec![held(5), None, held(0)])],
         vec![Message::Offer(vec![offer; 2]), Message::Send, Message::Kept],

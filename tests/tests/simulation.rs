@@ -116,6 +116,7 @@ impl Simulation {
     fn site(&self) -> Site<'static> {
         Site {
             network_name: "simulation",
+            label: Default::default(),
             replicas: K,
             duty: Default::default(),
             data_dir: None,

@@ -5,22 +5,23 @@
 //! dialled and greeted before anything is ranked.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use p2p_protocol::{
-    Key, Multihash, PeerId,
+    Key, Label, Multihash, PeerId,
+    duty::Said,
     locate::{
         Table,
         greeter::{Greet, Greeter, Input},
     },
 };
 use tokio::{
-    sync::watch,
-    time::{Instant, timeout, timeout_at},
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -36,8 +37,8 @@ use crate::{
 const DISCOVERY: Duration = Duration::from_secs(10);
 /// A lookup, and meeting those it named, take at most so long each; without an answer the known peers are ranked.
 const LOOKUP: Duration = Duration::from_secs(5);
-/// A peer with less than this part of its capacity free has no room.
-const FULL_BELOW: u64 = 20;
+/// How often it is looked at whether this node's own store filled up, or has room again.
+const LOOK: Duration = Duration::from_secs(5);
 /// Peers of one answer that are dialled at once.
 const MEETINGS: usize = 8;
 
@@ -55,8 +56,6 @@ struct Shared {
     transfer: Transfer,
     started: Instant,
     table: Mutex<Table>,
-    /// Peers that said that they have no room.
-    full: Mutex<BTreeSet<PeerId>>,
     /// One lookup at a time: chunks come in bursts, and most of a burst needs the same few.
     looking: tokio::sync::Mutex<()>,
     changes: watch::Sender<u64>,
@@ -77,13 +76,18 @@ impl Shared {
     /// Takes what a peer said. `epoch`: of the connection that it said it on.
     fn greeted(&self, peer: PeerId, epoch: u64, greeting: Greeting) {
         let connected = self.network.peers().borrow().peers.get(&peer).is_some_and(|row| row.connected);
-        let changed = self.table().greeted(now(), peer, epoch, connected, greeting.storing);
-        let full = greeting.storing && greeting.free_bytes < greeting.capacity_bytes / FULL_BELOW;
-        let filled = {
-            let mut known = self.full.lock().unwrap_or_else(PoisonError::into_inner);
-            if full { known.insert(peer) } else { known.remove(&peer) }
-        };
-        self.changed(changed || filled);
+        let Greeting { storing, full, leaving, label, .. } = greeting;
+        let said = Said { storing, full, leaving };
+        let changed = self.table().greeted(now(), (peer, label), epoch, connected, said);
+        self.changed(changed);
+    }
+
+    /// Takes what a peer says anew. One that was not greeted on its connection is going to be.
+    fn heard(&self, peer: PeerId, greeting: Greeting) {
+        let epoch = self.network.peers().borrow().peers.get(&peer).filter(|row| row.connected).map(|row| row.epoch);
+        if let Some(epoch) = epoch.filter(|_| self.table().is_connected(&peer)) {
+            self.greeted(peer, epoch, greeting);
+        }
     }
 
     /// Makes sure that the peers nearest to `hash` are known: one lookup a region.
@@ -130,6 +134,7 @@ impl Shared {
 struct Greetings {
     shared: Arc<Shared>,
     peers: watch::Receiver<Arc<PeerTable>>,
+    heard: mpsc::Receiver<(PeerId, Greeting)>,
     /// Bounded by the machine.
     running: FuturesUnordered<BoxFuture<'static, Input>>,
     settled: watch::Sender<bool>,
@@ -172,9 +177,12 @@ impl World<Greeter> for Greetings {
     }
 
     async fn next(&mut self) -> Option<Input> {
-        tokio::select! {
-            changed = self.peers.changed() => changed.is_ok().then(|| self.follow()),
-            Some(answer) = self.running.next() => Some(answer),
+        loop {
+            tokio::select! {
+                changed = self.peers.changed() => return changed.is_ok().then(|| self.follow()),
+                Some(answer) = self.running.next() => return Some(answer),
+                Some((peer, greeting)) = self.heard.recv() => self.shared.heard(peer, greeting),
+            }
         }
     }
 
@@ -189,6 +197,22 @@ impl World<Greeter> for Greetings {
     }
 }
 
+/// Tells peers what this node says of itself whenever that changes.
+async fn tell(transfer: Transfer, _listed: Work) {
+    let mut told = None;
+    loop {
+        let Greeting { storing, full, leaving, label, .. } = transfer.own_greeting();
+        let now = Some((storing, full, leaving, label));
+        if told != now {
+            transfer.announce().await;
+            told = now;
+        }
+        // However often its owner decides, and however its store fills, no more than one greeting a second goes out.
+        let changed = async { tokio::join!(transfer.decided(), sleep(Duration::from_secs(1))) };
+        let _ = timeout(LOOK, changed).await;
+    }
+}
+
 impl Locate {
     /// Starts following the peer table; greets each peer that speaks the transfer protocol.
     pub fn start(network: Network, transfer: Transfer, storing: bool, workers: &Layer) -> Self {
@@ -198,13 +222,14 @@ impl Locate {
         peers.mark_changed();
         let table = Mutex::new(Table::new(network.local(), storing));
         let (started, looking) = (Instant::now(), tokio::sync::Mutex::default());
-        let full = Mutex::default();
-        let shared = Arc::new(Shared { network, transfer, started, table, full, looking, changes });
+        let (heard, telling) = (transfer.heard(), transfer.clone());
+        let shared = Arc::new(Shared { network, transfer, started, table, looking, changes });
         let world = shared.clone();
         workers.spawn("greeting", |work| {
-            let world = Greetings { shared: world, peers, running: FuturesUnordered::new(), settled, work };
+            let world = Greetings { shared: world, peers, heard, running: FuturesUnordered::new(), settled, work };
             runner::run(Greeter::default(), world)
         });
+        workers.spawn("telling of itself", |work| tell(telling, work));
         Self { shared, settled: settled_seen, changes: changes_seen }
     }
 
@@ -230,6 +255,31 @@ impl Locate {
         self.shared.table().ranking().nearest(key, most)
     }
 
+    /// As [`ranked`](Self::ranked), of those that can be asked for a chunk: with those that leave.
+    pub async fn sources(&self, hash: &Multihash, most: usize) -> Vec<PeerId> {
+        let complete = self.shared.network.peers().borrow().complete;
+        if !complete {
+            self.shared.look_up(hash).await;
+        }
+        let sources = self.shared.table().sources();
+        sources.nearest(&Key::from(hash), most)
+    }
+
+    /// This node leaves, and takes nothing more, or it does not any more: its peers are told.
+    pub fn leave(&self, leaving: bool) {
+        self.shared.transfer.leave(leaving);
+        let news = self.shared.table().leave(leaving);
+        self.shared.changed(news);
+    }
+
+    /// What people call a peer (this node too), if it said so.
+    pub fn label(&self, peer: &PeerId) -> Option<Label> {
+        if *peer == self.local() {
+            return Some(self.shared.transfer.own_label()).filter(|label| !label.is_empty());
+        }
+        self.shared.table().label(peer)
+    }
+
     /// Storing peers connected now, this node not counted.
     pub fn reachable(&self) -> usize {
         self.shared.table().reachable()
@@ -245,10 +295,9 @@ impl Locate {
         self.shared.table().missing(now())
     }
 
-    /// Every storing peer that is remembered, whether it is connected, and whether it said that it has no room.
-    pub fn storing(&self) -> Vec<(PeerId, bool, bool)> {
-        let full = self.shared.full.lock().unwrap_or_else(PoisonError::into_inner);
-        self.shared.table().all_storing().map(|(peer, connected)| (peer, connected, full.contains(&peer))).collect()
+    /// Every storing peer that is remembered, those that leave too: whether it is connected, and what it said of itself.
+    pub fn storing(&self) -> Vec<(PeerId, bool, Said)> {
+        self.shared.table().all_storing().collect()
     }
 
     /// Storing peers that this run met within the last hour, and how long ago each was last seen.
@@ -270,7 +319,7 @@ impl Locate {
         let _ = timeout_at(until, settled.wait_for(|settled| *settled)).await;
     }
 
-    /// Changes whenever a storing peer comes or goes.
+    /// Changes whenever a storing peer comes, goes or says something else of itself.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }

@@ -94,3 +94,39 @@ async fn where_not_all_are_known_the_nearest_are_found_with_a_lookup_a_region() 
     assert_eq!(ranked[..3], closest(&Key::from(&hash(1)), &left, 3));
     assert_eq!(fabric.lookups(), lookups + 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_node_says_of_itself_is_heard_at_once_when_it_changes() {
+    let fabric = Fabric::default();
+    let (network, _, transfer) = fabric.serve(1, ROOMY).await;
+    let one = Locate::start(network, transfer, true, &Layer::alone());
+    let (network, store, transfer) = fabric.serve(2, 100 * 1024).await;
+    transfer.introduce(Label::new("nas"));
+    let two = Locate::start(network, transfer.clone(), true, &Layer::alone());
+    eventually("they know each other", || (one.reachable(), two.reachable()) == (1, 1)).await;
+    assert_eq!(one.label(&peer(2)), Some(Label::new("nas")));
+    assert_eq!((two.label(&peer(2)), two.label(&peer(1))), (Some(Label::new("nas")), None));
+    let began = Instant::now();
+    let said = |full, leaving| vec![(peer(2), true, Said { storing: true, full, leaving })];
+    assert_eq!(one.storing(), said(false, false));
+    let mut changes = one.changes();
+    changes.mark_unchanged();
+    for seed in 0..60_u32 {
+        let chunk = Chunk::new(Codec::Raw, [seed.to_be_bytes().to_vec(), vec![0; 1600]].concat()).expect("it is short");
+        // The last are refused.
+        let _ = store.put(chunk).await;
+    }
+    eventually("it says that it is full", || one.storing() == said(true, false)).await;
+    assert!(changes.has_changed().expect("it lives"));
+    two.leave(true);
+    transfer.introduce(Label::new("old nas"));
+    eventually("it says that it leaves", || one.storing() == said(true, true)).await;
+    eventually("and its other name", || one.label(&peer(2)) == Some(Label::new("old nas"))).await;
+    assert_eq!((one.reachable(), one.seen()), (0, 1), "nobody counts on it");
+    assert_eq!(one.ranked(&hash(1), 9).await, [peer(1)]);
+    assert_eq!(one.sources(&hash(1), 9).await.len(), 2, "and it is asked all the same");
+    assert_eq!(two.ranked(&hash(1), 9).await, [peer(1)], "not even itself");
+    two.leave(false);
+    eventually("it stays", || one.storing() == said(true, false)).await;
+    assert!(began.elapsed() < Duration::from_secs(600), "long before anybody asks again");
+}

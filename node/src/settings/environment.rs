@@ -35,6 +35,7 @@ pub(super) fn read(variable: &impl Fn(&str) -> Option<OsString>) -> Result<Parti
         probation: value(variable, "P2P_NODE_PROBATION", parse_duration)?,
         capacity_bytes: value(variable, "P2P_NODE_CAPACITY", parse_size)?,
         network: value(variable, "P2P_NODE_NETWORK", |text| Ok(text.to_owned()))?,
+        label: value(variable, "P2P_NODE_LABEL", |text| Ok(text.to_owned()))?,
     })
 }
 
@@ -89,6 +90,7 @@ mod tests {
         assert_eq!(read(&one("P2P_NODE_PROBATION", "5s"))?.probation, Some(Duration::from_secs(5)));
         assert_eq!(read(&one("P2P_NODE_GC_GRACE", "7d"))?.gc_grace, Some(Duration::from_secs(7 * 86_400)));
         assert_eq!(read(&one("P2P_NODE_NETWORK", "lab"))?.network.as_deref(), Some("lab"));
+        assert_eq!(read(&one("P2P_NODE_LABEL", "nas"))?.label.as_deref(), Some("nas"));
         assert_eq!(config(&one("P2P_NODE_CONFIG", "/x")), Some(PathBuf::from("/x")));
         Ok(())
     }

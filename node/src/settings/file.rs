@@ -35,6 +35,7 @@ struct File {
     audit_interval: Option<String>,
     gc_grace: Option<String>,
     network: Option<String>,
+    label: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -87,6 +88,7 @@ fn parse(text: &str) -> Result<Partial, String> {
         capacity_bytes: size("capacity", file.capacity)?,
         probation: None,
         network: file.network,
+        label: file.label,
     })
 }
 
@@ -118,13 +120,14 @@ mod tests {
     fn every_setting_has_a_key() {
         let partial = parse(
             "listen = ['/ip4/127.0.0.1/tcp/0', '/ip4/127.0.0.1/udp/0/quic-v1']\nbootstrap = '/dns/a.example/tcp/4242'\n\
-             no-mdns = true\nreplicas = 2\ncapacity = 1024\nnetwork = 'lab'\n",
+             no-mdns = true\nreplicas = 2\ncapacity = 1024\nnetwork = 'lab'\n\
+             label = 'nas'\n",
         );
         let partial = partial.expect("it is the documented form");
         assert_eq!(partial.listen.map(|l| l.len()), Some(2));
         assert_eq!(partial.bootstrap.map(|l| l.len()), Some(1));
         assert_eq!((partial.mdns, partial.replicas, partial.capacity_bytes), (Some(false), Some(2), Some(1024)));
-        assert_eq!(partial.network.as_deref(), Some("lab"));
+        assert_eq!((partial.network.as_deref(), partial.label.as_deref()), (Some("lab"), Some("nas")));
         assert_eq!(parse("capacity = '2MiB'").map(|p| p.capacity_bytes), Ok(Some(2 << 20)));
         assert_eq!(parse(""), Ok(Partial::default()));
     }

@@ -16,7 +16,9 @@ use std::{
 use libp2p_identity::PeerId;
 
 use crate::{
+    duty::Said,
     key::Key,
+    label::Label,
     placement::{Candidate, EXTRA_CANDIDATES, Region, Regions},
     ranking::Ranking,
 };
@@ -34,11 +36,11 @@ const REGION_PEERS: usize = 3 + EXTRA_CANDIDATES;
 const ANSWER: usize = 20;
 
 /// What is known of a peer that was greeted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     key: Key,
-    /// It takes chunks.
-    storing: bool,
+    said: Said,
+    label: Label,
     /// Which of its connections it was greeted on; `None`: on one of an earlier run.
     epoch: Option<u64>,
     connected: bool,
@@ -57,8 +59,11 @@ impl Known {
 pub struct Table {
     local: Option<Candidate>,
     known: BTreeMap<PeerId, Known>,
-    /// Connected storing peers, and this node if it stores.
+    /// Connected storing peers that stay, and this node if it is one.
     ranking: Arc<Ranking>,
+    /// With those that leave.
+    sources: Arc<Ranking>,
+    leaving: bool,
     regions: Regions,
     lookup_failed: Option<Instant>,
 }
@@ -68,15 +73,26 @@ impl Table {
     pub fn new(local: PeerId, storing: bool) -> Self {
         let local = storing.then(|| Candidate::from(local));
         let ranking = Arc::new(Ranking::new(local));
-        Self { local, known: BTreeMap::new(), ranking, regions: Regions::default(), lookup_failed: None }
+        let sources = ranking.clone();
+        let (known, regions) = (BTreeMap::new(), Regions::default());
+        Self { local, known, ranking, sources, leaving: false, regions, lookup_failed: None }
     }
 
-    /// Takes what a peer said, whether it stores, and on which of its connections it said so. Returns whether a storing peer came, connected anew or
-    /// ceased to store: one that connected anew may have lost what it had.
-    pub fn greeted(&mut self, now: Instant, peer: PeerId, epoch: u64, connected: bool, storing: bool) -> bool {
+    /// Takes what a peer said of itself, and on which of its connections it said so. Returns whether a storing peer came,
+    /// connected anew or counts otherwise now: one that connected anew may have lost what it had.
+    pub fn greeted(
+        &mut self,
+        now: Instant,
+        (peer, label): (PeerId, Label),
+        epoch: u64,
+        connected: bool,
+        said: Said,
+    ) -> bool {
         let key = Key::from(&peer);
-        let before = self.known.insert(peer, Known { key, storing, epoch: Some(epoch), connected, seen: now });
-        let anew = storing && before.is_none_or(|before| before.epoch != Some(epoch));
+        let known = Known { key, said, label, epoch: Some(epoch), connected, seen: now };
+        let before = self.known.insert(peer, known);
+        let same = |before: &Known| before.epoch == Some(epoch) && before.said == said;
+        let anew = said.storing && !before.as_ref().is_some_and(same);
         if before.is_none_or(|before| before.epoch.is_none()) {
             self.regions.forget(&key);
         }
@@ -120,16 +136,35 @@ impl Table {
         for (peer, ago) in storing.into_iter().filter(|(_, ago)| *ago < SEEN).take(KNOWN) {
             // A machine that was started since may have no such instant.
             let seen = now.checked_sub(ago).unwrap_or(now);
-            let known = Known { key: Key::from(&peer), storing: true, epoch: None, connected: false, seen };
+            let said = Said { storing: true, full: false, leaving: false };
+            let (key, label) = (Key::from(&peer), Label::default());
+            let known = Known { key, said, label, epoch: None, connected: false, seen };
             self.known.entry(peer).or_insert(known);
         }
     }
 
+    /// This node leaves, or does not any more. Returns whether that is news.
+    pub fn leave(&mut self, leaving: bool) -> bool {
+        let news = self.leaving != leaving;
+        self.leaving = leaving;
+        self.rank();
+        news
+    }
+
     /// Sorts the candidates anew, if they changed.
     fn rank(&mut self) -> bool {
-        let connected = self.storing().filter(|(_, known)| known.connected);
-        let candidates = connected.map(|(peer, known)| Candidate { peer: *peer, key: known.key });
-        let ranking = Ranking::new(candidates.chain(self.local));
+        let connected = |(peer, known): (&PeerId, &Known)| {
+            let candidate = Candidate { peer: *peer, key: known.key };
+            (known.said.storing && known.connected).then_some((candidate, known.said.leaving))
+        };
+        let own = self.local.map(|local| (local, self.leaving));
+        let all: Vec<_> = self.known.iter().filter_map(connected).chain(own).collect();
+        let staying = all.iter().filter(|(_, leaving)| !leaving).map(|(candidate, _)| *candidate);
+        let ranking = Ranking::new(staying);
+        let sources = Ranking::new(all.iter().map(|(candidate, _)| *candidate));
+        if *self.sources != sources {
+            self.sources = Arc::new(sources);
+        }
         let changed = *self.ranking != ranking;
         if changed {
             self.ranking = Arc::new(ranking);
@@ -137,13 +172,24 @@ impl Table {
         changed
     }
 
+    /// Those that store and stay.
     fn storing(&self) -> impl Iterator<Item = (&PeerId, &Known)> {
-        self.known.iter().filter(|(_, known)| known.storing)
+        self.known.iter().filter(|(_, known)| known.said.storing && !known.said.leaving)
     }
 
-    /// Those that can take a chunk now: greeted, connected, storing; this node among them if it stores.
+    /// Those that can take a chunk now: greeted, connected, storing, not leaving; this node among them if it is such a one.
     pub fn ranking(&self) -> Arc<Ranking> {
         self.ranking.clone()
+    }
+
+    /// Those that can be asked for a chunk now: with those that leave.
+    pub fn sources(&self) -> Arc<Ranking> {
+        self.sources.clone()
+    }
+
+    /// What people call a peer, if it said so.
+    pub fn label(&self, peer: &PeerId) -> Option<Label> {
+        self.known.get(peer).map(|known| &known.label).filter(|label| !label.is_empty()).cloned()
     }
 
     /// Whether a peer was greeted and is connected.
@@ -153,12 +199,16 @@ impl Table {
 
     /// Storing peers connected now, this node not counted.
     pub fn reachable(&self) -> usize {
-        self.ranking.len() - usize::from(self.local.is_some())
+        self.ranking.len() - usize::from(self.counts_itself())
     }
 
-    /// Storing peers seen within [`SEEN`], reachable or not, this node included if it stores.
+    fn counts_itself(&self) -> bool {
+        self.local.is_some() && !self.leaving
+    }
+
+    /// Storing peers seen within [`SEEN`], reachable or not, this node included if it is one; none that leave.
     pub fn seen(&self, now: Instant) -> usize {
-        self.storing().filter(|(_, known)| known.is_seen(now)).count() + usize::from(self.local.is_some())
+        self.storing().filter(|(_, known)| known.is_seen(now)).count() + usize::from(self.counts_itself())
     }
 
     /// Storing peers seen within [`SEEN`] that are not reachable now.
@@ -167,9 +217,10 @@ impl Table {
         missing.map(|(peer, _)| *peer).collect()
     }
 
-    /// Every storing peer that is remembered, and whether it is connected.
-    pub fn all_storing(&self) -> impl Iterator<Item = (PeerId, bool)> + '_ {
-        self.storing().map(|(peer, known)| (*peer, known.connected))
+    /// Every storing peer that is remembered, those that leave too: whether it is connected, and what it said of itself.
+    pub fn all_storing(&self) -> impl Iterator<Item = (PeerId, bool, Said)> + '_ {
+        let storing = self.known.iter().filter(|(_, known)| known.said.storing);
+        storing.map(|(peer, known)| (*peer, known.connected, known.said))
     }
 
     /// Storing peers that this run met within [`SEEN`], and how long ago each was last seen.

@@ -15,13 +15,20 @@ fn peer(seed: u8) -> PeerId {
     Keypair::ed25519_from_bytes([seed; 32]).expect("32 bytes are a key").public().to_peer_id()
 }
 
+const HERE: Said = Said { storing: true, full: false, leaving: false };
+const CLIENT: Said = Said { storing: false, ..HERE };
+
+fn named(peer: PeerId) -> (PeerId, Label) {
+    (peer, Label::default())
+}
+
 #[test]
 fn storing_peers_count_while_they_are_here_and_for_an_hour_after() {
     let (mut now, mut table) = (Instant::now(), Table::new(peer(1), true));
-    assert!(table.greeted(now, peer(2), 1, true, true), "a storing peer came");
-    assert!(!table.greeted(now, peer(3), 1, true, false), "a client is none");
-    assert!(!table.greeted(now, peer(2), 1, true, true), "the same connection again is no news");
-    assert!(table.greeted(now, peer(2), 2, true, true), "it may have lost what it had");
+    assert!(table.greeted(now, named(peer(2)), 1, true, HERE), "a storing peer came");
+    assert!(!table.greeted(now, named(peer(3)), 1, true, CLIENT), "a client is none");
+    assert!(!table.greeted(now, named(peer(2)), 1, true, HERE), "the same connection again is no news");
+    assert!(table.greeted(now, named(peer(2)), 2, true, HERE), "it may have lost what it had");
     assert_eq!((table.reachable(), table.seen(now), table.missing(now)), (1, 2, vec![]));
     assert!(table.follow(now, |other| *other != peer(2)), "it left");
     now += MINUTE * 59;
@@ -38,8 +45,31 @@ fn peers_of_an_earlier_run_count_but_cannot_take_a_chunk() {
     table.recall(now, [(peer(2), Duration::ZERO), (peer(3), MINUTE * 61)]);
     table.follow(now, |_| true);
     assert_eq!((table.reachable(), table.seen(now), table.met(now).len()), (0, 2, 0));
-    table.greeted(now, peer(2), 1, true, false);
+    table.greeted(now, named(peer(2)), 1, true, CLIENT);
     assert_eq!((table.missing(now), table.seen(now)), (vec![], 1), "what it says now counts");
+}
+
+#[test]
+fn who_leaves_can_be_asked_and_takes_nothing_more() {
+    let (now, mut table) = (Instant::now(), Table::new(peer(1), true));
+    let away = Said { leaving: true, ..HERE };
+    table.greeted(now, (peer(2), Label::new("nas")), 1, true, HERE);
+    table.greeted(now, named(peer(3)), 1, true, HERE);
+    assert!(table.greeted(now, (peer(2), Label::new("nas")), 1, true, Said { full: true, ..HERE }), "it filled up");
+    assert_eq!((table.reachable(), table.ranking().len(), table.seen(now)), (2, 3, 3));
+    assert!(table.greeted(now, (peer(2), Label::new("nas")), 1, true, away));
+    assert!(!table.greeted(now, (peer(2), Label::new("nas")), 1, true, away), "that is no news");
+    assert_eq!((table.reachable(), table.seen(now), table.sources().len()), (1, 2, 3));
+    assert!(table.all_storing().any(|known| known == (peer(2), true, away)));
+    assert_eq!((table.label(&peer(2)), table.label(&peer(3))), (Some(Label::new("nas")), None));
+    table.follow(now, |other| *other == peer(3));
+    assert_eq!((table.missing(now), table.sources().len()), (vec![], 2), "it is not waited for");
+    // This node itself.
+    assert!(table.leave(true) && !table.leave(true));
+    assert_eq!((table.reachable(), table.seen(now)), (1, 1));
+    assert_eq!(table.ranking().nearest(&Key([0; 32]), 9), [peer(3)]);
+    assert!(table.leave(false));
+    assert_eq!((table.reachable(), table.seen(now), table.ranking().len()), (1, 2, 2));
 }
 
 #[test]
@@ -48,7 +78,7 @@ fn what_is_remembered_is_bounded_and_a_failed_lookup_is_not_repeated_at_once() {
     for number in 0..KNOWN + 10 {
         let seed = *blake3::hash(&number.to_be_bytes()).as_bytes();
         let other = Keypair::ed25519_from_bytes(seed).expect("32 bytes are a key").public().to_peer_id();
-        table.greeted(now, other, 1, false, true);
+        table.greeted(now, named(other), 1, false, HERE);
     }
     assert_eq!(table.known.len(), KNOWN);
     let key = Key([7; 32]);

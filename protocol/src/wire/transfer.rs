@@ -10,8 +10,9 @@ use super::{
     version::Hello,
 };
 use crate::{
-    Cid, CidError, Codec, MAX_CHUNK_BYTES, Multihash,
+    Cid, CidError, Codec, Label, MAX_CHUNK_BYTES, Multihash,
     cid::{CID_BYTES, MULTIHASH_BYTES},
+    label::MAX_LABEL_BYTES,
 };
 
 /// The most chunks that one [`Message::Want`] asks for: enough that small chunks share a frame, few enough that a
@@ -42,18 +43,26 @@ const HELD_BYTES: usize = 8;
 const OFFER_BYTES: usize = CID_BYTES + 4;
 
 const FLAG_STORING: u8 = 1;
+const FLAG_FULL: u8 = 2;
+const FLAG_LEAVING: u8 = 4;
 
-/// What a peer says of itself when a session begins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What a peer says of itself when a session begins, and again when it changes.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Greeting {
     /// What it speaks.
     pub hello: Hello,
     /// Whether it takes chunks.
     pub storing: bool,
+    /// It has no room: over 95 % of its capacity were used, and have not been under 85 % since.
+    pub full: bool,
+    /// It hands over what it holds, to be switched off for good: what it has is to be had, and not to be counted on.
+    pub leaving: bool,
     /// The most that it keeps.
     pub capacity_bytes: u64,
     /// What it still has room for.
     pub free_bytes: u64,
+    /// What people call it.
+    pub label: Label,
 }
 
 /// A chunk that a peer is asked to keep, before its bytes are sent.
@@ -75,7 +84,8 @@ pub struct Held {
 /// A message of either side.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
-    /// The first frame of both sides (request 0); later the answer to [`Greet`](Self::Greet).
+    /// The first frame of both sides (request 0); later the answer to [`Greet`](Self::Greet), and what the opener says
+    /// unasked when it changes, which has no answer.
     Greeting(Greeting),
     /// Asks for a fresh greeting.
     Greet,
@@ -130,7 +140,7 @@ pub const fn carries_chunk(kind: u8) -> bool {
 
 /// Whether the opener of a stream may send a frame of `kind` after its greeting.
 pub const fn is_request(kind: u8) -> bool {
-    matches!(kind, GREET | WANT | HAVE | OFFER | PUT)
+    matches!(kind, GREETING | GREET | WANT | HAVE | OFFER | PUT)
 }
 
 /// Whether the acceptor of a stream may send a frame of `kind`.
@@ -167,9 +177,14 @@ impl Message {
         match self {
             Self::Greeting(greeting) => {
                 greeting.hello.encode(out);
-                out.put_u8(if greeting.storing { FLAG_STORING } else { 0 });
+                let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+                let (full, leaving) = (flag(greeting.full, FLAG_FULL), flag(greeting.leaving, FLAG_LEAVING));
+                out.put_u8(flag(greeting.storing, FLAG_STORING) | full | leaving);
                 out.put_u64(greeting.capacity_bytes);
                 out.put_u64(greeting.free_bytes);
+                // A label has 64 bytes at the most.
+                out.put_u8(greeting.label.as_str().len() as u8);
+                out.extend_from_slice(greeting.label.as_str().as_bytes());
             }
             Self::Greet | Self::Missing | Self::Kept | Self::Send | Self::NoSpace | Self::Unsupported => {}
             Self::Want(hashes) | Self::Have(hashes) => {
@@ -238,7 +253,18 @@ fn decode_greeting(mut rest: &[u8]) -> Result<Greeting, WireError> {
     let [flags] = take(&mut rest)?;
     let capacity_bytes = u64::from_be_bytes(take(&mut rest)?);
     let free_bytes = u64::from_be_bytes(take(&mut rest)?);
-    Ok(Greeting { hello, storing: flags & FLAG_STORING != 0, capacity_bytes, free_bytes })
+    // One that ends here has no label. What people are shown is made fit to be, whatever was sent.
+    let label = match rest.split_first() {
+        None => Label::default(),
+        Some((length, rest)) if usize::from(*length) <= MAX_LABEL_BYTES => {
+            let bytes = rest.get(..usize::from(*length)).ok_or(WireError::Truncated)?;
+            Label::new(&String::from_utf8_lossy(bytes))
+        }
+        Some((length, _)) => return Err(WireError::Value { field: "label length", value: u32::from(*length) }),
+    };
+    let is = |flag: u8| flags & flag != 0;
+    let (storing, full, leaving) = (is(FLAG_STORING), is(FLAG_FULL), is(FLAG_LEAVING));
+    Ok(Greeting { hello, storing, full, leaving, capacity_bytes, free_bytes, label })
 }
 
 fn decode_hashes(body: &[u8]) -> Result<Vec<Multihash>, WireError> {

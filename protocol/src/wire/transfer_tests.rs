@@ -31,13 +31,27 @@ fn golden_vectors() {
     let root = Cid::of(Codec::DagPb, b"");
     let empty = "1e20af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
     let hello = Hello { version: 1, features: 0xf0 };
-    let greeting = Greeting { hello, storing: true, capacity_bytes: 0x0102_0304_0506_0708, free_bytes: 1 };
+    let greeting = Greeting {
+        hello,
+        storing: true,
+        full: false,
+        leaving: false,
+        capacity_bytes: 0x0102_0304_0506_0708,
+        free_bytes: 1,
+        label: Label::default(),
+    };
+    let leaving = Greeting { full: true, leaving: true, label: Label::new("nas ü"), ..greeting.clone() };
     let held = Some(Held { length: 12 });
     let longest = Some(Held { length: 2 << 20 });
     let vectors: Vec<(Message, String)> = vec![
         (
             Message::Greeting(greeting),
-            "01000000070000001a 01 00000000000000f0 01 0102030405060708 0000000000000001".replace(' ', ""),
+            "01000000070000001b 01 00000000000000f0 01 0102030405060708 0000000000000001 00".replace(' ', ""),
+        ),
+        (
+            Message::Greeting(leaving),
+            "010000000700000021 01 00000000000000f0 07 0102030405060708 0000000000000001 06 6e617320c3bc"
+                .replace(' ', ""),
         ),
         (Message::Greet, "020000000700000000".into()),
         (Message::Want(vec![cid.hash, root.hash]), format!("100000000700000044{hash}{empty}")),
@@ -125,7 +139,10 @@ fn what_breaks_the_rules_is_refused() {
 #[test]
 fn a_newer_greeting_is_read_as_far_as_it_is_known() {
     let hello = Hello { version: 9, features: u64::MAX };
-    let newer = Message::Greeting(Greeting { hello, storing: true, capacity_bytes: 2, free_bytes: 1 });
+    let label = Label::new("nas");
+    let (storing, full, leaving) = (true, false, false);
+    let greeting = Greeting { hello, storing, full, leaving, capacity_bytes: 2, free_bytes: 1, label };
+    let newer = Message::Greeting(greeting.clone());
     let mut out = Vec::new();
     let _ = newer.encode(0, &mut out);
     let mut body = out.split_off(HEADER_BYTES);
@@ -135,9 +152,17 @@ fn a_newer_greeting_is_read_as_far_as_it_is_known() {
     // Within bounds, and no version 0.
     body.push(0xff);
     assert!(matches!(Message::decode(GREETING, body.clone().into()), Err(WireError::Frame(_))));
+    // One without a label, and one whose label is not fit to be shown, too long, or cut short.
+    let decode = |body: &[u8]| Message::decode(GREETING, Bytes::copy_from_slice(body));
+    let plain = |label| Ok(Message::Greeting(Greeting { label: Label::new(label), ..greeting.clone() }));
+    assert_eq!(decode(&body[..26]), plain(""));
+    assert_eq!(decode(&[&body[..26], b"\x05a\x1b\xff\n "].concat()), plain("a\u{fffd}"));
+    let long = Err(WireError::Value { field: "label length", value: 65 });
+    assert_eq!(decode(&[&body[..26], &[65; 66]].concat()), long);
+    assert_eq!(decode(&body[..29]), Err(WireError::Truncated));
     body.truncate(26);
     body[0] = 0;
-    assert_eq!(Message::decode(GREETING, body.into()), Err(WireError::Value { field: "version", value: 0 }));
+    assert_eq!(decode(&body), Err(WireError::Value { field: "version", value: 0 }));
 }
 
 fn a_cid() -> impl Strategy<Value = Cid> {
@@ -156,11 +181,13 @@ fn a_message() -> impl Strategy<Value = Message> {
     let held = a_length().prop_map(|length| Held { length });
     let offer = (a_cid(), a_length()).prop_map(|(cid, length)| Offer { cid, length });
     prop_oneof![
-        (1..=u8::MAX, any::<[u64; 3]>(), any::<bool>()).prop_map(|(version, numbers, storing)| {
-            let [features, capacity_bytes, free_bytes] = numbers;
-            let hello = Hello { version, features };
-            Message::Greeting(Greeting { hello, storing, capacity_bytes, free_bytes })
-        }),
+        (1..=u8::MAX, any::<[u64; 3]>(), any::<[bool; 3]>(), "[a-z é]{0,40}").prop_map(
+            |(version, numbers, [storing, full, leaving], label)| {
+                let [features, capacity_bytes, free_bytes] = numbers;
+                let (hello, label) = (Hello { version, features }, Label::new(&label));
+                Message::Greeting(Greeting { hello, storing, full, leaving, capacity_bytes, free_bytes, label })
+            }
+        ),
         Just(Message::Unsupported),
         Just(Message::Greet),
         vec(a_cid().prop_map(|cid| cid.hash), 1..20).prop_map(Message::Want),

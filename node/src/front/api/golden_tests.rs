@@ -51,8 +51,9 @@ fn add_and_get() {
             seconds: 2.5,
             chunks: 3,
             from: BTreeMap::from([("12D3".to_owned(), 4)]),
+            labels: BTreeMap::from([("12D3".to_owned(), "nas".to_owned())]),
         },
-        r#"{"cid":"c","path":"/p","size":1,"seconds":2.5,"chunks":3,"from":{"12D3":4}}"#,
+        r#"{"cid":"c","path":"/p","size":1,"seconds":2.5,"chunks":3,"from":{"12D3":4},"labels":{"12D3":"nas"}}"#,
     );
 }
 
@@ -65,6 +66,7 @@ fn stat() {
         chunks: 2,
         replicas: StatCopies { wanted: 3, min: 1, max: 4 },
         holders: BTreeMap::from([("12D3".to_owned(), 2)]),
+        labels: BTreeMap::new(),
         placement: None,
     };
     let head = r#"{"cid":"c","kind":"directory","size":1,"chunks":2,"replicas":{"wanted":3,"min":1,"max":4},"holders":{"12D3":2}"#;
@@ -73,7 +75,8 @@ fn stat() {
     let row_json = r#"{"cid":"d","size":5,"holders":["a"],"cached":["b"]}"#;
     golden(&StatPart::Placement(row.clone()), &format!(r#"{{"placement":{row_json}}}"#));
     stat.placement = Some(vec![row]);
-    golden(&stat, &format!(r#"{head},"placement":[{row_json}]}}"#));
+    stat.labels.insert("a".into(), "nas".into());
+    golden(&stat, &format!(r#"{head},"labels":{{"a":"nas"}},"placement":[{row_json}]}}"#));
     golden(
         &LocalChunk { cid: "c".into(), size: 1, role: "cache".into(), wanted: 3 },
         r#"{"cid":"c","size":1,"role":"cache","wanted":3}"#,
@@ -85,6 +88,7 @@ fn status_and_peers() {
     golden(
         &Status {
             peer_id: "12D3".into(),
+            label: Some("nas".into()),
             listen: vec!["/ip4/127.0.0.1/tcp/1/p2p/12D3".into()],
             network: "main".into(),
             version: "0.1.0".into(),
@@ -106,10 +110,11 @@ fn status_and_peers() {
             transfers: Transfers { sent_bytes: 8, received_bytes: 9 },
             work: vec![Work { name: "w".into(), state: "working".into(), done: 1, total: None, rate: Some(0.5) }],
         },
-        r#"{"peer_id":"12D3","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"duty":8,"missing":9,"under_replicated":6,"in_flight":7,"eta_seconds":1.5},"damaged":10,"transfers":{"sent_bytes":8,"received_bytes":9},"work":[{"name":"w","state":"working","done":1,"total":null,"rate":0.5}]}"#,
+        r#"{"peer_id":"12D3","label":"nas","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"duty":8,"missing":9,"under_replicated":6,"in_flight":7,"eta_seconds":1.5},"damaged":10,"transfers":{"sent_bytes":8,"received_bytes":9},"work":[{"name":"w","state":"working","done":1,"total":null,"rate":0.5}]}"#,
     );
     let mut peer = PeerLine {
         peer_id: "12D3".into(),
+        label: None,
         addresses: vec!["/ip4/1".into()],
         latency: Some(0.002),
         agent: Some("p2p-node/0.1.0".into()),
@@ -133,10 +138,11 @@ fn ls_and_watch() {
             kind: EntryKind::File,
             size: 1,
             publisher: "12D3".into(),
+            publisher_label: Some("nas".into()),
             version: 2,
             updated: "2026-01-02T03:04:05Z".into(),
         },
-        r#"{"name":"n","cid":"c","kind":"file","size":1,"publisher":"12D3","version":2,"updated":"2026-01-02T03:04:05Z"}"#,
+        r#"{"name":"n","cid":"c","kind":"file","size":1,"publisher":"12D3","publisher_label":"nas","version":2,"updated":"2026-01-02T03:04:05Z"}"#,
     );
     golden(
         &DirectoryLine { name: "n".into(), cid: "c".into(), kind: EntryKind::Symlink, size: 1 },
@@ -149,6 +155,7 @@ fn ls_and_watch() {
             name: "n".into(),
             size: 1,
             publisher: "12D3".into(),
+            publisher_label: None,
             version: 2,
             time: "2026-01-02T03:04:05Z".into(),
             position: 3,
@@ -170,6 +177,7 @@ fn rm_restore_and_history() {
         kind: EntryKind::File,
         size: 1,
         publisher: "12D3".into(),
+        publisher_label: None,
         time: "2026-01-02T03:04:05Z".into(),
         removed: false,
     };

@@ -157,7 +157,15 @@ impl Fake {
         if let Some(get) = verb.downcast_ref::<GetRequest>() {
             self.seen().get = Some(get.clone());
             let from = BTreeMap::new();
-            return at_once(vec![Got { cid: "c".into(), path: "/p".into(), size: 1, seconds: 0.1, chunks: 1, from }]);
+            return at_once(vec![Got {
+                cid: "c".into(),
+                path: "/p".into(),
+                size: 1,
+                seconds: 0.1,
+                chunks: 1,
+                from,
+                labels: BTreeMap::new(),
+            }]);
         }
         if let Some(CatRequest { reference, offset, length }) = verb.downcast_ref() {
             let piece = || any(Piece(vec![b'x'; 3 << 20].into()));
@@ -176,6 +184,7 @@ impl Fake {
                 kind: EntryKind::File,
                 size: n,
                 publisher: "p".into(),
+                publisher_label: None,
                 version: 1,
                 updated: "t".into(),
             };
@@ -195,7 +204,7 @@ impl Fake {
                 holders: BTreeMap::new(),
                 placement: placement.then(|| (0..5000).map(row).collect()),
             };
-            return at_once(StatPart::of(survey).collect());
+            return at_once(StatPart::of(survey, |_| None).collect());
         }
         if verb.is::<StatLocalRequest>() {
             let row = |n: u64| LocalChunk { cid: "c".into(), size: n, role: "replica".into(), wanted: 3 };
@@ -210,6 +219,7 @@ impl Fake {
                 name: "n".into(),
                 size: 1,
                 publisher: "p".into(),
+                publisher_label: None,
                 version: 1,
                 time: "t".into(),
                 position: 1,

@@ -153,8 +153,8 @@ When it serves, it prints one line on standard output:
   ready peer=PEER listen=MULTIADDR[,MULTIADDR...]
 
 Each option has an environment variable: P2P_NODE_LISTEN, P2P_NODE_BOOTSTRAP (several addresses with
-commas between them), P2P_NODE_NO_MDNS, P2P_NODE_REPLICAS, P2P_NODE_CAPACITY, P2P_NODE_NETWORK and
-P2P_NODE_CONFIG; and a key in the settings file, which is the option without its dashes:
+commas between them), P2P_NODE_NO_MDNS, P2P_NODE_REPLICAS, P2P_NODE_CAPACITY, P2P_NODE_LABEL,
+P2P_NODE_NETWORK and P2P_NODE_CONFIG; and a key in the settings file, which is the option without its dashes:
 
   listen = [\"/ip4/0.0.0.0/tcp/4242\"]
   bootstrap = [\"/dns/nas.example.org/tcp/4242\"]
@@ -162,6 +162,7 @@ P2P_NODE_CONFIG; and a key in the settings file, which is the option without its
   replicas = 3
   capacity = \"200GiB\"
   network = \"home\"
+  label = \"nas\"
 
 A flag beats an environment variable, which beats the file.
 

@@ -67,6 +67,9 @@ pub struct Daemon {
     /// How long a chunk is kept after the last publication that lists it went [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub gc_grace: Option<Duration>,
+    /// What people call this machine, up to 64 bytes [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub label: Option<String>,
     /// The network's name; nodes of different networks never mix [default: main, which is open to all who can reach it]
     #[arg(long, value_name = "NAME")]
     pub network: Option<String>,
@@ -91,6 +94,7 @@ impl Daemon {
             probation: None,
             capacity_bytes: self.capacity,
             network: self.network.clone(),
+            label: self.label.clone(),
         }
     }
 }

@@ -35,7 +35,7 @@ pub(super) async fn run(verb: History, client: &Client, output: &mut Output) -> 
                 if version.removed { "removed" } else { ls::kind(version.kind) }.to_owned(),
                 text::shown(&version.cid),
                 text::shown(&version.time),
-                text::shown(&version.publisher),
+                text::peer(&version.publisher, version.publisher_label.as_deref()),
                 text::shown(&version.name),
             ];
             columns.row(row, output)?;

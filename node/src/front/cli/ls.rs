@@ -46,7 +46,7 @@ async fn catalogue(client: &Client, output: &mut Output) -> Result<(), Failure> 
                     text::shown(&line.cid),
                     format!("v{}", line.version),
                     text::shown(&line.updated),
-                    text::shown(&line.publisher),
+                    text::peer(&line.publisher, line.publisher_label.as_deref()),
                     text::shown(&line.name),
                 ],
                 output,

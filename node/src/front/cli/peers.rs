@@ -9,11 +9,11 @@ use crate::{
     report::PeerLine,
 };
 
-/// A line a peer: id, latency, how found, agent, addresses.
+/// A line a peer: id, label, latency, how found, agent, addresses.
 pub(super) async fn run(client: &Client, output: &mut Output) -> Result<(), Failure> {
     let mut peers = client.call(&PeersRequest {}).await?;
     warn_of_version(peers.version_difference());
-    let mut columns = Columns::new(&['<', '>', '<', '<', '<']);
+    let mut columns = Columns::new(&['<', '<', '>', '<', '<', '<']);
     while let Some(peer) = peers.next(|_| {}).await? {
         if output.is_json() {
             output.json(&peer)?;
@@ -27,6 +27,7 @@ pub(super) async fn run(client: &Client, output: &mut Output) -> Result<(), Fail
 fn row(peer: &PeerLine) -> Vec<String> {
     vec![
         text::shown(&peer.peer_id),
+        peer.label.as_deref().map_or_else(|| "-".to_owned(), text::shown),
         peer.latency.map_or_else(|| "-".to_owned(), |seconds| format!("{:.1} ms", seconds * 1000.0)),
         text::shown(&peer.source),
         peer.agent.as_deref().map_or_else(|| "-".to_owned(), text::shown),

@@ -78,7 +78,8 @@ async fn human(stat: &report::Stat, parts: &mut Events<StatPart>, output: &mut O
         ("Copies", format!("{there} of each chunk, {} wanted", copies.wanted)),
     ];
     for (index, (peer, chunks)) in stat.holders.iter().enumerate() {
-        rows.push((if index == 0 { "Holders" } else { "" }, format!("{} {chunks} chunks", text::shown(peer))));
+        let peer = text::peer(peer, stat.labels.get(peer).map(String::as_str));
+        rows.push((if index == 0 { "Holders" } else { "" }, format!("{peer} {chunks} chunks")));
     }
     output.text(&text::table(&rows))?;
     let mut columns = Columns::new(&['<', '>', '<']);

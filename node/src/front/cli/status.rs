@@ -20,7 +20,7 @@ pub(super) async fn run(client: &Client, output: &mut Output) -> Result<(), Fail
 
 fn page(status: &Status) -> String {
     let mut rows = vec![
-        ("Peer", text::shown(&status.peer_id)),
+        ("Peer", text::peer(&status.peer_id, status.label.as_deref())),
         ("Network", text::shown(&status.network)),
         ("Version", format!("{}, up {}", text::shown(&status.version), show_seconds(status.uptime))),
     ];
@@ -90,6 +90,7 @@ mod tests {
         };
         let page = page(&Status {
             peer_id: "12D3".to_owned(),
+            label: Some("nas".to_owned()),
             listen: vec!["/ip4/1".to_owned(), "/ip6/1".to_owned()],
             network: "main".to_owned(),
             version: "1.2.3".to_owned(),
@@ -117,7 +118,7 @@ mod tests {
         });
         assert_eq!(
             page,
-            "Peer        12D3\nNetwork     main\nVersion     1.2.3, up 1 min 1 s\nListens on  /ip4/1\n            /ip6/1\n\
+            "Peer        nas (12D3)\nNetwork     main\nVersion     1.2.3, up 1 min 1 s\nListens on  /ip4/1\n            /ip6/1\n\
              Peers       4 connected, 3 could take a chunk\nChunks      12, 1.0 MiB of 1.0 GiB\n\
              Copies      3 wanted; 2 chunks here have too few copies; 1 being made\nTransfers   1 B sent, 2 B received\n\
              Work        compact: working, 3 of 12, 1.5 a second\n            announce: waiting\n"

@@ -28,6 +28,14 @@ pub(super) fn shown_lines(text: &str) -> String {
     text.split('\n').map(shown).collect::<Vec<_>>().join("\n")
 }
 
+/// A peer for people: its label, where it has one, and its id.
+pub(super) fn peer(id: &str, label: Option<&str>) -> String {
+    match label {
+        Some(label) => format!("{} ({})", shown(label), shown(id)),
+        None => shown(id),
+    }
+}
+
 /// A path for people.
 pub(super) fn path(path: &Path) -> String {
     shown(&path.to_string_lossy())

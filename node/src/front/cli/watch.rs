@@ -44,7 +44,7 @@ fn line(update: &Update) -> String {
         text::shown(&update.cid),
         show_size(update.size),
         update.version,
-        text::shown(&update.publisher),
+        text::peer(&update.publisher, update.publisher_label.as_deref()),
         text::shown(&update.name),
     )
 }

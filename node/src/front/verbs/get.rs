@@ -4,7 +4,7 @@ use futures::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Answering, Call, Verb, one};
+use super::{Answering, Call, Verb, ls::label, one};
 use crate::{front::api::wire::WirePath, node::Node, report::Got, service::export::GetOptions};
 
 /// `get`.
@@ -34,6 +34,9 @@ impl Verb for GetRequest {
         async move {
             let began = Instant::now();
             let written = node.rooms().export.get(options, &call.progress).await?;
+            let locate = &node.rooms().locate;
+            let labels =
+                written.from.keys().filter_map(|peer| Some((peer.to_base58(), label(locate, peer)?))).collect();
             Ok(one(Got {
                 cid: written.root.to_string(),
                 path: written.path.display().to_string(),
@@ -41,6 +44,7 @@ impl Verb for GetRequest {
                 seconds: began.elapsed().as_secs_f64(),
                 chunks: written.chunks,
                 from: written.from.into_iter().map(|(peer, bytes)| (peer.to_base58(), bytes)).collect(),
+                labels,
             }))
         }
         .boxed()

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Answering, Call, Verb,
-    ls::{entry_kind, rfc3339, shown_name},
+    ls::{entry_kind, label, rfc3339, shown_name},
     many,
     rm::settled,
 };
-use crate::{node::Node, report::VersionLine};
+use crate::{node::Node, report::VersionLine, service::locate::Locate};
 
 /// `history NAME`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -27,13 +27,14 @@ impl Verb for HistoryRequest {
         async move {
             let rooms = node.rooms();
             let versions = settled(rooms, || rooms.inspect.history(&self.reference)).await?;
-            Ok(many(versions.into_iter().map(|version| line(&version))))
+            let locate = rooms.locate.clone();
+            Ok(many(versions.into_iter().map(move |version| line(&version, &locate))))
         }
         .boxed()
     }
 }
 
-fn line(version: &Publication) -> VersionLine {
+fn line(version: &Publication, locate: &Locate) -> VersionLine {
     VersionLine {
         name: shown_name(version),
         version: version.version,
@@ -41,6 +42,7 @@ fn line(version: &Publication) -> VersionLine {
         kind: entry_kind(version.kind),
         size: version.size,
         publisher: version.publisher.to_string(),
+        publisher_label: label(locate, &version.publisher),
         time: rfc3339(version.time_milliseconds),
         removed: version.removed,
     }

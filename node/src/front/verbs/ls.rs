@@ -1,14 +1,17 @@
 //! `ls`: the catalogue, or a directory's entries.
 
 use futures::{FutureExt as _, future::ready};
-use p2p_protocol::catalogue::{Kind as RootKind, Publication};
+use p2p_protocol::{
+    PeerId,
+    catalogue::{Kind as RootKind, Publication},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Answering, Call, Verb, many};
 use crate::{
     node::Node,
     report::{CatalogueLine, DirectoryLine, EntryKind},
-    service::inspect::Line,
+    service::{inspect::Line, locate::Locate},
 };
 
 /// `ls`.
@@ -21,7 +24,8 @@ impl Verb for LsRequest {
 
     fn answer(self, node: Node, _: Call) -> Answering<CatalogueLine> {
         let entries = node.rooms().catalogue.entries();
-        ready(Ok(many(entries.into_iter().map(|entry| catalogue_line(&entry))))).boxed()
+        let locate = node.rooms().locate.clone();
+        ready(Ok(many(entries.into_iter().map(move |entry| catalogue_line(&entry, &locate))))).boxed()
     }
 }
 
@@ -46,16 +50,22 @@ fn directory_line(line: Line) -> DirectoryLine {
     DirectoryLine { name: line.name, cid: line.cid.to_string(), kind: entry_kind(line.kind), size: line.size }
 }
 
-fn catalogue_line(publication: &Publication) -> CatalogueLine {
+fn catalogue_line(publication: &Publication, locate: &Locate) -> CatalogueLine {
     CatalogueLine {
         name: shown_name(publication),
         cid: publication.root.to_string(),
         kind: entry_kind(publication.kind),
         size: publication.size,
         publisher: publication.publisher.to_string(),
+        publisher_label: label(locate, &publication.publisher),
         version: publication.version,
         updated: rfc3339(publication.time_milliseconds),
     }
+}
+
+/// What people call a peer.
+pub(super) fn label(locate: &Locate, peer: &PeerId) -> Option<String> {
+    locate.label(peer).map(|label| label.to_string())
 }
 
 pub(super) fn entry_kind(kind: RootKind) -> EntryKind {

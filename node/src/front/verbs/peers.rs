@@ -5,11 +5,12 @@ use std::sync::Arc;
 use futures::{FutureExt as _, future::ready};
 use serde::{Deserialize, Serialize};
 
-use super::{Answering, Call, Verb, many};
+use super::{Answering, Call, Verb, ls::label, many};
 use crate::{
     net::{Network, Source},
     node::Node,
     report::PeerLine,
+    service::locate::Locate,
 };
 
 /// `peers`.
@@ -21,16 +22,17 @@ impl Verb for PeersRequest {
     type Answer = PeerLine;
 
     fn answer(self, node: Node, _: Call) -> Answering<PeerLine> {
-        ready(Ok(many(peers(&node.rooms().network)))).boxed()
+        ready(Ok(many(peers(&node.rooms().network, &node.rooms().locate)))).boxed()
     }
 }
 
-fn peers(network: &Network) -> Vec<PeerLine> {
+fn peers(network: &Network, locate: &Locate) -> Vec<PeerLine> {
     let table = Arc::clone(&network.peers().borrow());
     let connected = table.peers.iter().filter(|(_, peer)| peer.connected);
     connected
         .map(|(id, peer)| PeerLine {
             peer_id: id.to_string(),
+            label: label(locate, id),
             addresses: peer.addresses.iter().map(ToString::to_string).collect(),
             latency: peer.heard.latency().map(|latency| latency.as_secs_f64()),
             agent: peer.agent.clone(),

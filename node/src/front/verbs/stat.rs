@@ -1,10 +1,16 @@
 //! `stat`: what the network says of a DAG, or what this node's own store holds.
 
+use std::collections::BTreeSet;
+
 use futures::{FutureExt as _, StreamExt as _, future::ready, stream};
 use p2p_protocol::PeerId;
 use serde::{Deserialize, Serialize};
 
-use super::{Answering, Call, Items, Verb, ls::entry_kind, many};
+use super::{
+    Answering, Call, Items, Verb,
+    ls::{entry_kind, label},
+    many,
+};
 use crate::{
     error::Error,
     node::Node,
@@ -37,10 +43,14 @@ pub enum StatPart {
 }
 
 impl StatPart {
-    /// The parts of an answer.
-    pub fn of(survey: Survey) -> impl Iterator<Item = Self> {
+    /// The parts of an answer; `label` says what people call a peer.
+    pub fn of<L: Fn(&PeerId) -> Option<String>>(survey: Survey, label: L) -> impl Iterator<Item = Self> + use<L> {
         let Survey { root, kind, size, chunks, wanted, min, max, holders, placement } = survey;
+        let rows = placement.iter().flatten().flat_map(|copies| copies.holders.iter().chain(&copies.cached));
+        let named: BTreeSet<_> = holders.keys().chain(rows).collect();
+        let labels = named.into_iter().filter_map(|peer| Some((peer.to_base58(), label(peer)?))).collect();
         let stat = Stat {
+            labels,
             cid: root.to_string(),
             kind: entry_kind(kind),
             size,
@@ -69,7 +79,12 @@ impl Verb for StatRequest {
     type Answer = StatPart;
 
     fn answer(self, node: Node, _: Call) -> Answering<StatPart> {
-        async move { Ok(many(StatPart::of(node.rooms().inspect.stat(&self.reference, self.placement).await?))) }.boxed()
+        async move {
+            let survey = node.rooms().inspect.stat(&self.reference, self.placement).await?;
+            let locate = node.rooms().locate.clone();
+            Ok(many(StatPart::of(survey, move |peer| label(&locate, peer))))
+        }
+        .boxed()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::{FutureExt as _, future::ready};
 use serde::{Deserialize, Serialize};
 
-use super::{Answering, Call, Verb, one};
+use super::{Answering, Call, Verb, ls::label, one};
 use crate::{
     node::Node,
     report::{Replication, Status, Transfers, Work},
@@ -40,6 +40,7 @@ fn status(node: &Node) -> Status {
     let alone = rooms.locate.reachable() + 1 < usize::from(rooms.replicas);
     Status {
         peer_id: rooms.network.local().to_string(),
+        label: label(&rooms.locate, &rooms.network.local()),
         listen: node.ready().listen,
         network: node.network_name().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -5,12 +5,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Answering, Call, Verb,
-    ls::{rfc3339, shown_name},
+    ls::{label, rfc3339, shown_name},
 };
 use crate::{
     node::Node,
     report::Update,
-    service::catalogue::{Change, Event},
+    service::{
+        catalogue::{Change, Event},
+        locate::Locate,
+    },
 };
 
 /// `watch`.
@@ -30,10 +33,11 @@ impl Verb for WatchRequest {
         async move {
             // Subscribed before the answer begins: whoever has read its head misses nothing from then on.
             let changes = node.rooms().catalogue.changes(self.since).await?;
-            let updates = stream::unfold(changes, |mut changes| async move {
+            let locate = node.rooms().locate.clone();
+            let updates = stream::unfold((changes, locate), |(mut changes, locate)| async move {
                 loop {
                     match changes.next().await? {
-                        Ok(change) => return Some((Ok(update(&change)), changes)),
+                        Ok(change) => return Some((Ok(update(&change, &locate)), (changes, locate))),
                         // What stands is in `ls`, and `--since` tells the rest again.
                         Err(missed) => tracing::warn!(missed, "a watcher lags behind the catalogue"),
                     }
@@ -45,7 +49,7 @@ impl Verb for WatchRequest {
     }
 }
 
-fn update(change: &Change) -> Update {
+fn update(change: &Change, locate: &Locate) -> Update {
     let publication = &change.publication;
     let event = match change.event {
         Event::Added => "added",
@@ -58,6 +62,7 @@ fn update(change: &Change) -> Update {
         name: shown_name(publication),
         size: publication.size,
         publisher: publication.publisher.to_string(),
+        publisher_label: label(locate, &publication.publisher),
         version: publication.version,
         time: rfc3339(publication.time_milliseconds),
         position: change.position,

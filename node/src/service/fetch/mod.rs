@@ -177,7 +177,7 @@ impl Peers for Rooms {
         // Right after a start nobody is known yet, and nobody who is asked proves nothing.
         self.fetch.locate.discovered().await;
         // One more, for this node itself may be among them.
-        let mut ranked = self.fetch.locate.ranked(&hash, most.saturating_add(1)).await;
+        let mut ranked = self.fetch.locate.sources(&hash, most.saturating_add(1)).await;
         ranked.retain(|peer| *peer != self.fetch.network.local());
         ranked.truncate(most);
         ranked
@@ -187,7 +187,7 @@ impl Peers for Rooms {
         let mut others = self.publishers.clone();
         others.extend(self.providers().await);
         // Whoever came since the first look.
-        others.extend(self.fetch.locate.ranked(&hash, usize::MAX).await);
+        others.extend(self.fetch.locate.sources(&hash, usize::MAX).await);
         others.retain(|peer| *peer != self.fetch.network.local());
         others
     }

@@ -61,7 +61,7 @@ pub(super) async fn stat(rooms: &Inspect, found: &Resolved, reference: &str, pla
     })
     .await?;
     let mut sorted = rooms.blocking.run(move || distinct.sorted()).await?.map_err(scratch_error)?;
-    let mut peers = rooms.locate.ranked(&root.hash, usize::MAX).await;
+    let mut peers = rooms.locate.sources(&root.hash, usize::MAX).await;
     peers.retain(|peer| *peer != rooms.network.local());
     let wanted = found.wanted.unwrap_or(rooms.replicas);
     let mut tally = Tally::default();

@@ -49,8 +49,8 @@ pub(super) struct Upkeep<'a> {
     compared: broadcast::Receiver<Compared>,
     topology: watch::Receiver<u64>,
     reach: watch::Sender<Option<Reach>>,
-    /// Storing peers as the keeper knows them: connected, full.
-    peers: BTreeMap<PeerId, (bool, bool)>,
+    /// Storing peers as the keeper knows them: connected, and what they said.
+    peers: BTreeMap<PeerId, (bool, Said)>,
     waiting: VecDeque<Input>,
     /// Bounded by the machine.
     running: FuturesUnordered<BoxFuture<'static, Option<Input>>>,
@@ -98,10 +98,10 @@ impl<'a> Upkeep<'a> {
     /// Tells the keeper what is different among the storing peers.
     fn follow(&mut self) {
         let present: BTreeMap<_, _> =
-            self.around.locate.storing().into_iter().map(|(peer, here, full)| (peer, (here, full))).collect();
-        for (peer, (here, full)) in &present {
+            self.around.locate.storing().into_iter().map(|(peer, here, said)| (peer, (here, said))).collect();
+        for (peer, (here, said)) in &present {
             let before = self.peers.get(peer).copied();
-            if before == Some((*here, *full)) {
+            if before == Some((*here, *said)) {
                 continue;
             }
             // Away counts from the end of the connection, not from the last byte: a peer at rest says nothing for minutes,
@@ -111,7 +111,7 @@ impl<'a> Upkeep<'a> {
                 (None, false) => self.waiting.push_back(Input::Remembered(*peer)),
                 _ => self.waiting.push_back(Input::Heard(*peer)),
             }
-            self.waiting.push_back(Input::Said(*peer, Said { storing: true, full: *full, leaving: false }));
+            self.waiting.push_back(Input::Said(*peer, *said));
         }
         for (peer, (here, _)) in &self.peers {
             if *here && !present.contains_key(peer) {

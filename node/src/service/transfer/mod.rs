@@ -3,6 +3,7 @@
 //! A node asks on streams that it opens ([`session`]) and answers on those that it accepts ([`serve`]). Sessions to a
 //! peer are opened when they are needed, kept, and opened anew when the peer's connections came anew.
 
+mod presence;
 mod serve;
 mod session;
 mod stream;
@@ -27,11 +28,14 @@ use p2p_protocol::{
         version::{Hello, Spoken},
     },
 };
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::session::Offered;
-use self::session::Session;
+use self::{presence::Presence, session::Session};
 use super::{
     wanted::Wanted,
     worker::{Layer, Work},
@@ -115,6 +119,11 @@ struct Shared {
     wanted: Wanted,
     protocol: Spoken,
     storing: bool,
+    presence: Mutex<Presence>,
+    /// The presence is another.
+    other: Notify,
+    /// Who hears greetings of peers.
+    heard: Mutex<Option<mpsc::Sender<(PeerId, Greeting)>>>,
     slots: Mutex<HashMap<PeerId, Arc<Slot>>>,
     inbound: Mutex<HashMap<PeerId, Vec<(u64, CancellationToken)>>>,
     sent_bytes: AtomicU64,
@@ -172,7 +181,9 @@ impl Shared {
         let storing = self.storing && usage.capacity_bytes > 0;
         let dialect = self.network.dialect();
         let hello = Hello { version: dialect.transfer.newest(), features: dialect.features };
-        Greeting { hello, storing, capacity_bytes: usage.capacity_bytes, free_bytes: usage.free_bytes }
+        let Presence { label, leaving } = lock(&self.presence).clone();
+        let (capacity_bytes, free_bytes) = (usage.capacity_bytes, usage.free_bytes);
+        Greeting { hello, storing, full: storing && usage.full, leaving, capacity_bytes, free_bytes, label }
     }
 
     /// Drops a peer that broke the rules: the one place where anything of this protocol does.
@@ -289,6 +300,9 @@ impl Transfer {
             wanted,
             protocol,
             storing,
+            presence: Mutex::default(),
+            other: Notify::new(),
+            heard: Mutex::default(),
             slots: Mutex::default(),
             inbound: Mutex::default(),
             sent_bytes: AtomicU64::new(0),

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shared,
+    Shared, lock,
     session::{INLINE_HASH_BYTES, OPENING},
     stream::{FrameReader, FrameWriter, Progress, STALL, StreamError, greet},
 };
@@ -87,7 +87,7 @@ impl Reply {
 pub(super) async fn serve(shared: Arc<Shared>, peer: PeerId, stream: Stream, cancelled: CancellationToken) {
     let served = tokio::select! {
         () = cancelled.cancelled() => Ok(()),
-        served = run(&shared, stream) => served,
+        served = run(&shared, peer, stream) => served,
     };
     match served {
         Ok(()) => tracing::debug!(%peer, "an inbound transfer session ended"),
@@ -97,7 +97,7 @@ pub(super) async fn serve(shared: Arc<Shared>, peer: PeerId, stream: Stream, can
     }
 }
 
-async fn run(shared: &Arc<Shared>, stream: Stream) -> Result<(), Ended> {
+async fn run(shared: &Arc<Shared>, peer: PeerId, stream: Stream) -> Result<(), Ended> {
     let (read, write) = stream.split();
     let progress = Progress::new();
     let mut reader = FrameReader::new(read, progress.clone());
@@ -110,7 +110,7 @@ async fn run(shared: &Arc<Shared>, stream: Stream) -> Result<(), Ended> {
     let (replies, replying) = mpsc::channel(ANSWERS);
     let (wants, wanted) = mpsc::channel(WANTS);
     let fault = Arc::new(Fault::default());
-    let reading = listen(shared, reader, wants, replies.clone(), fault.clone());
+    let reading = listen(shared, peer, reader, wants, replies.clone(), fault.clone());
     let ahead = read_ahead(shared, wanted, replies);
     let writing = write_replies(shared, writer, replying);
     // The reader ends with the stream; then the others end as their queues close, after the last answer is written.
@@ -122,6 +122,7 @@ async fn run(shared: &Arc<Shared>, stream: Stream) -> Result<(), Ended> {
 
 async fn listen<R: AsyncRead + Unpin>(
     shared: &Arc<Shared>,
+    peer: PeerId,
     mut reader: FrameReader<R>,
     wants: mpsc::Sender<(u32, Multihash)>,
     replies: mpsc::Sender<Reply>,
@@ -156,6 +157,13 @@ async fn listen<R: AsyncRead + Unpin>(
         pay(&mut requests, cost(&message)).await;
         match message {
             Message::Unsupported => send(&replies, Reply::new(request, Message::Unsupported)).await,
+            Message::Greeting(greeting) => {
+                let hearing = lock(&shared.heard).clone();
+                if let Some(hearing) = hearing {
+                    // Whoever heard them is gone only with this service.
+                    let _ = hearing.send((peer, greeting)).await;
+                }
+            }
             Message::Greet => {
                 send(&replies, Reply::new(request, Message::Greeting(shared.own_greeting()))).await;
             }

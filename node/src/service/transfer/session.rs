@@ -71,6 +71,7 @@ enum Call {
     Put { cid: Cid, bytes: Bytes, answer: Answer<()>, permit: OwnedSemaphorePermit },
     Have { hashes: Vec<Multihash>, answer: Answer<Vec<Option<Held>>> },
     Greet { answer: Answer<Greeting> },
+    Tell(Box<Greeting>),
 }
 
 /// A request whose answer has not come. The permit keeps its place in the window, wanted or not, until it does.
@@ -270,7 +271,13 @@ impl Session {
 
     /// What the peer said of itself last.
     pub(super) fn greeting(&self) -> Greeting {
-        *self.state.greeting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.greeting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what this node says of itself now; nothing comes back.
+    pub(super) async fn tell(&self, own: Greeting) {
+        // A session that ended needs no telling.
+        let _ = self.queue.send(Call::Tell(Box::new(own))).await;
     }
 
     pub(super) async fn refresh(&self) -> Result<Greeting, TransferError> {
@@ -381,6 +388,7 @@ async fn write<W: AsyncWrite + Unpin>(
                     writer.push(next, &Message::Greet).await?;
                     next = next.wrapping_add(1);
                 }
+                Call::Tell(own) => drop(writer.push(0, &Message::Greeting(*own)).await?),
                 // Nobody waits for it any more.
                 _ => {}
             }
@@ -535,7 +543,7 @@ fn settle(shared: &Arc<Shared>, state: &Arc<State>, waiting: Waiting, message: M
             drop(answer.send(Ok(held)));
         }
         (Waiting::Greeting(answer), Message::Greeting(greeting)) => {
-            *state.greeting.lock().unwrap_or_else(PoisonError::into_inner) = greeting;
+            *state.greeting.lock().unwrap_or_else(PoisonError::into_inner) = greeting.clone();
             drop(answer.send(Ok(greeting)));
         }
         (waiting, message) => {

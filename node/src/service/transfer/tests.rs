@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::join_all};
 use p2p_protocol::{
-    Chunk, Cid, Codec, Multihash, PeerId,
+    Chunk, Cid, Codec, Label, Multihash, PeerId,
     wire::{
         frame::{HEADER_BYTES, Header},
         transfer::{Greeting, Message, limit},
@@ -45,7 +45,9 @@ async fn read(stream: &mut Stream) -> Option<(u32, Message)> {
 
 fn greeting() -> Message {
     let hello = Hello { version: 1, features: 0 };
-    Message::Greeting(Greeting { hello, storing: true, capacity_bytes: 1, free_bytes: 1 })
+    let (storing, full, leaving) = (true, false, false);
+    let label = Label::new("played by a test");
+    Message::Greeting(Greeting { hello, storing, full, leaving, capacity_bytes: 1, free_bytes: 1, label })
 }
 
 /// A stream to a node's transfer service from a peer that the test plays, greetings over.
@@ -376,6 +378,8 @@ async fn an_unknown_kind_is_answered_unsupported_and_nobody_is_banned() {
     let mut stream = network.open_stream(peer(1), transfer_protocol()).await.expect("it accepts");
     // A greeting of a later version: every feature, and more than is known.
     let mut newer = Header { kind: 1, request: 0, length: 200 }.encode().to_vec();
+    newer.resize(HEADER_BYTES + 26, 0xff);
+    newer.push(0);
     newer.resize(HEADER_BYTES + 200, 0xff);
     stream.write_all(&newer).await.expect("it is read");
     assert!(matches!(read(&mut stream).await, Some((0, Message::Greeting(_)))));
