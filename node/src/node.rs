@@ -38,6 +38,7 @@ use crate::{
         locate::Locate,
         remember,
         replicate::Replicate,
+        scrub::Scrub,
         sync::{self, Sync},
         transfer::Transfer,
         wanted::Wanted,
@@ -68,6 +69,8 @@ pub struct Site<'a> {
     pub replicas: u8,
     /// How what this node should hold is kept.
     pub duty: duty::Settings,
+    /// Within which each chunk is read again; zero: never.
+    pub scrub_period: Duration,
     /// Has a `tmp` for what does not fit into memory; `None`: the system's own directory for that.
     pub data_dir: Option<&'a Path>,
     /// Of all chance in the services: the same seed, on the same network, gives the same run.
@@ -130,6 +133,8 @@ pub struct Rooms {
     pub sync: Sync,
     /// What this node should hold.
     pub keep: Keep,
+    /// Reading every chunk again.
+    pub scrub: Scrub,
     /// Looking into DAGs.
     pub inspect: Inspect,
     /// Writing them out.
@@ -146,7 +151,7 @@ impl Rooms {
     /// Builds the services bottom-up, each with a layer of workers of its own. A store without capacity makes a node that
     /// only reads and publishes.
     pub async fn build(network: Network, store: Store, keypair: Keypair, site: Site<'_>) -> Result<Self> {
-        let Site { network_name, label, replicas, duty, data_dir, seed } = site;
+        let Site { network_name, label, replicas, duty, scrub_period, data_dir, seed } = site;
         let storing = store.usage().capacity_bytes > 0;
         let workers = Arc::new(Workers::default());
         let blocking = Blocking::new(workers.layer());
@@ -173,6 +178,15 @@ impl Rooms {
             blocking: blocking.clone(),
         };
         let keep = Keep::start(around, duty, storing, seed ^ KEEPING, &workers.layer());
+        let scrub = Scrub::start(
+            store.clone(),
+            keep.clone(),
+            transfer.clone(),
+            locate.clone(),
+            blocking.clone(),
+            scrub_period,
+            &workers.layer(),
+        );
         let scratch = data_dir.map_or_else(std::env::temp_dir, |directory| directory.join("tmp"));
         let inspect = Inspect::new(
             network.clone(),
@@ -200,6 +214,7 @@ impl Rooms {
             catalogue,
             sync,
             keep,
+            scrub,
             inspect,
             export,
             replicas,
@@ -289,6 +304,7 @@ impl Node {
             network_name: &settings.network,
             label: settings.label.clone(),
             duty: settings.duty,
+            scrub_period: settings.scrub_period,
             replicas: settings.replicas,
             data_dir: Some(settings.data_dir.as_path()),
             seed: rand::random(),

@@ -132,6 +132,59 @@ pub struct Got {
     pub labels: BTreeMap<String, String>,
 }
 
+/// `verify --json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Verified {
+    /// Chunks that were looked at.
+    pub chunks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those that are damaged here: found now, or earlier and not made good yet.
+    pub damaged: u64,
+    /// Of those: fetched again, or not needed here.
+    pub repaired: u64,
+    /// Chunks that should be here, and are not at the end.
+    pub missing: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Of a reference alone.
+    #[serde(flatten)]
+    pub dag: Option<VerifiedDag>,
+}
+
+/// What `verify REF` says beside: `missing` is what nobody who answers has then.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VerifiedDag {
+    /// What was looked at.
+    pub cid: String,
+    /// Chunks with fewer copies than wanted, though with one.
+    pub under_replicated: u64,
+    /// Copies that are wanted.
+    pub wanted: u8,
+    /// Chunks by who has them, this node included.
+    pub holders: BTreeMap<String, u64>,
+    /// Whether what its publications list is what it has.
+    pub manifest: Manifest,
+    /// Chunks of it that a publication does not list.
+    pub unlisted: u64,
+    /// Chunks that a publication lists, and that it does not have.
+    pub surplus: u64,
+}
+
+/// What publications list of a DAG.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Manifest {
+    /// It is nothing that was published as such.
+    None,
+    /// Exactly its chunks.
+    Equal,
+    /// Others.
+    Differs,
+    /// Not all of it can be read.
+    Unreadable,
+}
+
 /// `stat REF --json`: what the network says now.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Stat {

@@ -21,6 +21,8 @@ use crate::error::{Error, Result};
 pub const DEFAULT_NETWORK: &str = "main";
 /// Copies of each chunk that are asked for when nothing else is said.
 pub const DEFAULT_REPLICAS: u8 = 3;
+/// Within which every chunk is read again when nothing else is said.
+pub const DEFAULT_SCRUB_PERIOD: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The port that is tried first.
 pub const DEFAULT_PORT: u16 = 4242;
 /// The most copies that may be asked for.
@@ -43,6 +45,8 @@ pub struct Settings {
     pub replicas: u8,
     /// How what this node should hold is kept.
     pub duty: duty::Settings,
+    /// Within which every chunk here is read again; zero: never.
+    pub scrub_period: Duration,
     /// The most bytes that chunks may take; `None`: 80 % of the free space at the first start, remembered.
     pub capacity_bytes: Option<u64>,
     /// The network's name.
@@ -72,6 +76,8 @@ pub struct Partial {
     pub gc_grace: Option<Duration>,
     /// As [`duty::Settings::probation`].
     pub probation: Option<Duration>,
+    /// As [`Settings::scrub_period`].
+    pub scrub_period: Option<Duration>,
     /// As [`Settings::capacity_bytes`].
     pub capacity_bytes: Option<u64>,
     /// As [`Settings::network`].
@@ -94,6 +100,7 @@ impl Partial {
             audit_interval: self.audit_interval.or(other.audit_interval),
             gc_grace: self.gc_grace.or(other.gc_grace),
             probation: self.probation.or(other.probation),
+            scrub_period: self.scrub_period.or(other.scrub_period),
             capacity_bytes: self.capacity_bytes.or(other.capacity_bytes),
             network: self.network.or(other.network),
             label: self.label.or(other.label),
@@ -140,6 +147,7 @@ impl Settings {
         let settings = Self {
             data_dir,
             duty,
+            scrub_period: partial.scrub_period.unwrap_or(DEFAULT_SCRUB_PERIOD),
             listen: partial.listen.unwrap_or_default(),
             bootstrap: partial.bootstrap.unwrap_or_default(),
             mdns: partial.mdns.unwrap_or(true),

@@ -156,7 +156,7 @@ fn the_reader_of_imports_sees_groups_and_paths() {
 }
 
 /// Which services each service may use: what stands below it. One that is not named here may use none.
-const SERVICES_BELOW: [(&str, &[&str]); 17] = [
+const SERVICES_BELOW: [(&str, &[&str]); 19] = [
     ("worker", &[]),
     ("blocking", &["worker"]),
     ("distinct", &[]),
@@ -170,9 +170,11 @@ const SERVICES_BELOW: [(&str, &[&str]); 17] = [
     ("ingest", &["blocking", "distinct", "progress", "reason", "replicate"]),
     ("catalogue", &["worker"]),
     ("sync", &["catalogue", "worker"]),
-    ("inspect", &["blocking", "catalogue", "distinct", "fetch", "locate", "reason", "transfer"]),
+    ("inspect", &["blocking", "catalogue", "distinct", "fetch", "holders", "locate", "progress", "reason", "transfer"]),
     ("export", &["blocking", "distinct", "fetch", "inspect", "progress", "reason"]),
     ("keep", &["blocking", "catalogue", "fetch", "locate", "sync", "transfer", "wanted", "worker"]),
+    ("holders", &["locate", "transfer"]),
+    ("scrub", &["blocking", "holders", "keep", "locate", "progress", "transfer", "worker"]),
     ("remember", &["locate", "worker"]),
 ];
 
@@ -231,6 +233,7 @@ fn command_line_word(code: &str) -> Option<&str> {
         "peers",
         "connect",
         "completions",
+        "verify",
     ];
     let program = "p2p-node ";
     let verb = |at: usize| verbs.contains(&word(at + program.len()).unwrap_or_default());

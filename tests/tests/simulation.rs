@@ -119,6 +119,7 @@ impl Simulation {
             label: Default::default(),
             replicas: K,
             duty: Default::default(),
+            scrub_period: Default::default(),
             data_dir: None,
             seed: self.order.len() as u64,
         }

@@ -13,6 +13,7 @@ use crate::{
         export::WriteError,
         ingest::AddError,
         inspect::ReadError,
+        scrub::VerifyError,
     },
     store::StoreError,
 };
@@ -100,6 +101,15 @@ impl From<WriteError> for Error {
             | WriteError::Io { .. }
             | WriteError::Scratch(_)
             | WriteError::Unfinished(_) => Self::failed(message),
+        }
+    }
+}
+
+impl From<VerifyError> for Error {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Store(why) => why.into(),
+            VerifyError::Unfinished(why) => why.into(),
         }
     }
 }

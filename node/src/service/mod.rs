@@ -5,6 +5,7 @@ pub mod catalogue;
 pub mod distinct;
 pub mod export;
 pub mod fetch;
+pub mod holders;
 pub mod ingest;
 pub mod inspect;
 pub mod keep;
@@ -15,6 +16,7 @@ pub mod remember;
 pub mod replicate;
 #[cfg(test)]
 pub(crate) mod rig;
+pub mod scrub;
 pub mod sync;
 pub mod transfer;
 pub mod wanted;

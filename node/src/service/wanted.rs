@@ -5,6 +5,8 @@
 //! in the same commit, by this node's own clock, before the answer is given: nobody is told "kept" of what is freed a
 //! moment later.
 
+mod compare;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -25,6 +27,7 @@ use p2p_protocol::{
 };
 use tokio::sync::{Notify, RwLock};
 
+pub use self::compare::Rows;
 use crate::{
     runner::now,
     store::{Edit, KeyTable, MAX_NOTE_BYTES, MAX_TABLE_CHANGES, Put, Store, StoreError, TableChange},

@@ -6,7 +6,7 @@ use libp2p::Multiaddr;
 
 use super::{
     Partial, multiaddr,
-    units::{parse_duration, parse_size},
+    units::{parse_duration, parse_period, parse_size},
 };
 use crate::error::{Error, Result};
 
@@ -33,6 +33,7 @@ pub(super) fn read(variable: &impl Fn(&str) -> Option<OsString>) -> Result<Parti
         gc_grace: value(variable, "P2P_NODE_GC_GRACE", parse_duration)?,
         // For tests alone, so that no flag and no line of a file says it.
         probation: value(variable, "P2P_NODE_PROBATION", parse_duration)?,
+        scrub_period: value(variable, "P2P_NODE_SCRUB_PERIOD", parse_period)?,
         capacity_bytes: value(variable, "P2P_NODE_CAPACITY", parse_size)?,
         network: value(variable, "P2P_NODE_NETWORK", |text| Ok(text.to_owned()))?,
         label: value(variable, "P2P_NODE_LABEL", |text| Ok(text.to_owned()))?,
@@ -89,6 +90,8 @@ mod tests {
         assert_eq!(read(&one("P2P_NODE_AUDIT_INTERVAL", "1h"))?.audit_interval, Some(Duration::from_secs(3600)));
         assert_eq!(read(&one("P2P_NODE_PROBATION", "5s"))?.probation, Some(Duration::from_secs(5)));
         assert_eq!(read(&one("P2P_NODE_GC_GRACE", "7d"))?.gc_grace, Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!(read(&one("P2P_NODE_SCRUB_PERIOD", "0"))?.scrub_period, Some(Duration::ZERO));
+        assert_eq!(read(&one("P2P_NODE_SCRUB_PERIOD", "90d"))?.scrub_period, Some(Duration::from_secs(90 * 86_400)));
         assert_eq!(read(&one("P2P_NODE_NETWORK", "lab"))?.network.as_deref(), Some("lab"));
         assert_eq!(read(&one("P2P_NODE_LABEL", "nas"))?.label.as_deref(), Some("nas"));
         assert_eq!(config(&one("P2P_NODE_CONFIG", "/x")), Some(PathBuf::from("/x")));

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     Partial, multiaddr,
-    units::{parse_duration, parse_size},
+    units::{parse_duration, parse_period, parse_size},
 };
 use crate::error::{Error, Result};
 
@@ -34,6 +34,7 @@ struct File {
     repair_rate: Option<Size>,
     audit_interval: Option<String>,
     gc_grace: Option<String>,
+    scrub_period: Option<String>,
     network: Option<String>,
     label: Option<String>,
 }
@@ -85,6 +86,10 @@ fn parse(text: &str) -> Result<Partial, String> {
         repair_rate: size("repair-rate", file.repair_rate)?,
         audit_interval: duration("audit-interval", file.audit_interval)?,
         gc_grace: duration("gc-grace", file.gc_grace)?,
+        scrub_period: file
+            .scrub_period
+            .map(|text| parse_period(&text).map_err(|why| format!("scrub-period: {why}")))
+            .transpose()?,
         capacity_bytes: size("capacity", file.capacity)?,
         probation: None,
         network: file.network,
@@ -129,6 +134,8 @@ mod tests {
         assert_eq!((partial.mdns, partial.replicas, partial.capacity_bytes), (Some(false), Some(2), Some(1024)));
         assert_eq!((partial.network.as_deref(), partial.label.as_deref()), (Some("lab"), Some("nas")));
         assert_eq!(parse("capacity = '2MiB'").map(|p| p.capacity_bytes), Ok(Some(2 << 20)));
+        assert_eq!(parse("scrub-period = '0'").map(|p| p.scrub_period), Ok(Some(Duration::ZERO)));
+        assert_eq!(parse("scrub-period = '7d'").map(|p| p.scrub_period), Ok(Some(Duration::from_secs(7 * 86_400))));
         assert_eq!(parse(""), Ok(Partial::default()));
     }
 

@@ -297,7 +297,8 @@ impl Store {
         if found.is_some() { self.entry(hash) } else { Ok(None) }
     }
 
-    /// Removes those that are here, and says what that was of; returns when it is on disk.
+    /// Removes those that are here, and says what that was of; returns when it is on disk. Those that were
+    /// [damaged](Self::damaged) are not remembered any more.
     /// However many there are, others are served between them. A dropped future may leave some of it done.
     pub async fn remove(&self, hashes: Vec<Multihash>) -> Result<Removed, StoreError> {
         self.ask_for_parts(&hashes, |part| (Request::Remove(part), 0)).await

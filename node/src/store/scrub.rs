@@ -74,6 +74,11 @@ struct Found {
 }
 
 impl Store {
+    /// Whether a chunk is one of those that were [damaged](Self::damaged) and have not been put again.
+    pub fn is_damaged(&self, hash: &Multihash) -> Result<bool, StoreError> {
+        Ok(self.with(|table| table.damaged(&Key::from(hash)))?.is_some())
+    }
+
     /// Reads and verifies the chunks from `position` on (`None`: a new pass begins), about `bytes` of them, at least
     /// one. Whoever calls it sets the pace. A store in memory has nothing to be read.
     pub async fn read_pass(&self, position: Option<PassPosition>, bytes: u64) -> Result<Pass, StoreError> {

@@ -294,6 +294,10 @@ impl Writer {
                         plan.records.push(Record::Deletion(entry, Gone::Removed, None));
                         removed.chunks += 1;
                         removed.bytes += cost(&entry);
+                    } else if let Some(entry) = plan.draft.damaged(&key)? {
+                        // Nobody waits for it any more.
+                        plan.draft.drop_chunk(key, None)?;
+                        plan.records.push(Record::Deletion(entry, Gone::Removed, None));
                     }
                 }
                 return Ok(Answer::Removed(removed));

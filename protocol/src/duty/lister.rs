@@ -67,6 +67,10 @@ pub enum Input {
     },
     /// A publication is not live any more.
     Gone(u64),
+    /// Rows name these publications: those that nobody told of are to be taken off.
+    Named(Vec<u64>),
+    /// What rows say of these publications is to be compared with what they list, over all that they cover.
+    Compare(Vec<u64>),
     /// Where this node stands among the peers in view changed.
     Moved(Reach),
     /// [`Output::Read`] or [`Output::Purge`] is done, its rows are written; or it could not be read.
@@ -229,6 +233,39 @@ impl Lister {
         }
     }
 
+    /// What was never told to be live, or is gone and done with, and is named all the same: it has no manifest to go by.
+    fn named(&mut self, now: Instant, id: u64) {
+        if self.publications.contains_key(&id) {
+            return;
+        }
+        let touched: Arc<Spans> = Arc::new(Spans::all());
+        let listed =
+            Listed { publication: id, listing: Listing::Inline(Vec::new()), chunks: 0, copies: self.most_copies() };
+        let known = Publication {
+            listed,
+            covered: Arc::default(),
+            touched,
+            gone: true,
+            first_seen: now,
+            reading: None,
+            // As after a manifest that could not be read.
+            tries: 1,
+            again: None,
+        };
+        self.publications.insert(id, known);
+        self.open(id);
+    }
+
+    /// It is read again as if it had never been. Until then its rows stand: nothing waits for it.
+    fn compare(&mut self, id: u64) {
+        let Some(known) = self.publications.get_mut(&id) else { return };
+        if known.gone || known.reading.is_some() || known.again.is_some() || known.covered.is_empty() {
+            return;
+        }
+        known.covered = Arc::default();
+        self.ready.insert(id);
+    }
+
     fn go_on(&mut self, now: Instant) {
         while let Some(&(again, id)) = self.waiting.first()
             && again <= now
@@ -355,6 +392,8 @@ impl StateMachine for Lister {
                     self.open(id);
                 }
             }
+            Input::Named(ids) => ids.into_iter().for_each(|id| self.named(now, id)),
+            Input::Compare(ids) => ids.into_iter().for_each(|id| self.compare(id)),
             Input::Moved(reach) => self.moved(reach),
             Input::Done { publication, complete } => self.done(now, publication, complete),
         }
@@ -519,6 +558,45 @@ mod tests {
         assert!(lister.is_idle());
         lister.handle(now, Input::Gone(3));
         assert!(lister.is_idle(), "it never was");
+    }
+
+    #[test]
+    fn what_rows_name_and_nobody_told_of_is_purged_and_nothing_else() {
+        let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+        lister.handle(now, Input::Moved(reach(10)));
+        (1..=2).for_each(|publication| lister.handle(now, live(publication)));
+        settle(&mut lister, now);
+        lister.handle(now, Input::Gone(2));
+        outputs(&mut lister);
+        lister.handle(now, Input::Named(vec![1, 2, 7]));
+        assert_eq!(outputs(&mut lister), [Output::Purge(7)], "one is live, one is being unlisted");
+        // It becomes live before that is done: it is read after it.
+        lister.handle(now, live(7));
+        assert_eq!(reads(&outputs(&mut lister)), []);
+        lister.handle(now, Input::Done { publication: 7, complete: true });
+        lister.handle(now, Input::Done { publication: 2, complete: true });
+        assert_eq!(settle(&mut lister, now), [(7, true)]);
+        assert!(lister.is_idle());
+    }
+
+    #[test]
+    fn what_is_compared_is_read_again_over_all_that_it_covers_and_holds_nothing_up() {
+        let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+        lister.handle(now, Input::Moved(reach(100)));
+        (1..=2).for_each(|publication| lister.handle(now, live(publication)));
+        settle(&mut lister, now);
+        lister.handle(now, Input::Gone(2));
+        settle(&mut lister, now);
+        lister.handle(now, Input::Compare(vec![1, 2, 3]));
+        let all = lister.parts()[&3].clone();
+        let expected = Output::Read { listed: listed(1), spans: all.clone(), list: true, covers: all };
+        assert_eq!(outputs(&mut lister), [expected], "and what is freed does not wait for it");
+        lister.handle(now, Input::Compare(vec![1]));
+        lister.handle(now, Input::Done { publication: 1, complete: false });
+        assert!(outputs(&mut lister).is_empty());
+        lister.handle_timeout(now + FIRST_WAIT);
+        assert_eq!(settle(&mut lister, now), [(1, true)]);
+        assert!(lister.is_idle());
     }
 
     #[test]

@@ -101,6 +101,11 @@ impl Row {
         self.references.iter().any(|reference| reference.publication == publication)
     }
 
+    /// The publications that it names.
+    pub fn publications(&self) -> impl Iterator<Item = u64> + '_ {
+        self.references.iter().map(|reference| reference.publication)
+    }
+
     /// How many copies are wanted; 0 where nothing lists it.
     pub fn copies(&self) -> u8 {
         let most = self.references.iter().map(|reference| reference.copies).max().unwrap_or(0);

@@ -10,7 +10,8 @@ use crate::{
     front::verbs::{add::AddRequest, get::GetRequest, rm::RmRequest, stat::StatPart, watch::WatchRequest},
     report::{
         AddOptions, Added, CatalogueLine, Changed, ChunkerChoice, Copies, DirectoryLine, EntryKind, Got, LocalChunk,
-        PeerLine, Placement, Progress, Replication, Stat, StatCopies, Status, Transfers, Update, VersionLine, Work,
+        Manifest, PeerLine, Placement, Progress, Replication, Stat, StatCopies, Status, Transfers, Update, Verified,
+        VerifiedDag, VersionLine, Work,
     },
 };
 
@@ -54,6 +55,27 @@ fn add_and_get() {
             labels: BTreeMap::from([("12D3".to_owned(), "nas".to_owned())]),
         },
         r#"{"cid":"c","path":"/p","size":1,"seconds":2.5,"chunks":3,"from":{"12D3":4},"labels":{"12D3":"nas"}}"#,
+    );
+}
+
+#[test]
+fn verify() {
+    golden(
+        &Verified { chunks: 1, bytes: 2, damaged: 3, repaired: 4, missing: 5, seconds: 0.5, dag: None },
+        r#"{"chunks":1,"bytes":2,"damaged":3,"repaired":4,"missing":5,"seconds":0.5}"#,
+    );
+    let dag = VerifiedDag {
+        cid: "c".into(),
+        under_replicated: 6,
+        wanted: 3,
+        holders: BTreeMap::from([("12D3".to_owned(), 7)]),
+        manifest: Manifest::Differs,
+        unlisted: 8,
+        surplus: 9,
+    };
+    golden(
+        &Verified { chunks: 1, bytes: 2, damaged: 3, repaired: 4, missing: 5, seconds: 0.5, dag: Some(dag) },
+        r#"{"chunks":1,"bytes":2,"damaged":3,"repaired":4,"missing":5,"seconds":0.5,"cid":"c","under_replicated":6,"wanted":3,"holders":{"12D3":7},"manifest":"differs","unlisted":8,"surplus":9}"#,
     );
 }
 

@@ -15,6 +15,7 @@ use super::{
     ls::Ls,
     rm::{Restore, Rm},
     stat::Stat,
+    verify::Verify,
     watch::Watch,
 };
 
@@ -139,6 +140,9 @@ pub enum Command {
     /// Show the node at a glance: peers, chunks, space, replication health
     #[command(after_help = AFTER)]
     Status(NoArguments),
+    /// Read every chunk of this node again and fetch what is damaged, or check all of a REF
+    #[command(after_help = AFTER, after_long_help = VERIFY)]
+    Verify(Verify),
     /// Print a completion script for a shell
     #[command(after_help = AFTER, after_long_help = COMPLETIONS)]
     Completions(Completions),
@@ -147,6 +151,25 @@ pub enum Command {
 /// A verb without arguments of its own.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct NoArguments {}
+
+const VERIFY: &str = "\
+Reads and hashes every chunk of this node, as fast as the disk goes. What is damaged is set aside and
+fetched again from whoever has it, and so is what should be here and is missing: this waits for it as
+long as something comes. Ctrl-C ends it; what was set aside is fetched again all the same.
+The daemon does the same by itself, slowly, within --scrub-period.
+
+With a REF it follows all links of that, compares what it finds with what its publications list, asks
+the peers that should have each chunk, and reads the copies that are here. Missing is then what nobody
+who answers has; copies of this node that are damaged are waited for. Nothing else is changed.
+
+Examples:
+  p2p-node verify
+  p2p-node verify photos
+  p2p-node verify CID --json
+
+Exit codes: 0 every chunk is here and intact, or somewhere; 1 something is still damaged or missing, or
+a publication lists other chunks, and standard error says what to do; 2 usage; 3 no daemon; 4 there is
+no such REF, or nobody has its root.";
 
 const DAEMON: &str = "\
 When it serves, it prints one line on standard output:

@@ -92,7 +92,6 @@ fn every_option_of_the_other_verbs_is_read() {
 fn what_is_not_in_the_grammar_is_refused_with_code_2() {
     for line in [
         "",
-        "verify",
         "gc",
         "nonsense",
         "add",
@@ -131,6 +130,7 @@ fn what_is_not_in_the_grammar_is_refused_with_code_2() {
         "daemon x",
         "completions tcsh",
         "status --repair-delay 1s",
+        "verify a b",
         "ls a b",
     ] {
         let refused = parse(line).map(|cli| format!("{cli:?}")).map_err(|error| error.exit_code());

@@ -26,7 +26,7 @@ use crate::{
     node::{Node, Ready},
     settings::{
         DEFAULT_NETWORK, MAX_REPLICAS, Partial, Settings, multiaddr,
-        units::{parse_duration, parse_size},
+        units::{parse_duration, parse_period, parse_size},
     },
 };
 
@@ -67,6 +67,9 @@ pub struct Daemon {
     /// How long a chunk is kept after the last publication that lists it went [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub gc_grace: Option<Duration>,
+    /// Within which every chunk here is read again, to find what the disk lost; 0 is never [default: 30d]
+    #[arg(long, value_name = "DURATION", value_parser = parse_period)]
+    pub scrub_period: Option<Duration>,
     /// What people call this machine, up to 64 bytes [default: the host's name]
     #[arg(long, value_name = "NAME")]
     pub label: Option<String>,
@@ -92,6 +95,7 @@ impl Daemon {
             audit_interval: self.audit_interval,
             gc_grace: self.gc_grace,
             probation: None,
+            scrub_period: self.scrub_period,
             capacity_bytes: self.capacity,
             network: self.network.clone(),
             label: self.label.clone(),

@@ -22,6 +22,7 @@ mod peers;
 mod rm;
 mod stat;
 mod status;
+mod verify;
 mod watch;
 
 use std::{ffi::OsString, panic::AssertUnwindSafe, path::PathBuf, process::ExitCode};
@@ -93,6 +94,7 @@ fn talk(command: Command, global: &Global) -> Result<(), Failure> {
             Command::Watch(verb) => watch::run(&verb, &client()?, &mut output).await,
             Command::Peers(_) => peers::run(&client()?, &mut output).await,
             Command::Connect(verb) => connect::run(&verb, &client()?, &mut output).await,
+            Command::Verify(verb) => verify::run(verb, &client()?, global, &mut output).await,
             Command::Status(_) => status::run(&client()?, &mut output).await,
             Command::Daemon(_) | Command::Completions(_) => Ok(()),
         };

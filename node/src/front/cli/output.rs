@@ -115,6 +115,11 @@ impl Output {
         self.flush()
     }
 
+    /// Tells of a failure beside a result that says it too: on stderr alone.
+    pub(super) fn told(&self, error: &Error) {
+        say("error", &error.to_string());
+    }
+
     /// Hands on what was written.
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         self.stdout.as_mut().map_or(Ok(()), BufWriter::flush).map_err(Failure::stdout)

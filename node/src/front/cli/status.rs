@@ -62,14 +62,18 @@ fn page(status: &Status) -> String {
 /// Such as `compact: working, 3 of 12, 1.5 a second`.
 fn work_line(work: &Work) -> String {
     let mut line = format!("{}: {}", text::shown(&work.name), text::shown(&work.state));
+    // It counts bytes.
+    let scrub = work.name == "scrub";
+    let amount = |number: u64| if scrub { show_size(number) } else { number.to_string() };
     if work.state == "working" {
-        line.push_str(&format!(", {}", work.done));
+        line.push_str(&format!(", {}", amount(work.done)));
         if let Some(total) = work.total {
-            line.push_str(&format!(" of {total}"));
+            line.push_str(&format!(" of {}", amount(total)));
         }
     }
     if let Some(rate) = work.rate {
-        line.push_str(&format!(", {rate:.1} a second"));
+        let rate = if scrub { show_size(rate as u64) } else { format!("{rate:.1}") };
+        line.push_str(&format!(", {rate} a second"));
     }
     line
 }
@@ -114,6 +118,7 @@ mod tests {
                 work("sync", "idle", 0, None, None),
                 work("compact", "working", 3, Some(12), Some(1.5)),
                 work("announce", "waiting", 0, None, None),
+                work("scrub", "working", 3 << 20, Some(12 << 20), Some(1_048_576.0)),
             ],
         });
         assert_eq!(
@@ -121,7 +126,8 @@ mod tests {
             "Peer        nas (12D3)\nNetwork     main\nVersion     1.2.3, up 1 min 1 s\nListens on  /ip4/1\n            /ip6/1\n\
              Peers       4 connected, 3 could take a chunk\nChunks      12, 1.0 MiB of 1.0 GiB\n\
              Copies      3 wanted; 2 chunks here have too few copies; 1 being made\nTransfers   1 B sent, 2 B received\n\
-             Work        compact: working, 3 of 12, 1.5 a second\n            announce: waiting\n"
+             Work        compact: working, 3 of 12, 1.5 a second\n            announce: waiting\n\
+             \x20           scrub: working, 3.0 MiB of 12.0 MiB, 1.0 MiB a second\n"
         );
     }
 }

@@ -16,6 +16,7 @@ pub mod restore;
 pub mod rm;
 pub mod stat;
 pub mod status;
+pub mod verify;
 pub mod watch;
 
 use std::future::ready;
@@ -134,6 +135,8 @@ pub fn table(into: &mut impl Table) {
     into.verb::<restore::RestoreRequest>();
     into.verb::<history::HistoryRequest>();
     into.verb::<watch::WatchRequest>();
+    into.verb::<verify::VerifyRequest>();
+    into.verb::<verify::VerifyReferenceRequest>();
     into.verb::<peers::PeersRequest>();
     into.verb::<connect::ConnectRequest>();
     into.verb::<status::StatusRequest>();

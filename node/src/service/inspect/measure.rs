@@ -17,9 +17,9 @@ use crate::service::fetch::ChunkSource;
 /// What an inner node is expected to weigh: the flat directories made here end at 256 KiB.
 pub(super) const NODE_BYTES: u64 = 64 * 1024;
 /// Inner nodes of one level that are remembered, at about 120 bytes each: 40 million files, or 300 TiB in one.
-const MAX_LEVEL: usize = 300_000;
+pub(super) const MAX_LEVEL: usize = 300_000;
 /// Levels: every honest directory tree and file is shallower (a path has 4096 bytes).
-const MAX_LEVELS: usize = 8192;
+pub(super) const MAX_LEVELS: usize = 8192;
 
 /// Walks all below `root` and gives its content bytes. `seen` is told every chunk at least once (more than once where it
 /// stands on several levels), with its length where that is known: raw leaves only if `leaves`, without fetching them,

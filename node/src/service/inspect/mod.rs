@@ -1,6 +1,8 @@
 //! Looking into a DAG: what a reference means, what a directory holds, and where the copies of a chunk are.
 
+mod check;
 mod error;
+mod listed;
 mod measure;
 mod own;
 mod placement;
@@ -21,6 +23,7 @@ pub(crate) use self::error::{dag_error, fetch_error};
 #[cfg(test)]
 pub(crate) use self::resolve::resolved;
 pub use self::{
+    check::{Agreement, Checked},
     error::ReadError,
     own::Named,
     placement::{Copies, Survey},
@@ -31,8 +34,11 @@ use super::{
     catalogue::Catalogue,
     fetch::{ChunkSource, Fetch},
     locate::Locate,
+    progress::Progress,
     transfer::Transfer,
 };
+use tokio::sync::watch::Sender;
+
 use crate::{net::Network, store::Store};
 
 /// Chunks that are fetched at once while a DAG is looked at: inner nodes are small (a quarter MiB at the most in the
@@ -128,6 +134,14 @@ impl Inspect {
         let found = self.resolve(reference).await?;
         self.locate.discovered().await;
         placement::stat(self, &found, reference, placement).await
+    }
+
+    /// Whether all of a DAG is there: its links followed, compared with what its publications list, every peer asked that
+    /// should have something of it, and this node's own copies read. Cancel-safe.
+    pub async fn check(&self, reference: &str, progress: &Sender<Progress>) -> Result<Checked> {
+        let found = self.resolve(reference).await?;
+        self.locate.discovered().await;
+        check::check(self, &found, reference, progress).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! The lister's world: publications as they become live and cease to be, and manifests that are read.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -22,6 +22,7 @@ use tokio::sync::{
 
 use super::{
     Around,
+    compare::{self, Comparison},
     read::{Purpose, Reading, Touched},
 };
 use crate::{runner::World, service::catalogue::Live, store::StoreError};
@@ -35,6 +36,9 @@ pub(super) struct Lists {
     reaches: watch::Receiver<Option<Reach>>,
     /// Where this node stands was told: before that, who there is is not known.
     waiting: VecDeque<Input>,
+    comparisons: mpsc::Receiver<Comparison>,
+    /// Publications that are to be read again only to be compared with the rows.
+    comparing: BTreeSet<u64>,
     /// Who published what is live, by what rows know it as.
     publishers: BTreeMap<u64, PeerId>,
     covered: BTreeMap<u64, Arc<Spans>>,
@@ -52,6 +56,7 @@ impl Lists {
         keeper: mpsc::Sender<duty::Input>,
         liveness: broadcast::Receiver<Live>,
         reaches: watch::Receiver<Option<Reach>>,
+        comparisons: mpsc::Receiver<Comparison>,
     ) -> Result<Self, StoreError> {
         let mut shared: BTreeMap<Vec<u8>, Arc<Spans>> = BTreeMap::new();
         // Nearly all cover the same: one copy of each.
@@ -66,6 +71,8 @@ impl Lists {
             liveness,
             reaches,
             waiting: VecDeque::new(),
+            comparisons,
+            comparing: BTreeSet::new(),
             publishers: BTreeMap::new(),
             covered,
             running: FuturesUnordered::new(),
@@ -88,14 +95,37 @@ impl Lists {
             }
         }
         for id in gone {
-            let around = self.around.clone();
             self.publishers.remove(&id);
             self.waiting.push_back(Input::Gone(id));
             // One of an earlier run is unknown to the machine, and its manifest may be gone: its rows are looked through.
             if self.covered.remove(&id).is_some() {
-                self.running.push(purge(around, self.keeper.clone(), id, None).boxed());
+                self.waiting.push_back(Input::Named(vec![id]));
             }
         }
+    }
+
+    /// Compares all rows with what is live, and what some publications list with the rows.
+    fn look_through(&mut self, Comparison { begins_at, done }: Comparison) {
+        let live: BTreeSet<u64> = self.publishers.keys().copied().collect();
+        let next = live.range(begins_at..).chain(live.range(..begins_at)).take(compare::READ_AGAIN);
+        let again: Vec<u64> = next.copied().collect();
+        self.comparing.extend(&again);
+        self.waiting.push_back(Input::Compare(again));
+        let around = self.around.clone();
+        let looking = async move {
+            match compare::rows(&around, &live).await {
+                Ok((found, named)) => {
+                    // Whoever asked may not wait any more.
+                    let _ = done.send(found);
+                    Some(Input::Named(named))
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the table of what is wanted could not be compared with the catalogue");
+                    None
+                }
+            }
+        };
+        self.running.push(looking.boxed());
     }
 
     fn became(&mut self, publication: &Publication) {
@@ -130,9 +160,13 @@ impl World<Lister> for Lists {
         match output {
             Output::Read { listed, spans, list, covers } => {
                 let publisher = self.publishers.get(&listed.publication).copied();
+                let purpose = match self.comparing.remove(&listed.publication) {
+                    true if list => Purpose::Compare,
+                    _ if list => Purpose::List,
+                    _ => Purpose::Unlist,
+                };
                 let reading = async move {
                     let id = listed.publication;
-                    let purpose = if list { Purpose::List } else { Purpose::Unlist };
                     let (around, listed, spans) = (&around, &listed, &*spans);
                     let touched = Touched::default();
                     let mut reading = Reading { around, listed, publisher, spans, purpose, touched };
@@ -151,8 +185,7 @@ impl World<Lister> for Lists {
                 self.running.push(reading.boxed());
             }
             Output::Purge(id) => {
-                let done = Some(Input::Done { publication: id, complete: true });
-                self.running.push(purge(around, keeper, id, done).boxed());
+                self.running.push(purge(around, keeper, id).boxed());
             }
             Output::Narrowed { copies, spans } => {
                 let others = self.parts.iter().filter(|(other, _)| **other != copies).map(|(_, part)| part);
@@ -196,6 +229,7 @@ impl World<Lister> for Lists {
                     Err(RecvError::Lagged(_)) => self.compare(),
                     Err(RecvError::Closed) => return None,
                 },
+                Some(comparison) = self.comparisons.recv() => self.look_through(comparison),
                 Some(done) = self.running.next() => if let Some(input) = done {
                     return Some(input);
                 },
@@ -236,13 +270,13 @@ pub(super) fn reference(publication: &Publication) -> u64 {
     u64::from_be_bytes(first)
 }
 
-async fn purge(around: Around, keeper: mpsc::Sender<duty::Input>, id: u64, done: Option<Input>) -> Option<Input> {
+async fn purge(around: Around, keeper: mpsc::Sender<duty::Input>, id: u64) -> Option<Input> {
     let wanted = around.wanted.clone();
     let step = move || wanted.purge(id).and_then(|()| wanted.set_covered(id, None));
     let purged = around.blocking.run(step).await;
     told(purged.map_err(|_| StoreError::Closed).and_then(|purged| purged).map(|()| true));
     tell(&keeper, false, [Span::ALL].into_iter()).await;
-    done
+    Some(Input::Done { publication: id, complete: true })
 }
 
 /// What changed is compared again; what was unlisted may be freed once its grace is over.

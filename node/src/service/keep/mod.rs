@@ -5,6 +5,7 @@
 //! (`upkeep.rs`) compares rows, store and peers, and has its outputs carried out. A table that is lost is made again,
 //! and both begin anew.
 
+mod compare;
 mod lists;
 mod read;
 mod upkeep;
@@ -21,7 +22,8 @@ use tokio::{
     time::Duration,
 };
 
-use self::{lists::Lists, upkeep::Upkeep};
+pub use self::compare::{Drift, Lacking};
+use self::{compare::Ears, lists::Lists, upkeep::Upkeep};
 use super::{
     blocking::Blocking,
     catalogue::Catalogue,
@@ -59,6 +61,9 @@ pub struct Keep {
     health: Arc<Mutex<Health>>,
     wanted: Wanted,
     locate: Locate,
+    blocking: Blocking,
+    /// While the loop runs.
+    ears: Arc<Mutex<Option<Ears>>>,
     bytes_per_second: u64,
 }
 
@@ -99,18 +104,20 @@ impl Keep {
     pub fn start(around: Around, settings: Settings, storing: bool, seed: u64, workers: &Layer) -> Self {
         let health = Arc::<Mutex<Health>>::default();
         let shown = health.clone();
-        let (wanted, locate) = (around.wanted.clone(), around.locate.clone());
+        let (wanted, locate, blocking) = (around.wanted.clone(), around.locate.clone(), around.blocking.clone());
+        let ears = Arc::<Mutex<Option<Ears>>>::default();
+        let hearing = ears.clone();
         workers.spawn("upkeep", |work| async move {
             let mut chance = Chance::new(seed);
             loop {
-                let ended = once(&around, settings, storing, &mut chance, &shown, &work).await;
+                let ended = once(&around, settings, storing, &mut chance, &shown, &hearing, &work).await;
                 if let Err(error) = ended {
                     tracing::warn!(%error, "what this node should hold cannot be compared; trying again");
                     tokio::time::sleep(AGAIN).await;
                 }
             }
         });
-        Self { health, wanted, locate, bytes_per_second: settings.repair_bytes_per_second }
+        Self { health, wanted, locate, blocking, ears, bytes_per_second: settings.repair_bytes_per_second }
     }
 
     /// What a chunk is to this node, and how many copies are wanted (0 where nothing lists it).
@@ -131,6 +138,10 @@ impl Keep {
         Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64)
     }
 
+    fn ears(&self) -> Option<Ears> {
+        self.ears.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What is known now.
     pub fn health(&self) -> Health {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner)
@@ -144,6 +155,7 @@ async fn once(
     storing: bool,
     chance: &mut Chance,
     health: &Arc<Mutex<Health>>,
+    ears: &Mutex<Option<Ears>>,
     work: &Work,
 ) -> Result<(), StoreError> {
     let Around { wanted, locate, catalogue, blocking, .. } = around;
@@ -155,6 +167,8 @@ async fn once(
             tokio::time::sleep(AGAIN).await;
             return Ok(());
         }
+        // What was put meanwhile.
+        compare::complete(wanted, blocking).await?;
     }
     let (local, moment) = (locate.local(), wanted.moment());
     let keeper = Keeper::new(local, storing, settings, now(), moment, Chance::new(chance.number()));
@@ -164,7 +178,9 @@ async fn once(
     let (reach, reaches) = watch::channel(None);
     // First of all: what changes while the catalogue is read is told by this.
     let liveness: broadcast::Receiver<_> = catalogue.liveness();
-    let lists = Lists::new(around.clone(), inputs.clone(), liveness, reaches)?;
+    let (lister_ear, comparisons) = mpsc::channel(compare::COMPARISONS);
+    *ears.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ears { keeper: inputs.clone(), lister: lister_ear });
+    let lists = Lists::new(around.clone(), inputs.clone(), liveness, reaches, comparisons)?;
     let upkeep = Upkeep::new(around.clone(), settings, inputs, incoming, reach, health.clone(), work);
     // Both are dropped together where one ends: the keeper's channel is open as long as the lister is there.
     tokio::select! {

@@ -16,6 +16,8 @@ const AHEAD: usize = 16;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Purpose {
     List,
+    /// List what is not listed though it should be.
+    Compare,
     Unlist,
 }
 
@@ -141,12 +143,16 @@ impl Reading<'_> {
         let step = move || {
             let mut kept = Vec::with_capacity(entries.len());
             for (key, entry) in entries {
-                if spans.contains(&key) || wanted.holds(&entry)? {
+                let named = || Ok(wanted.row(&key)?.is_some_and(|row| row.names(reference.publication)));
+                if (spans.contains(&key) || wanted.holds(&entry)?) && (purpose != Purpose::Compare || !named()?) {
                     kept.push((key, entry));
                 }
             }
+            if purpose == Purpose::Compare && !kept.is_empty() {
+                tracing::info!(chunks = kept.len(), "listed chunks were not in the table of what is wanted");
+            }
             match purpose {
-                Purpose::List => wanted.list(reference, &kept)?,
+                Purpose::List | Purpose::Compare => wanted.list(reference, &kept)?,
                 Purpose::Unlist => wanted.unlist(reference.publication, kept.iter().map(|(key, _)| *key))?,
             }
             Ok::<_, StoreError>(kept)

@@ -111,6 +111,32 @@ fn a_pass_reads_every_chunk_once_and_sets_aside_what_is_damaged() {
 }
 
 #[test]
+fn a_damaged_chunk_that_nobody_needs_is_forgotten_for_good() {
+    let disk = TestDisk::new();
+    let mut store = reopen(&disk);
+    let chunks: Vec<_> = (0..5).map(|seed| chunk(seed, 1500)).collect();
+    put(&store, &chunks);
+    for number in [1, 2] {
+        damage(&disk, &store, &chunks[number]);
+    }
+    finish(&store, &mut None, 1 << 30);
+    let marked = |store: &Store| [1, 2, 3].map(|at| store.is_damaged(&chunks[at].cid().hash).expect("it reads"));
+    assert_eq!(marked(&store), [true, true, false]);
+    batch(&store, vec![Request::Remove(vec![chunks[1].cid().hash])]);
+    assert_eq!(marked(&store), [false, true, false]);
+    for lose in [false, true] {
+        drop(store);
+        if lose {
+            // The log says it too.
+            disk.remove_directory(&Path::new(ROOT).join("index")).expect("it is there");
+        }
+        store = reopen(&disk);
+        assert_eq!(marked(&store), [false, true, false]);
+        assert_eq!(store.usage().chunks, 3);
+    }
+}
+
+#[test]
 fn a_segment_without_a_header_is_read_by_the_index() {
     let disk = TestDisk::new();
     let store = reopen(&disk);

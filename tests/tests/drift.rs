@@ -1,0 +1,215 @@
+//! The wanted table drifts from what it should say, in each way that a kill can bring about; a comparison puts it right.
+//! On the simulated network and a paused clock.
+
+use std::{io::Cursor, time::Duration};
+
+use bytes::Bytes;
+use p2p_node::{
+    net::simulated::{Fabric, Link, Topology, eventually, keypair},
+    node::{Rooms, Site},
+    service::{
+        catalogue::Draft,
+        ingest::ReadOptions,
+        inspect::{Agreement, Checked},
+        keep::{Drift, Part},
+        progress::Progress,
+        replicate::Wish,
+        wanted::Wanted,
+    },
+    store::Store,
+};
+use p2p_protocol::{
+    Chunk, Cid, Codec, Key,
+    catalogue::{Kind, Publication},
+    chunker::ChunkerKind,
+    duty::{Reference, Row, Span},
+    manifest::{Entry, Listing},
+};
+
+/// Of simulated time.
+const SOON: Duration = Duration::from_secs(120);
+
+struct Alone {
+    /// Its network, which nobody else is in.
+    _fabric: Fabric,
+    rooms: Rooms,
+    /// Its table, as another hand.
+    wanted: Wanted,
+    root: Cid,
+    /// As it was published.
+    publication_of: Publication,
+    /// Rows that its file has, in key order.
+    listed: Vec<(Key, Entry)>,
+    /// What rows know the file's publication as.
+    publication: u64,
+}
+
+/// A node alone, with a file of 300 chunks and a manifest, all of it in its table.
+async fn alone(seed: u64) -> Alone {
+    with(seed, 300).await
+}
+
+async fn with(seed: u64, chunks: u32) -> Alone {
+    let fabric = Fabric::new(seed, Topology::Full, Link::LAN);
+    let keypair = keypair(seed);
+    let (network, store) = (fabric.join(keypair.public().to_peer_id()), Store::in_memory(64 << 20));
+    let site = Site {
+        network_name: "drift",
+        label: Default::default(),
+        replicas: 3,
+        duty: Default::default(),
+        scrub_period: Duration::ZERO,
+        data_dir: None,
+        seed,
+    };
+    let rooms = Rooms::build(network, store.clone(), keypair, site).await.expect("the rooms stand");
+    eventually("there is a table", SOON, || Wanted::open(store.clone()).is_ok_and(|wanted| wanted.is_made())).await;
+    let wanted = Wanted::open(store).expect("it opens");
+    // Four bytes of a number each: no two chunks are the same.
+    let content: Vec<u8> = (0..chunks * 256).flat_map(u32::to_le_bytes).collect();
+    let options = ReadOptions { chunker: ChunkerKind::Fixed { bytes: 1024 }, ..ReadOptions::default() };
+    let (wish, progress) =
+        (Wish { wanted: 3, wait: None, local: false }, tokio::sync::watch::Sender::new(Progress::default()));
+    let added = rooms.ingest.add_stream(Box::new(Cursor::new(content)), wish, options, &progress).await;
+    let added = added.expect("it is added");
+    let draft = Draft {
+        name: None,
+        label: "a file".to_owned(),
+        root: added.root,
+        kind: Kind::File,
+        size: added.size,
+        replicas: 3,
+        chunks: added.chunks,
+        listing: added.listing,
+        keep: 10,
+    };
+    let publication = rooms.catalogue.publish(draft).await.expect("it is published");
+    assert!(matches!(publication.listing, Listing::Manifest(_)));
+    let (root, publication_of) = (publication.root, publication);
+    let held = rooms.store.usage().chunks as usize;
+    eventually("everything is listed", SOON, || rows(&wanted).iter().filter(|row| row.is_wanted()).count() == held)
+        .await;
+    let listed: Vec<_> = rows(&wanted).iter().map(|row| (row.entry.key(), row.entry)).collect();
+    let publication = rows(&wanted)[0].publications().next().expect("it is listed");
+    Alone { _fabric: fabric, rooms, wanted, root, publication_of, listed, publication }
+}
+
+fn rows(wanted: &Wanted) -> Vec<Row> {
+    let (mut rows, mut next) = (Vec::new(), Some(Span::ALL));
+    while let Some(span) = next {
+        let page = wanted.rows(&span).expect("it reads");
+        rows.extend(page.rows.into_iter().map(|scanned| scanned.row));
+        next = page.rest;
+    }
+    rows
+}
+
+fn row(alone: &Alone, key: &Key) -> Option<Row> {
+    alone.wanted.row(key).expect("it reads")
+}
+
+async fn compare(alone: &Alone) -> Drift {
+    alone.rooms.keep.compare().await.expect("the loop runs")
+}
+
+#[tokio::test(start_paused = true)]
+async fn references_to_what_is_not_live_are_taken_off_and_no_others() {
+    let alone = alone(1).await;
+    assert_eq!(compare(&alone).await, Drift::default());
+    // As a node has them that was killed in the middle of a manifest, and was away while its publication was removed.
+    let (gone, half) = (0xdead, &alone.listed[40..140]);
+    alone.wanted.list(Reference { publication: gone, copies: 5 }, half).expect("it is written");
+    assert!(row(&alone, &half[0].0).is_some_and(|row| row.copies() == 5));
+    assert_eq!(compare(&alone).await, Drift { rowless: 0, gone: 1 });
+    eventually("the references are gone", SOON, || rows(&alone.wanted).iter().all(|row| !row.names(gone))).await;
+    assert!(rows(&alone.wanted).iter().all(|row| row.names(alone.publication) && row.copies() == 3));
+    assert_eq!(compare(&alone).await, Drift::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_without_a_row_gets_one() {
+    let alone = alone(2).await;
+    let chunk = Chunk::new(Codec::Raw, Bytes::from_static(b"put while the table was made")).expect("it is short");
+    let (hash, key) = (chunk.cid().hash, Key::from(&chunk.cid().hash));
+    alone.rooms.store.put(chunk).await.expect("it is kept");
+    assert_eq!(row(&alone, &key), None);
+    assert_eq!(compare(&alone).await, Drift { rowless: 1, gone: 0 });
+    assert!(row(&alone, &key).is_some_and(|row| !row.is_wanted()), "its grace runs from now on");
+    assert_eq!(alone.rooms.keep.part(&hash).expect("it reads"), (Part::Pending, 0));
+    assert_eq!(compare(&alone).await, Drift::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_listed_and_not_in_the_table_is_put_in() {
+    let alone = alone(3).await;
+    // Of a file's chunk that is not here either, no row is left.
+    let leaf = alone.listed.iter().find(|(_, entry)| entry.length == 1024).expect("it has leaves");
+    alone.rooms.store.remove(vec![leaf.1.cid.hash]).await.expect("it is removed");
+    let unlisted: Vec<Key> = alone.listed.iter().step_by(9).map(|(key, _)| *key).chain([leaf.0]).collect();
+    alone.wanted.unlist(alone.publication, unlisted.clone()).expect("it is written");
+    alone.wanted.rows(&Span::ALL).expect("it reads");
+    assert_eq!(row(&alone, &leaf.0), None);
+    compare(&alone).await;
+    let listed = || unlisted.iter().all(|key| row(&alone, key).is_some_and(|row| row.names(alone.publication)));
+    eventually("all are listed again", SOON, listed).await;
+    assert_eq!(rows(&alone.wanted).len(), alone.listed.len());
+}
+
+async fn check(alone: &Alone) -> Checked {
+    let progress = tokio::sync::watch::Sender::new(Progress::default());
+    alone.rooms.inspect.check(&alone.root.to_string(), &progress).await.expect("its root is here")
+}
+
+/// Of another publisher, or by mistake: a listing that is not what the root has.
+#[tokio::test(start_paused = true)]
+async fn a_publication_that_lists_other_chunks_than_its_root_has_is_found() {
+    let alone = alone(4).await;
+    let fine = check(&alone).await;
+    assert_eq!((fine.chunks, fine.listing), (alone.publication_of.chunks, Some(Agreement::default())));
+    assert_eq!((fine.missing, fine.damaged, fine.wanted), (0, 0, 3));
+    // The manifest's own chunks have one copy too.
+    assert_eq!(fine.under_replicated, alone.listed.len() as u64);
+    let stranger = Chunk::new(Codec::Raw, Bytes::from_static(b"not of this file")).expect("it is short");
+    let stranger = Entry { cid: *stranger.cid(), length: stranger.len() as u32 };
+    let (_, root) = alone.listed.iter().find(|(_, entry)| entry.cid == alone.root).expect("it is listed");
+    let mut entries = vec![*root, stranger];
+    entries.sort_unstable_by_key(Entry::key);
+    let Publication { root, kind, size, .. } = alone.publication_of;
+    let draft = Draft {
+        name: Some("another".to_owned()),
+        label: "another".to_owned(),
+        root,
+        kind,
+        size,
+        replicas: 3,
+        chunks: 2,
+        listing: Listing::Inline(entries),
+        keep: 10,
+    };
+    alone.rooms.catalogue.publish(draft).await.expect("it is published");
+    let found = check(&alone).await;
+    let differs = Agreement { unlisted: fine.chunks - 1, surplus: 1, unreadable: false };
+    assert_eq!((found.chunks, found.listing), (fine.chunks, Some(differs)));
+    assert_eq!(found.missing, 1, "what is listed and nobody has is missing too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_below_a_node_that_nobody_has_is_looked_at_by_what_lists_it() {
+    let alone = with(5, 1100).await;
+    let fine = check(&alone).await;
+    assert_eq!((fine.chunks, fine.missing), (1100 + 3, 0), "leaves, two nodes of the file, its root");
+    let nodes = alone.listed.iter().map(|(_, entry)| *entry).filter(|entry| entry.cid.codec == Codec::DagPb);
+    // It links to 1024 leaves; the manifest's to nine.
+    let inner = nodes.max_by_key(|entry| entry.length).expect("it has nodes");
+    alone.rooms.store.remove(vec![inner.cid.hash]).await.expect("it is removed");
+    let found = check(&alone).await;
+    assert_eq!((found.missing, found.chunks), (1, fine.chunks - 1024), "what is linked, as far as it can be read");
+    assert_eq!(found.listing, Some(Agreement { unlisted: 0, surplus: 0, unreadable: false }));
+    assert_eq!(found.holders.values().sum::<u64>(), alone.listed.len() as u64 - 1, "the others were asked for");
+    // A manifest without its root lists nothing that could be looked at, and is missing itself.
+    let Listing::Manifest(manifest) = alone.publication_of.listing else { panic!("it has over eight chunks") };
+    alone.rooms.store.remove(vec![manifest.hash]).await.expect("it is removed");
+    let found = check(&alone).await;
+    assert_eq!(found.missing, 2);
+    assert!(found.listing.is_some_and(|listing| listing.unreadable), "{found:?}");
+}
