@@ -1,5 +1,6 @@
 //! Harnesses: what the suites of this package are built from.
 
+pub mod chaos;
 pub mod contract;
 pub mod process;
 pub mod swarm;

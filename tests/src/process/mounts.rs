@@ -65,6 +65,13 @@ impl SmallDisk {
         &self.path
     }
 
+    /// The same directory for those outside, who need root: through the holder's view of the file system.
+    pub fn seen_from_outside(&self) -> PathBuf {
+        let mut path = OsString::from(format!("/proc/{}/root", self.holder.id()));
+        path.push(&self.path);
+        path.into()
+    }
+
     /// A daemon's options, run where the disk is seen, its data directory on it.
     #[must_use]
     pub fn on(&self, options: Options) -> Options {
@@ -89,7 +96,8 @@ impl SmallDisk {
         )
     }
 
-    fn namespace(&self) -> OsString {
+    /// What `nsenter` takes for its namespace.
+    pub fn namespace(&self) -> OsString {
         format!("--mount=/proc/{}/ns/mnt", self.holder.id()).into()
     }
 

@@ -96,6 +96,11 @@ impl Lan {
         options.prefix(["ip", "netns", "exec", &self.machines[place]].map(OsString::from))
     }
 
+    /// What `nsenter` takes for the namespace of the machine at `place`.
+    pub fn namespace(&self, place: usize) -> OsString {
+        format!("--net=/run/netns/{}", self.machines[place]).into()
+    }
+
     /// What a machine has sent over one of its devices (`lo`, `eth0`) since it was made, in bytes, headers included.
     ///
     /// # Panics
@@ -122,6 +127,27 @@ impl Lan {
     #[track_caller]
     pub fn heal(&self, place: usize) {
         must(&["-n", &self.bridge, "link", "set", &port(place), "up"]);
+    }
+
+    /// Puts these machines on a cable of their own: they reach each other, and nobody else.
+    #[track_caller]
+    pub fn split(&self, places: &[usize]) {
+        let bridge = &self.bridge;
+        if ip(&["-n", bridge, "link", "show", "br1"]).is_err() {
+            must(&["-n", bridge, "link", "add", "br1", "type", "bridge", "mcast_snooping", "0"]);
+            must(&["-n", bridge, "link", "set", "br1", "up"]);
+        }
+        for place in places {
+            must(&["-n", bridge, "link", "set", &port(*place), "master", "br1"]);
+        }
+    }
+
+    /// Puts these machines on the cable of all again.
+    #[track_caller]
+    pub fn join(&self, places: &[usize]) {
+        for place in places {
+            must(&["-n", &self.bridge, "link", "set", &port(*place), "master", "br0"]);
+        }
     }
 }
 

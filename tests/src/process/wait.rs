@@ -45,6 +45,11 @@ pub fn check(condition: bool, reason: impl Display) -> Result<(), String> {
     if condition { Ok(()) } else { Err(reason.to_string()) }
 }
 
+/// Lets a tenth of a second pass: for what goes round and round until its time is over.
+pub fn a_tick() {
+    std::thread::sleep(Duration::from_millis(100));
+}
+
 /// Lets a moment pass, up to `longest`: for tests whose subject is that something happens at any moment.
 pub fn any_moment(random: &mut impl rand::Rng, longest: Duration) {
     std::thread::sleep(longest.mul_f64(random.random_range(0.0..1.0)));
