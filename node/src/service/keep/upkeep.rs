@@ -2,13 +2,16 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use futures::{
     FutureExt as _, StreamExt as _,
-    future::{BoxFuture, OptionFuture},
+    future::{BoxFuture, OptionFuture, ready},
     stream::FuturesUnordered,
 };
 use p2p_protocol::{
@@ -54,6 +57,8 @@ pub(super) struct Upkeep<'a> {
     waiting: VecDeque<Input>,
     /// Bounded by the machine.
     running: FuturesUnordered<BoxFuture<'static, Option<Input>>>,
+    /// Bytes that are being fetched, and not in the store yet.
+    pulling: Arc<AtomicU64>,
     minute: Interval,
     /// The first round of discovery, until it is over: before that it is not known where this node stands.
     discovering: Option<BoxFuture<'static, ()>>,
@@ -88,6 +93,7 @@ impl<'a> Upkeep<'a> {
             peers: BTreeMap::new(),
             waiting: VecDeque::new(),
             running: FuturesUnordered::new(),
+            pulling: Arc::default(),
             minute,
             discovering: Some(discovering),
             health,
@@ -144,7 +150,10 @@ impl World<Keeper> for Upkeep<'_> {
         let doing = match output {
             Output::Scan { scan, span } => scan_rows(around, scan, span).boxed(),
             Output::Ask { request, peer, entries } => ask(around, request, peer, entries).boxed(),
-            Output::Pull { entry, from } => pull(around, entry, from).boxed(),
+            Output::Pull { entry, from } => match Room::take(&self.pulling, &around, entry.length) {
+                Some(room) => pull(around, entry, from, room).boxed(),
+                None => ready(Some(Input::Pulled(entry.key(), Pulled::NoSpace))).boxed(),
+            },
             Output::Compare(peer) => async move {
                 around.sync.compare(peer);
                 None
@@ -238,8 +247,32 @@ async fn ask(around: Around, request: u64, peer: PeerId, entries: Vec<Entry>) ->
     Some(Input::Holdings { request, has })
 }
 
+/// What a record takes beside its chunk, at most (`store`): a little too much harms nobody.
+const BESIDE_BYTES: u64 = 256;
+
+/// Room for a chunk that is being fetched: several are at once, and nothing is fetched that the store then refuses.
+struct Room {
+    pulling: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Room {
+    fn take(pulling: &Arc<AtomicU64>, around: &Around, length: u32) -> Option<Self> {
+        let room = Self { pulling: Arc::clone(pulling), bytes: u64::from(length) + BESIDE_BYTES };
+        let before = pulling.fetch_add(room.bytes, Ordering::Relaxed);
+        // One that is not to be had gives its bytes back as it is dropped.
+        (before + room.bytes <= around.store.usage().free_bytes).then_some(room)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.pulling.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// Fetches a chunk and keeps it: from those that said that they have it, else from anybody.
-async fn pull(around: Around, entry: Entry, from: Vec<PeerId>) -> Option<Input> {
+async fn pull(around: Around, entry: Entry, from: Vec<PeerId>, _room: Room) -> Option<Input> {
     let key = entry.key();
     let mut found = None;
     for peer in from.into_iter().take(SOURCES) {

@@ -4,6 +4,7 @@
 //! peer are opened when they are needed, kept, and opened anew when the peer's connections came anew.
 
 mod presence;
+mod promised;
 mod serve;
 mod session;
 mod stream;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared, lock,
+    promised::Promised,
     session::{INLINE_HASH_BYTES, OPENING},
     stream::{FrameReader, FrameWriter, Progress, STALL, StreamError, greet},
 };
@@ -130,6 +131,7 @@ async fn listen<R: AsyncRead + Unpin>(
 ) -> Result<(), Ended> {
     let taking = Arc::new(Semaphore::new(SESSION_UNITS));
     let open = Arc::new(Semaphore::new(OPEN));
+    let promised = Arc::new(Promised::default());
     let mut requests = Bucket::new(now(), REQUESTS_BURST, REQUESTS_PER_SECOND);
     while reader.ready().await? {
         let header = reader.header().await?;
@@ -179,18 +181,20 @@ async fn listen<R: AsyncRead + Unpin>(
             }
             Message::Offer(offers) => {
                 let place = permit(&open, 1).await;
-                let (asked, replies) = (shared.clone(), replies.clone());
+                let (asked, replies, promised) = (shared.clone(), replies.clone(), promised.clone());
                 drop(shared.workers.task(async move {
-                    consider(&asked, request, offers, &replies).await;
+                    consider(&asked, request, offers, &promised, &replies).await;
                     drop(place);
                 }));
             }
             Message::Put(cid, bytes) => {
                 let place = permit(&open, 1).await;
                 let (asked, replies, fault) = (shared.clone(), replies.clone(), fault.clone());
+                let promised = promised.clone();
                 shared.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 drop(shared.workers.task(async move {
                     let answer = keep(&asked, cid, bytes, &fault).await;
+                    promised.settle(&cid.hash);
                     drop(permits);
                     if let Some(answer) = answer {
                         send(&replies, Reply::new(request, answer)).await;
@@ -262,7 +266,7 @@ async fn holdings(shared: &Shared, hashes: &[Multihash]) -> Vec<Option<Held>> {
 }
 
 /// Answers a batch of offers: what is here and intact is acknowledged, as if it had been put again.
-async fn consider(shared: &Shared, first: u32, offers: Vec<Offer>, replies: &mpsc::Sender<Reply>) {
+async fn consider(shared: &Shared, first: u32, offers: Vec<Offer>, promised: &Promised, replies: &mpsc::Sender<Reply>) {
     let mut kept = Vec::new();
     for (at, offer) in (0_u32..).zip(&offers) {
         let request = first.wrapping_add(at);
@@ -272,8 +276,11 @@ async fn consider(shared: &Shared, first: u32, offers: Vec<Offer>, replies: &mps
             // Read and hashed: "kept" says that its bytes are intact.
             match shared.store.verify(&offer.cid.hash).await {
                 Err(error) => refusal(&error),
-                Ok(None) if u64::from(offer.length) > shared.store.usage().free_bytes => Message::NoSpace,
-                Ok(None) => Message::Send,
+                Ok(None) => {
+                    let free = shared.store.usage().free_bytes;
+                    let has_room = promised.take(offer.cid.hash, offer.length, free, now());
+                    if has_room { Message::Send } else { Message::NoSpace }
+                }
                 Ok(Some(entry)) => {
                     kept.push((request, ManifestEntry { cid: offer.cid, length: entry.length }));
                     continue;
