@@ -34,7 +34,7 @@ use crate::{
         fetch::Fetch,
         ingest::Ingest,
         inspect::Inspect,
-        keep::{Around, Keep},
+        keep::{Around, Keep, drain},
         locate::Locate,
         remember,
         replicate::Replicate,
@@ -177,6 +177,10 @@ impl Rooms {
             sync: sync.clone(),
             blocking: blocking.clone(),
         };
+        if drain::remembered(&store)? {
+            tracing::info!("this node leaves, as an earlier run was told: it hands its chunks over and takes no more");
+            locate.leave(true);
+        }
         let keep = Keep::start(around, duty, storing, seed ^ KEEPING, &workers.layer());
         let scrub = Scrub::start(
             store.clone(),

@@ -279,6 +279,9 @@ pub struct Status {
     pub transfers: Transfers,
     /// What works in the background.
     pub work: Vec<Work>,
+    /// It hands its share over, and takes nothing more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// A piece of background work.
@@ -411,6 +414,32 @@ pub struct Changed {
     /// Set where peers that should have it on disk did not take it: the exit code is then 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub short: Option<String>,
+}
+
+/// `gc --json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Freed {
+    /// Chunks that are gone.
+    pub chunks_freed: u64,
+    /// Their bytes.
+    pub bytes_freed: u64,
+    /// Chunks here that nothing lists and that stay for now.
+    pub kept_in_grace: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// `drain --json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Drained {
+    /// Whether the node leaves; it does not after `--cancel`.
+    pub draining: bool,
+    /// Chunks that were here and have their copies elsewhere.
+    pub chunks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
 }
 
 /// `history --json`, a line a version, newest first.

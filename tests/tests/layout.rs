@@ -172,7 +172,7 @@ const SERVICES_BELOW: [(&str, &[&str]); 19] = [
     ("sync", &["catalogue", "worker"]),
     ("inspect", &["blocking", "catalogue", "distinct", "fetch", "holders", "locate", "progress", "reason", "transfer"]),
     ("export", &["blocking", "distinct", "fetch", "inspect", "progress", "reason"]),
-    ("keep", &["blocking", "catalogue", "fetch", "locate", "sync", "transfer", "wanted", "worker"]),
+    ("keep", &["blocking", "catalogue", "fetch", "locate", "progress", "sync", "transfer", "wanted", "worker"]),
     ("holders", &["locate", "transfer"]),
     ("scrub", &["blocking", "holders", "keep", "locate", "progress", "transfer", "worker"]),
     ("remember", &["locate", "worker"]),

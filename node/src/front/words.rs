@@ -13,6 +13,7 @@ use crate::{
         export::WriteError,
         ingest::AddError,
         inspect::ReadError,
+        keep::KeepError,
         scrub::VerifyError,
     },
     store::StoreError,
@@ -155,6 +156,20 @@ impl From<SinceError> for Error {
                 Self::usage(message).hint("positions are this node's own: use one that `p2p-node watch` gave here")
             }
             SinceError::Store(why) => why.into(),
+        }
+    }
+}
+
+impl From<KeepError> for Error {
+    fn from(error: KeepError) -> Self {
+        let message = error.to_string();
+        match error {
+            KeepError::NoTable => Self::failed(message).hint("try again in a moment"),
+            KeepError::Alone => {
+                Self::failed(message).hint("connect a peer with `p2p-node connect`; this node remembers that it leaves")
+            }
+            KeepError::Stays => Self::failed(message),
+            KeepError::Store(why) => why.into(),
         }
     }
 }

@@ -319,6 +319,12 @@ impl Keeper {
         true
     }
 
+    /// What was unlisted before this may be freed once its grace is over; `None`: nothing may, because something that is
+    /// listed could not be read yet.
+    pub fn freeable_before(&self, now: Instant) -> Option<Moment> {
+        self.unread.is_none().then(|| self.barrier(now))
+    }
+
     /// What was unlisted before this is known to every storing peer that could still list it.
     fn barrier(&self, now: Instant) -> Moment {
         let seen = self.view.seen_within(now, self.settings.grace * SEEN_GRACES);

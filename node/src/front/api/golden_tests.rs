@@ -9,9 +9,9 @@ use crate::{
     error::{Error, Kind},
     front::verbs::{add::AddRequest, get::GetRequest, rm::RmRequest, stat::StatPart, watch::WatchRequest},
     report::{
-        AddOptions, Added, CatalogueLine, Changed, ChunkerChoice, Copies, DirectoryLine, EntryKind, Got, LocalChunk,
-        Manifest, PeerLine, Placement, Progress, Replication, Stat, StatCopies, Status, Transfers, Update, Verified,
-        VerifiedDag, VersionLine, Work,
+        AddOptions, Added, CatalogueLine, Changed, ChunkerChoice, Copies, DirectoryLine, Drained, EntryKind, Freed,
+        Got, LocalChunk, Manifest, PeerLine, Placement, Progress, Replication, Stat, StatCopies, Status, Transfers,
+        Update, Verified, VerifiedDag, VersionLine, Work,
     },
 };
 
@@ -106,6 +106,18 @@ fn stat() {
 }
 
 #[test]
+fn gc_and_drain() {
+    golden(
+        &Freed { chunks_freed: 1, bytes_freed: 2, kept_in_grace: 3, seconds: 0.5 },
+        r#"{"chunks_freed":1,"bytes_freed":2,"kept_in_grace":3,"seconds":0.5}"#,
+    );
+    golden(
+        &Drained { draining: true, chunks: 1, bytes: 2, seconds: 0.5 },
+        r#"{"draining":true,"chunks":1,"bytes":2,"seconds":0.5}"#,
+    );
+}
+
+#[test]
 fn status_and_peers() {
     golden(
         &Status {
@@ -131,8 +143,9 @@ fn status_and_peers() {
             damaged: 10,
             transfers: Transfers { sent_bytes: 8, received_bytes: 9 },
             work: vec![Work { name: "w".into(), state: "working".into(), done: 1, total: None, rate: Some(0.5) }],
+            draining: true,
         },
-        r#"{"peer_id":"12D3","label":"nas","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"duty":8,"missing":9,"under_replicated":6,"in_flight":7,"eta_seconds":1.5},"damaged":10,"transfers":{"sent_bytes":8,"received_bytes":9},"work":[{"name":"w","state":"working","done":1,"total":null,"rate":0.5}]}"#,
+        r#"{"peer_id":"12D3","label":"nas","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"duty":8,"missing":9,"under_replicated":6,"in_flight":7,"eta_seconds":1.5},"damaged":10,"transfers":{"sent_bytes":8,"received_bytes":9},"work":[{"name":"w","state":"working","done":1,"total":null,"rate":0.5}],"draining":true}"#,
     );
     let mut peer = PeerLine {
         peer_id: "12D3".into(),

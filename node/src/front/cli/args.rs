@@ -10,6 +10,7 @@ use super::{
     completions::Completions,
     connect::Connect,
     daemon::Daemon,
+    drain::Drain,
     get::Get,
     history::History,
     ls::Ls,
@@ -128,6 +129,12 @@ pub enum Command {
     /// List the versions of a name that are kept
     #[command(after_help = AFTER, after_long_help = HISTORY)]
     History(History),
+    /// Free now what nothing live lists and whose grace is over
+    #[command(after_help = AFTER, after_long_help = GC)]
+    Gc(NoArguments),
+    /// Hand this node's share to the others before it is switched off for good
+    #[command(after_help = AFTER, after_long_help = DRAIN)]
+    Drain(Drain),
     /// Print updates of the catalogue as they happen, until stopped
     #[command(after_help = AFTER, after_long_help = WATCH)]
     Watch(Watch),
@@ -224,6 +231,29 @@ Examples:
   p2p-node get laptop@3 -o earlier           an earlier version, if it is kept (p2p-node history laptop)
 
 Exit codes: 0 done; 1 failed (also: the target exists); 2 usage; 3 no daemon; 4 not found.";
+
+const GC: &str = "\
+A node frees by itself what was removed, once --gc-grace is over and every peer that stores and was seen
+lately has heard of the removal; this does it now, and says what still waits. Nothing stops meanwhile.
+
+Examples:
+  p2p-node gc
+  p2p-node gc --json
+
+Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon.";
+
+const DRAIN: &str = "\
+The others are told that this node leaves, fetch what it holds at their own pace (--repair-rate), and count
+on it no more; it returns when each chunk has its copies among them, as each of them says itself. The
+machine can then be switched off for good, and nothing moves any more. What nothing lists is not handed
+over. It can be stopped and begun again: the node remembers that it leaves, also after a restart, until
+--cancel. Until then it can be read from and added from, and takes no chunks.
+
+Examples:
+  p2p-node drain
+  p2p-node drain --cancel                    stay after all
+
+Exit codes: 0 done; 1 failed (also: there is nobody else); 2 usage; 3 no daemon.";
 
 const CAT: &str = "\
 Examples:

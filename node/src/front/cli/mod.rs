@@ -15,6 +15,8 @@ mod cat;
 mod completions;
 mod connect;
 mod daemon;
+mod drain;
+mod gc;
 mod get;
 mod history;
 mod ls;
@@ -91,6 +93,8 @@ fn talk(command: Command, global: &Global) -> Result<(), Failure> {
             Command::Rm(verb) => rm::run(verb, &client()?, &mut output).await,
             Command::Restore(verb) => rm::restore(verb, &client()?, &mut output).await,
             Command::History(verb) => history::run(verb, &client()?, &mut output).await,
+            Command::Gc(_) => gc::run(&client()?, global, &mut output).await,
+            Command::Drain(verb) => drain::run(verb, &client()?, global, &mut output).await,
             Command::Watch(verb) => watch::run(&verb, &client()?, &mut output).await,
             Command::Peers(_) => peers::run(&client()?, &mut output).await,
             Command::Connect(verb) => connect::run(&verb, &client()?, &mut output).await,

@@ -32,6 +32,12 @@ fn page(status: &Status) -> String {
         1 => "1 chunk here has too few copies".to_owned(),
         some => format!("{some} chunks here have too few copies"),
     };
+    if status.draining {
+        rows.push((
+            "Draining",
+            "it hands its share over and takes no more; `p2p-node drain` says when that is done".to_owned(),
+        ));
+    }
     rows.push(("Peers", format!("{} connected, {} could take a chunk", status.peers, status.known_peers)));
     rows.push(("Chunks", format!("{}, {} of {}", status.chunks, show_size(status.bytes), show_size(status.capacity))));
     let replication = status.replication;
@@ -120,10 +126,12 @@ mod tests {
                 work("announce", "waiting", 0, None, None),
                 work("scrub", "working", 3 << 20, Some(12 << 20), Some(1_048_576.0)),
             ],
+            draining: true,
         });
         assert_eq!(
             page,
             "Peer        nas (12D3)\nNetwork     main\nVersion     1.2.3, up 1 min 1 s\nListens on  /ip4/1\n            /ip6/1\n\
+             Draining    it hands its share over and takes no more; `p2p-node drain` says when that is done\n\
              Peers       4 connected, 3 could take a chunk\nChunks      12, 1.0 MiB of 1.0 GiB\n\
              Copies      3 wanted; 2 chunks here have too few copies; 1 being made\nTransfers   1 B sent, 2 B received\n\
              Work        compact: working, 3 of 12, 1.5 a second\n            announce: waiting\n\

@@ -7,6 +7,8 @@
 pub mod add;
 pub mod cat;
 pub mod connect;
+pub mod drain;
+pub mod gc;
 pub mod get;
 pub mod history;
 pub mod ls;
@@ -134,6 +136,8 @@ pub fn table(into: &mut impl Table) {
     into.verb::<rm::RmRequest>();
     into.verb::<restore::RestoreRequest>();
     into.verb::<history::HistoryRequest>();
+    into.verb::<gc::GcRequest>();
+    into.verb::<drain::DrainRequest>();
     into.verb::<watch::WatchRequest>();
     into.verb::<verify::VerifyRequest>();
     into.verb::<verify::VerifyReferenceRequest>();

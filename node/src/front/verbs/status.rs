@@ -62,6 +62,7 @@ fn status(node: &Node) -> Status {
         damaged: rooms.store.damaged(None, DAMAGED).map_or(0, |damaged| damaged.len() as u64),
         transfers: Transfers { sent_bytes, received_bytes },
         work: rooms.workers.list().iter().map(work).collect(),
+        draining: rooms.keep.is_leaving(),
     }
 }
 

@@ -95,7 +95,7 @@ impl Keep {
         while let Some(span) = next {
             let keep = self.clone();
             let step = move || {
-                let page = keep.wanted.rows(&span)?;
+                let page = keep.around.wanted.rows(&span)?;
                 let mut found = Vec::new();
                 for scanned in page.rows.iter().filter(|scanned| scanned.row.is_wanted() && !scanned.held) {
                     let hash = scanned.row.entry.cid.hash;
@@ -105,7 +105,7 @@ impl Keep {
                 }
                 Ok::<_, StoreError>((found, page.rest))
             };
-            let (found, rest) = self.blocking.run(step).await.map_err(|_| StoreError::Closed)??;
+            let (found, rest) = self.around.blocking.run(step).await.map_err(|_| StoreError::Closed)??;
             lacking.count += found.len() as u64;
             lacking.some.extend(found.into_iter().take(MOST_LACKING - lacking.some.len()));
             next = rest;
@@ -120,7 +120,7 @@ impl Keep {
 
     /// The time of this node's own clock.
     pub fn moment(&self) -> Moment {
-        self.wanted.moment()
+        self.around.wanted.moment()
     }
 }
 

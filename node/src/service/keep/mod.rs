@@ -5,7 +5,9 @@
 //! (`upkeep.rs`) compares rows, store and peers, and has its outputs carried out. A table that is lost is made again,
 //! and both begin anew.
 
+pub mod collect;
 mod compare;
+pub mod drain;
 mod lists;
 mod read;
 mod upkeep;
@@ -23,7 +25,7 @@ use tokio::{
 };
 
 pub use self::compare::{Drift, Lacking};
-use self::{compare::Ears, lists::Lists, upkeep::Upkeep};
+use self::{collect::Question, compare::Ears, lists::Lists, upkeep::Upkeep};
 use super::{
     blocking::Blocking,
     catalogue::Catalogue,
@@ -41,6 +43,8 @@ use crate::{
 
 /// Inputs of the keeper that may wait: each is small, and whoever has one waits.
 const INPUTS: usize = 256;
+/// Questions that may wait: a person asks one at a time.
+const QUESTIONS: usize = 8;
 /// After a failure of the store the table is opened again.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -59,12 +63,28 @@ pub struct Health {
 #[derive(Clone, Debug)]
 pub struct Keep {
     health: Arc<Mutex<Health>>,
-    wanted: Wanted,
-    locate: Locate,
-    blocking: Blocking,
+    around: Around,
+    settings: Settings,
+    questions: mpsc::Sender<Question>,
     /// While the loop runs.
     ears: Arc<Mutex<Option<Ears>>>,
-    bytes_per_second: u64,
+}
+
+/// Why this node's part cannot be looked after.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// The index was lost, and the table is being made.
+    #[error("the table of what this node should hold is being made anew")]
+    NoTable,
+    /// Nobody else stores.
+    #[error("no other peer that stores chunks is connected: there is nobody to hand over to")]
+    Alone,
+    /// It was told to stay.
+    #[error("this node was told to stay")]
+    Stays,
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// What a chunk that is here is to this node.
@@ -103,31 +123,33 @@ impl Keep {
     /// Starts the loop, by the chance of `seed`. `storing`: this node takes chunks.
     pub fn start(around: Around, settings: Settings, storing: bool, seed: u64, workers: &Layer) -> Self {
         let health = Arc::<Mutex<Health>>::default();
-        let shown = health.clone();
-        let (wanted, locate, blocking) = (around.wanted.clone(), around.locate.clone(), around.blocking.clone());
+        let (shown, running) = (health.clone(), around.clone());
+        let (questions, mut asked) = mpsc::channel(QUESTIONS);
         let ears = Arc::<Mutex<Option<Ears>>>::default();
         let hearing = ears.clone();
         workers.spawn("upkeep", |work| async move {
-            let mut chance = Chance::new(seed);
+            let (around, mut chance) = (running, Chance::new(seed));
             loop {
-                let ended = once(&around, settings, storing, &mut chance, &shown, &hearing, &work).await;
+                let told = (&shown, &*hearing);
+                let ended = once(&around, settings, storing, &mut chance, told, &mut asked, &work).await;
                 if let Err(error) = ended {
                     tracing::warn!(%error, "what this node should hold cannot be compared; trying again");
                     tokio::time::sleep(AGAIN).await;
                 }
             }
         });
-        Self { health, wanted, locate, blocking, ears, bytes_per_second: settings.repair_bytes_per_second }
+        Self { health, around, settings, questions, ears }
     }
 
     /// What a chunk is to this node, and how many copies are wanted (0 where nothing lists it).
     pub fn part(&self, hash: &Multihash) -> Result<(Part, u8), StoreError> {
         let key = Key::from(hash);
-        let copies = self.wanted.row(&key)?.map_or(0, |row| row.copies());
-        let nearest = self.locate.known(&key, copies.into());
+        let copies = self.around.wanted.row(&key)?.map_or(0, |row| row.copies());
+        let locate = &self.around.locate;
+        let nearest = locate.known(&key, copies.into());
         let part = match copies {
             0 => Part::Pending,
-            _ if nearest.contains(&self.locate.local()) => Part::Replica,
+            _ if nearest.contains(&locate.local()) => Part::Replica,
             _ => Part::Cache,
         };
         Ok((part, copies))
@@ -135,7 +157,7 @@ impl Keep {
 
     /// How long it takes to fetch so many bytes at the pace that is allowed.
     pub fn time_for(&self, bytes: u64) -> Duration {
-        Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64)
+        Duration::from_secs_f64(bytes as f64 / self.settings.repair_bytes_per_second as f64)
     }
 
     fn ears(&self) -> Option<Ears> {
@@ -154,8 +176,8 @@ async fn once(
     settings: Settings,
     storing: bool,
     chance: &mut Chance,
-    health: &Arc<Mutex<Health>>,
-    ears: &Mutex<Option<Ears>>,
+    (health, ears): (&Arc<Mutex<Health>>, &Mutex<Option<Ears>>),
+    questions: &mut mpsc::Receiver<Question>,
     work: &Work,
 ) -> Result<(), StoreError> {
     let Around { wanted, locate, catalogue, blocking, .. } = around;
@@ -181,7 +203,8 @@ async fn once(
     let (lister_ear, comparisons) = mpsc::channel(compare::COMPARISONS);
     *ears.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ears { keeper: inputs.clone(), lister: lister_ear });
     let lists = Lists::new(around.clone(), inputs.clone(), liveness, reaches, comparisons)?;
-    let upkeep = Upkeep::new(around.clone(), settings, inputs, incoming, reach, health.clone(), work);
+    let told = (inputs, incoming);
+    let upkeep = Upkeep::new(around.clone(), settings, told, reach, health.clone(), questions, work);
     // Both are dropped together where one ends: the keeper's channel is open as long as the lister is there.
     tokio::select! {
         () = runner::run(lister, lists) => {}

@@ -27,7 +27,7 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use super::{Around, Health};
+use super::{Around, Health, collect::Question};
 use crate::{
     runner::{World, now},
     service::{sync::Compared, worker::Work},
@@ -63,6 +63,11 @@ pub(super) struct Upkeep<'a> {
     /// The first round of discovery, until it is over: before that it is not known where this node stands.
     discovering: Option<BoxFuture<'static, ()>>,
     health: Arc<Mutex<Health>>,
+    questions: &'a mut mpsc::Receiver<Question>,
+    /// Answered when the machine stands still.
+    asked: Vec<Question>,
+    /// As the keeper was told.
+    leaving: bool,
     work: &'a Work,
 }
 
@@ -70,10 +75,10 @@ impl<'a> Upkeep<'a> {
     pub(super) fn new(
         around: Around,
         settings: Settings,
-        inputs: mpsc::Sender<Input>,
-        incoming: mpsc::Receiver<Input>,
+        (inputs, incoming): (mpsc::Sender<Input>, mpsc::Receiver<Input>),
         reach: watch::Sender<Option<Reach>>,
         health: Arc<Mutex<Health>>,
+        questions: &'a mut mpsc::Receiver<Question>,
         work: &'a Work,
     ) -> Self {
         let (compared, mut topology) = (around.sync.compared(), around.locate.changes());
@@ -97,12 +102,20 @@ impl<'a> Upkeep<'a> {
             minute,
             discovering: Some(discovering),
             health,
+            questions,
+            asked: Vec::new(),
+            leaving: false,
             work,
         }
     }
 
     /// Tells the keeper what is different among the storing peers.
     fn follow(&mut self) {
+        let leaving = self.around.transfer.is_leaving();
+        if leaving != self.leaving {
+            self.leaving = leaving;
+            self.waiting.push_back(Input::Leaving(leaving));
+        }
         let present: BTreeMap<_, _> =
             self.around.locate.storing().into_iter().map(|(peer, here, said)| (peer, (here, said))).collect();
         for (peer, (here, said)) in &present {
@@ -185,6 +198,12 @@ impl World<Keeper> for Upkeep<'_> {
                     Err(RecvError::Closed) => return None,
                 },
                 Some(input) = self.incoming.recv() => return Some(input),
+                Some(question) = self.questions.recv() => {
+                    self.asked.push(question);
+                    let usage = self.around.store.usage();
+                    // An input, after which the machine is looked at.
+                    return Some(Input::Space { used: usage.bytes, capacity: usage.capacity_bytes });
+                }
                 Some(done) = self.running.next() => if let Some(input) = done {
                     return Some(input);
                 },
@@ -210,6 +229,10 @@ impl World<Keeper> for Upkeep<'_> {
                 }
                 other
             });
+        }
+        for question in self.asked.drain(..) {
+            // Whoever asked may be gone.
+            let _ = question.send(machine.freeable_before(now()));
         }
         let (wanting, fetching, _) = machine.in_hand();
         let health = Health { counts: machine.counts(), wanting, fetching };
