@@ -163,6 +163,9 @@ pub struct VerifiedDag {
     pub wanted: u8,
     /// Chunks by who has them, this node included.
     pub holders: BTreeMap<String, u64>,
+    /// What people call those of them that have a label.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Whether what its publications list is what it has.
     pub manifest: Manifest,
     /// Chunks of it that a publication does not list.

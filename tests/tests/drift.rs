@@ -198,6 +198,7 @@ async fn what_is_below_a_node_that_nobody_has_is_looked_at_by_what_lists_it() {
     let alone = with(5, 1100).await;
     let fine = check(&alone).await;
     assert_eq!((fine.chunks, fine.missing), (1100 + 3, 0), "leaves, two nodes of the file, its root");
+    assert_eq!(fine.listing, Some(Agreement::default()), "of more than a batch");
     let nodes = alone.listed.iter().map(|(_, entry)| *entry).filter(|entry| entry.cid.codec == Codec::DagPb);
     // It links to 1024 leaves; the manifest's to nine.
     let inner = nodes.max_by_key(|entry| entry.length).expect("it has nodes");

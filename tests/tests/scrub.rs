@@ -188,7 +188,6 @@ fn a_pass_goes_on_after_a_kill_where_it_was() {
     let resumed = logged(&log, "goes on where it was", "chunks").unwrap_or_else(|| panic!("it began anew: {log}"));
     assert!((1..all).contains(&resumed), "{resumed} of {all}");
     assert_eq!(logged(&log, "every chunk was read again", "chunks"), Some(all), "each once: {log}");
-    // What was read at once counts too.
     assert_eq!(number(&node.json(["verify"]), "chunks"), all);
 }
 

@@ -69,13 +69,14 @@ fn verify() {
         under_replicated: 6,
         wanted: 3,
         holders: BTreeMap::from([("12D3".to_owned(), 7)]),
+        labels: BTreeMap::from([("12D3".to_owned(), "nas".to_owned())]),
         manifest: Manifest::Differs,
         unlisted: 8,
         surplus: 9,
     };
     golden(
         &Verified { chunks: 1, bytes: 2, damaged: 3, repaired: 4, missing: 5, seconds: 0.5, dag: Some(dag) },
-        r#"{"chunks":1,"bytes":2,"damaged":3,"repaired":4,"missing":5,"seconds":0.5,"cid":"c","under_replicated":6,"wanted":3,"holders":{"12D3":7},"manifest":"differs","unlisted":8,"surplus":9}"#,
+        r#"{"chunks":1,"bytes":2,"damaged":3,"repaired":4,"missing":5,"seconds":0.5,"cid":"c","under_replicated":6,"wanted":3,"holders":{"12D3":7},"labels":{"12D3":"nas"},"manifest":"differs","unlisted":8,"surplus":9}"#,
     );
 }
 

@@ -77,7 +77,8 @@ fn page(found: &Verified) -> String {
         missing,
     ];
     for (index, (peer, chunks)) in dag.holders.iter().enumerate() {
-        rows.push((if index == 0 { "Holders" } else { "" }, format!("{} {chunks} chunks", text::shown(peer))));
+        let peer = text::peer(peer, dag.labels.get(peer).map(String::as_str));
+        rows.push((if index == 0 { "Holders" } else { "" }, format!("{peer} {chunks} chunks")));
     }
     text::table(&rows)
 }
@@ -129,8 +130,9 @@ mod tests {
 
     fn of(manifest: Manifest, missing: u64) -> Verified {
         let holders = BTreeMap::from([("12D3".to_owned(), 3)]);
+        let labels = BTreeMap::from([("12D3".to_owned(), "nas".to_owned())]);
         let (cid, unlisted) = ("bafk".to_owned(), u64::from(manifest == Manifest::Differs));
-        let dag = VerifiedDag { cid, under_replicated: 2, wanted: 3, holders, manifest, unlisted, surplus: 0 };
+        let dag = VerifiedDag { cid, under_replicated: 2, wanted: 3, holders, labels, manifest, unlisted, surplus: 0 };
         Verified { dag: Some(dag), ..found(0, 0, missing) }
     }
 
@@ -161,7 +163,7 @@ mod tests {
             page(&of(Manifest::Differs, 0)),
             "CID        bafk\nLooked at  3 chunks, 2.0 MiB in 2 s\nListed     1 chunks too few, 0 too many\n\
              Copies     3 wanted; 2 chunks have fewer\nDamaged    0, of which 0 are made good\nMissing    0\n\
-             Holders    12D3 3 chunks\n"
+             Holders    nas (12D3) 3 chunks\n"
         );
     }
 }

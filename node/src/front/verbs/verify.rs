@@ -1,10 +1,11 @@
 //! `verify`: reads every chunk here again, or looks at all of a reference; waits for what is damaged or missing.
 
 use futures::FutureExt as _;
+use p2p_protocol::PeerId;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Answering, Call, Verb, one};
+use super::{Answering, Call, Verb, ls::label, one};
 use crate::{
     node::Node,
     report::{Manifest, Verified, VerifiedDag},
@@ -56,13 +57,13 @@ impl Verb for VerifyReferenceRequest {
             let named = std::mem::take(&mut found.some_damaged);
             let unnamed = found.damaged - named.len() as u64;
             let left = if named.is_empty() { 0 } else { rooms.scrub.see_through(named).await? };
-            Ok(one(verified(found, left + unnamed, began)))
+            Ok(one(verified(found, left + unnamed, began, |peer| label(&rooms.locate, peer))))
         }
         .boxed()
     }
 }
 
-fn verified(found: Checked, still_damaged: u64, began: Instant) -> Verified {
+fn verified(found: Checked, still_damaged: u64, began: Instant, label: impl Fn(&PeerId) -> Option<String>) -> Verified {
     let Checked { root, chunks, bytes, damaged, missing, under_replicated, wanted, holders, listing, .. } = found;
     let Agreement { unlisted, surplus, unreadable } = listing.unwrap_or_default();
     let manifest = match listing {
@@ -71,7 +72,9 @@ fn verified(found: Checked, still_damaged: u64, began: Instant) -> Verified {
         Some(_) if unlisted + surplus > 0 => Manifest::Differs,
         Some(_) => Manifest::Equal,
     };
+    let labels = holders.keys().filter_map(|peer| Some((peer.to_base58(), label(peer)?))).collect();
     let dag = VerifiedDag {
+        labels,
         cid: root.to_string(),
         under_replicated,
         wanted,
