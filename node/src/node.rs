@@ -28,6 +28,7 @@ use crate::{
     identity::{self, IdentityError},
     net::{self, Driver, Listen, NetError, Network, TransportKind},
     service::{
+        audit::{self, Audit},
         blocking::Blocking,
         catalogue::{Catalogue, StartError},
         export::Export,
@@ -131,6 +132,8 @@ pub struct Rooms {
     pub catalogue: Catalogue,
     /// Having publications kept elsewhere.
     pub sync: Sync,
+    /// Comparing with neighbours.
+    pub audit: Audit,
     /// What this node should hold.
     pub keep: Keep,
     /// Reading every chunk again.
@@ -167,6 +170,14 @@ impl Rooms {
         let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned), blocking.clone());
         let catalogue = Catalogue::start(network.clone(), store.clone(), keypair, network_name, &workers).await?;
         let sync = sync::start(network.clone(), &catalogue, seed, &workers.layer()).await?;
+        let below = audit::Below {
+            store: store.clone(),
+            wanted: wanted.clone(),
+            catalogue: catalogue.clone(),
+            transfer: transfer.clone(),
+            blocking: blocking.clone(),
+        };
+        let audit = Audit::start(network.clone(), below, network_name, &workers.layer()).await?;
         let around = Around {
             store: store.clone(),
             wanted,
@@ -175,6 +186,7 @@ impl Rooms {
             fetch: fetch.clone(),
             catalogue: catalogue.clone(),
             sync: sync.clone(),
+            audit: audit.clone(),
             blocking: blocking.clone(),
         };
         if drain::remembered(&store)? {
@@ -217,6 +229,7 @@ impl Rooms {
             fetch,
             catalogue,
             sync,
+            audit,
             keep,
             scrub,
             inspect,

@@ -79,13 +79,12 @@ impl Common {
 
     /// Whether a chunk of which so many copies are wanted is of the range.
     pub fn contains(&self, key: &Key, copies: u8) -> bool {
-        usize::from(copies).checked_sub(1).and_then(|at| self.spans.get(at)).is_some_and(|spans| spans.contains(key))
+        self.of(copies).is_some_and(|spans| spans.contains(key))
     }
 
-    /// The copies and the spans of each.
-    pub fn spans(&self) -> impl Iterator<Item = (u8, &Spans)> {
-        // At most 255 of them, as `most` is a byte.
-        (1_u8..=u8::MAX).zip(&self.spans)
+    /// The range of the chunks of which so many copies are wanted.
+    pub fn of(&self, copies: u8) -> Option<&Spans> {
+        usize::from(copies).checked_sub(1).and_then(|at| self.spans.get(at))
     }
 }
 

@@ -37,6 +37,11 @@ impl Ranking {
         }
     }
 
+    /// Their keys, ascending.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.sorted.iter().map(|candidate| &candidate.key)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.sorted.len()

@@ -156,7 +156,7 @@ fn the_reader_of_imports_sees_groups_and_paths() {
 }
 
 /// Which services each service may use: what stands below it. One that is not named here may use none.
-const SERVICES_BELOW: [(&str, &[&str]); 19] = [
+const SERVICES_BELOW: [(&str, &[&str]); 20] = [
     ("worker", &[]),
     ("blocking", &["worker"]),
     ("distinct", &[]),
@@ -172,7 +172,11 @@ const SERVICES_BELOW: [(&str, &[&str]); 19] = [
     ("sync", &["catalogue", "worker"]),
     ("inspect", &["blocking", "catalogue", "distinct", "fetch", "holders", "locate", "progress", "reason", "transfer"]),
     ("export", &["blocking", "distinct", "fetch", "inspect", "progress", "reason"]),
-    ("keep", &["blocking", "catalogue", "fetch", "locate", "progress", "sync", "transfer", "wanted", "worker"]),
+    ("audit", &["blocking", "catalogue", "transfer", "wanted", "worker"]),
+    (
+        "keep",
+        &["audit", "blocking", "catalogue", "fetch", "locate", "progress", "sync", "transfer", "wanted", "worker"],
+    ),
     ("holders", &["locate", "transfer"]),
     ("scrub", &["blocking", "holders", "keep", "locate", "progress", "transfer", "worker"]),
     ("remember", &["locate", "worker"]),

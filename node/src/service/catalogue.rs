@@ -18,6 +18,7 @@ use libp2p::identity::Keypair;
 use p2p_protocol::{
     Cid, PeerId,
     catalogue::{EntryKey, Outcome, Publication, SignedPublication},
+    reconcile::{Bound, Fingerprint, IdRanges as _},
     wire::announce,
 };
 use tokio::{
@@ -152,6 +153,11 @@ impl Catalogue {
     /// The versions that stand under a key, newest first, removals too.
     pub fn history(&self, publisher: &PeerId, key: &EntryKey) -> Vec<Publication> {
         self.ledger.map().history(publisher, key).collect()
+    }
+
+    /// Of the ids of all publications that stand: equal where the catalogues are.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.ledger.map().ids().fingerprint(&(Bound::START..Bound::End))
     }
 
     /// These are storing peers that this node knows: what they publish does not give way to what strangers do.

@@ -1,5 +1,6 @@
 //! What the node does: each file owns one subject and its own state.
 
+pub mod audit;
 pub mod blocking;
 pub mod catalogue;
 pub mod distinct;

@@ -6,11 +6,12 @@
 //! moment later.
 
 mod compare;
+mod sums;
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -28,6 +29,8 @@ use p2p_protocol::{
 use tokio::sync::{Notify, RwLock};
 
 pub use self::compare::Rows;
+use self::sums::Sums;
+pub use self::sums::{InRange, Side};
 use crate::{
     runner::now,
     store::{Edit, KeyTable, MAX_NOTE_BYTES, MAX_TABLE_CHANGES, Put, Store, StoreError, TableChange},
@@ -61,6 +64,7 @@ struct Inner {
     /// Held shared while something is acknowledged, alone while something is freed.
     acknowledging: RwLock<()>,
     lost: Notify,
+    sums: Mutex<Sums>,
 }
 
 impl Wanted {
@@ -72,7 +76,8 @@ impl Wanted {
         let generation = keys.generation()?.unwrap_or(0);
         let started = (now(), Moment(clock.unwrap_or(0)));
         let (generation, acknowledging, lost) = (AtomicU64::new(generation), RwLock::default(), Notify::new());
-        Ok(Self { inner: Arc::new(Inner { store, keys, started, generation, acknowledging, lost }) })
+        let sums = Mutex::default();
+        Ok(Self { inner: Arc::new(Inner { store, keys, started, generation, acknowledging, lost, sums }) })
     }
 
     /// The time of this node's own clock.
@@ -235,6 +240,27 @@ impl Wanted {
             self.apply(part.to_vec(), Vec::new())?;
         }
         Ok(freed)
+    }
+
+    /// Gives up those of these copies that something lists still, and of which `may` says so by key and copies wanted.
+    pub async fn give_up(&self, entries: &[Entry], may: impl Fn(&Key, u8) -> bool) -> Result<u64, StoreError> {
+        // Nobody is told "kept" meanwhile.
+        let _alone = self.inner.acknowledging.write().await;
+        let mut over = Vec::new();
+        for entry in entries {
+            let key = entry.key();
+            if self.row(&key)?.is_some_and(|row| row.is_wanted() && may(&key, row.copies())) {
+                over.push(entry.cid.hash);
+            }
+        }
+        let given_up = over.len() as u64;
+        self.inner.store.remove(over).await?;
+        Ok(given_up)
+    }
+
+    fn sums(&self) -> MutexGuard<'_, Sums> {
+        // A panic under it would leave a bucket that is worked out again.
+        self.inner.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What publications were read over, by what rows know them as.

@@ -113,6 +113,12 @@ impl KeyTable {
         self.store.with(|table| table.keys().range(&range, limit))
     }
 
+    /// The prefixes of 16 bits under which an entry may be another one, or a chunk have come or gone, since this was asked
+    /// last, ascending; all of them at first, and after the index was made again. For one caller: it is told once.
+    pub fn take_changed(&self) -> Result<Vec<u16>, StoreError> {
+        self.store.with(|table| Ok(table.take_changed()))
+    }
+
     /// The note of that name.
     pub fn note(&self, name: &[u8]) -> Result<Option<Bytes>, StoreError> {
         self.store.with(|table| table.keys().note(name))

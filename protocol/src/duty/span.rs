@@ -106,6 +106,16 @@ impl Spans {
         self.spans.range(..=*key).next_back().is_some_and(|(_, to)| to.is_none_or(|to| *key < to))
     }
 
+    /// Whether it has all of a span, or a part; `None`: nothing of it.
+    pub fn covers(&self, span: &Span) -> Option<bool> {
+        let before = self.spans.range(..=span.from).next_back().filter(|(_, to)| to.is_none_or(|to| to > span.from));
+        if let Some((_, to)) = before {
+            return Some(to.is_none_or(|to| span.to.is_some_and(|end| end <= to)));
+        }
+        let next = self.spans.range(span.from..).next();
+        next.filter(|(from, _)| span.to.is_none_or(|end| **from < end)).map(|_| false)
+    }
+
     /// Adds a span; those that it overlaps or touches become one with it.
     pub fn insert(&mut self, span: Span) {
         let Span { mut from, mut to } = span;
@@ -270,6 +280,13 @@ mod tests {
             prop_assert_eq!(Spans::from_bytes(&left.to_bytes()), Some(left.clone()));
             prop_assert_eq!(points(&left.and(&right)), &set(&a) & &set(&b));
             prop_assert_eq!(points(&left.without(&right)), &set(&a) - &set(&b));
+            for &(from, to) in &b {
+                let (has, span) = (points(&left), span((from, to)));
+                let all: BTreeSet<u8> = (from..to).collect();
+                prop_assume!(from < to);
+                let some = !has.is_disjoint(&all);
+                prop_assert_eq!(left.covers(&span), some.then(|| all.is_subset(&has)));
+            }
             let mut last = None;
             for one in left.iter() {
                 prop_assert!(last.is_none_or(|last: Option<Key>| last.is_some_and(|last| last < one.from)), "touching");

@@ -54,6 +54,8 @@ pub struct View {
     delay: Duration,
     peers: BTreeMap<PeerId, Peer>,
     ranking: Ranking,
+    /// How often that changed.
+    changes: u64,
     /// Of this node, among those in view.
     reach: Reach,
     /// Over a third of those in view are away.
@@ -70,7 +72,7 @@ impl View {
         let local = Candidate::from(local);
         let ranking = Ranking::new(storing.then_some(local));
         let (peers, reach) = (BTreeMap::new(), Reach::new(local.key, []));
-        Self { local, storing, delay, peers, ranking, reach, cautious: false, next: None, doubtful: false }
+        Self { local, storing, delay, peers, ranking, changes: 0, reach, cautious: false, next: None, doubtful: false }
     }
 
     /// This node.
@@ -161,6 +163,7 @@ impl View {
             }
         }
         if !moved.is_empty() {
+            self.changes += 1;
             for (candidate, came) in moved {
                 if came {
                     self.ranking.insert(candidate);
@@ -209,6 +212,11 @@ impl View {
     /// Those in view, this node among them if it takes chunks.
     pub fn ranking(&self) -> &Ranking {
         &self.ranking
+    }
+
+    /// How often somebody came into the view or left it: the same ranking as long as it is the same number.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// How many of those in view are nearer to a key than this node.
@@ -272,6 +280,7 @@ impl View {
             let Some(oldest) = away.min_by_key(|(_, peer)| peer.heard).map(|(id, _)| *id) else { break };
             if let Some(peer) = self.peers.remove(&oldest).filter(|peer| peer.in_view) {
                 self.ranking.remove(&peer.key);
+                self.changes += 1;
             }
         }
     }

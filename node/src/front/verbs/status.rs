@@ -54,7 +54,7 @@ fn status(node: &Node) -> Status {
             factor: rooms.replicas,
             duty: health.counts.duty,
             missing,
-            under_replicated: if alone { usage.chunks.max(missing) } else { missing },
+            under_replicated: if alone { usage.chunks.max(missing) } else { missing.max(health.lacking as u64) },
             in_flight: rooms.replicate.in_flight() + health.fetching as u64,
             eta_seconds: (missing > 0)
                 .then(|| rooms.keep.time_for(missing * usage.bytes / usage.chunks.max(1)).as_secs_f64()),

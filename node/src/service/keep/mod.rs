@@ -27,6 +27,7 @@ use tokio::{
 pub use self::compare::{Drift, Lacking};
 use self::{collect::Question, compare::Ears, lists::Lists, upkeep::Upkeep};
 use super::{
+    audit::Audit,
     blocking::Blocking,
     catalogue::Catalogue,
     fetch::Fetch,
@@ -57,6 +58,8 @@ pub struct Health {
     pub wanting: usize,
     /// Of those, being fetched.
     pub fetching: usize,
+    /// Chunks that a peer which should hold them was found to lack.
+    pub lacking: usize,
 }
 
 /// The handle: clone it freely.
@@ -115,6 +118,8 @@ pub struct Around {
     pub catalogue: Catalogue,
     /// Comparing catalogues.
     pub sync: Sync,
+    /// Comparing with neighbours, and proofs.
+    pub audit: Audit,
     /// Steps that block.
     pub blocking: Blocking,
 }

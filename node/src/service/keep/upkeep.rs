@@ -16,7 +16,7 @@ use futures::{
 };
 use p2p_protocol::{
     Key, PeerId,
-    duty::{Audited, Input, Keeper, Output, Pulled, Said, Settings, Span, reach::Reach},
+    duty::{Input, Keeper, Output, Pulled, Said, Settings, Span, reach::Reach},
     manifest::Entry,
 };
 use tokio::{
@@ -30,7 +30,7 @@ use tokio::{
 use super::{Around, Health, collect::Question};
 use crate::{
     runner::{World, now},
-    service::{sync::Compared, worker::Work},
+    service::{audit::Standing, sync::Compared, worker::Work},
     store::StoreError,
 };
 
@@ -68,6 +68,8 @@ pub(super) struct Upkeep<'a> {
     asked: Vec<Question>,
     /// As the keeper was told.
     leaving: bool,
+    /// What audits were told of the view, by its changes, and of the most copies.
+    stands: Option<(u64, u8)>,
     work: &'a Work,
 }
 
@@ -105,6 +107,7 @@ impl<'a> Upkeep<'a> {
             questions,
             asked: Vec::new(),
             leaving: false,
+            stands: None,
             work,
         }
     }
@@ -173,10 +176,15 @@ impl World<Keeper> for Upkeep<'_> {
             }
             .boxed(),
             Output::Free(entries) => free(around, entries, grace).boxed(),
-            // This version neither asks for nor gives proofs: nothing is given up, and nobody is found to lie.
-            Output::Prove { request, .. } => async move { Some(Input::Proved { request, proved: None }) }.boxed(),
-            Output::Audit(peer) => async move { Some(Input::Audited(peer, Audited::Failed)) }.boxed(),
-            Output::GiveUp(_) => return,
+            Output::Prove { request, peer, entries } => {
+                async move { Some(Input::Proved { request, proved: around.audit.prove(peer, &entries).await }) }.boxed()
+            }
+            Output::Audit(peer) => async move { Some(Input::Audited(peer, around.audit.compare(peer).await)) }.boxed(),
+            Output::GiveUp(entries) => {
+                // As it stood when they were proved.
+                let standing = around.audit.standing();
+                give_up(around, entries, standing).boxed()
+            }
         };
         self.running.push(doing);
     }
@@ -234,8 +242,14 @@ impl World<Keeper> for Upkeep<'_> {
             // Whoever asked may be gone.
             let _ = question.send(machine.freeable_before(now()));
         }
-        let (wanting, fetching, _) = machine.in_hand();
-        let health = Health { counts: machine.counts(), wanting, fetching };
+        let (wanting, fetching, lacking) = machine.in_hand();
+        let health = Health { counts: machine.counts(), wanting, fetching, lacking };
+        self.around.audit.lacking(wanting);
+        let seen = (machine.view().changes(), machine.most_copies());
+        if self.discovering.is_none() && self.stands != Some(seen) {
+            self.stands = Some(seen);
+            self.around.audit.stand(Standing { ranking: machine.view().ranking().clone(), most_copies: seen.1 });
+        }
         *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
         if wanting == 0 {
             self.work.idle();
@@ -319,6 +333,24 @@ async fn pull(around: Around, entry: Entry, from: Vec<PeerId>, _room: Room) -> O
         }
     };
     Some(Input::Pulled(key, outcome))
+}
+
+/// Gives cached copies up that each of the k proved to have, unless a peer came or went since, or they are not cached any
+/// more.
+async fn give_up(around: Around, entries: Vec<Entry>, proved: Option<Arc<Standing>>) -> Option<Input> {
+    let (audit, local) = (around.audit.clone(), around.locate.local());
+    let reach = proved.as_ref().map(|standing| standing.reach_of(&local));
+    let may = |key: &Key, copies: u8| {
+        let same = audit.standing().zip(proved.as_ref()).is_some_and(|(now, then)| Arc::ptr_eq(&now, then));
+        same && reach.as_ref().is_some_and(|reach| reach.nearer(key) >= usize::from(copies))
+    };
+    match around.wanted.give_up(&entries, may).await {
+        Ok(0) => {}
+        Ok(given_up) => tracing::info!(chunks = given_up, "gave copies up that others proved to have"),
+        Err(error) => tracing::warn!(%error, "copies that others have could not be given up"),
+    }
+    let usage = around.store.usage();
+    Some(Input::Space { used: usage.bytes, capacity: usage.capacity_bytes })
 }
 
 async fn free(around: Around, entries: Vec<Entry>, grace: Duration) -> Option<Input> {

@@ -30,6 +30,16 @@ const NOTE: u8 = 1;
 /// Entries read at once where all of them are looked at.
 const PAGE: usize = 1024;
 
+/// The Kademlia key of an entry's key, of whatever generation.
+pub(super) fn kademlia_key(key: &[u8]) -> Option<&[u8]> {
+    (key.len() == 42 && key[0] == SPACE && key[9] == ENTRY).then(|| &key[10..])
+}
+
+/// The generation that counts after a write, if it is of the head.
+pub(super) fn generation(key: &[u8], value: Option<&[u8]>) -> Option<u64> {
+    (key == [HEAD]).then(|| value.and_then(|value| array(value, 0)).map_or(0, u64::from_be_bytes))
+}
+
 /// What counts, and what it adds up to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Head {

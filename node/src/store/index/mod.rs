@@ -6,6 +6,7 @@ pub(super) mod keys;
 pub(super) mod memory;
 pub(super) mod sled;
 pub(super) mod table;
+pub(super) mod watch;
 
 use bytes::Bytes;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use p2p_protocol::{Cid, Codec, Key, MAX_CHUNK_BYTES, Multihash, cid::MULTIHASH_BYTES};
 
-use super::{Index, Write, keys::Keys};
+use super::{Index, Write, keys::Keys, watch::Watched};
 use crate::store::{
     Entry, StoreError,
     record::{MAX_VALUE_BYTES, Salt, VALUE_HEAD_BYTES, array, body_checksum, first_eight},
@@ -74,14 +74,20 @@ pub(in crate::store) struct Position {
 /// The index with its key spaces; clone it freely.
 #[derive(Clone)]
 pub(in crate::store) struct Table {
-    index: Arc<dyn Index>,
+    index: Arc<Watched>,
     keys: Arc<Keys>,
 }
 
 impl Table {
     pub(in crate::store) fn new(index: Arc<dyn Index>) -> Result<Self, StoreError> {
-        let keys = Arc::new(Keys::open(Arc::clone(&index))?);
+        let index = Arc::new(Watched::new(index));
+        let keys = Arc::new(Keys::open(index.clone())?);
         Ok(Self { index, keys })
+    }
+
+    /// As [`Watched::take_changed`].
+    pub(in crate::store) fn take_changed(&self) -> Vec<u16> {
+        self.index.take_changed()
     }
 
     /// The key table.
@@ -204,6 +210,11 @@ pub(in crate::store) fn chunk_key(key: &Key) -> Vec<u8> {
 
 pub(in crate::store) fn damaged_key(key: &Key) -> Vec<u8> {
     prefixed(DAMAGED, &key.0)
+}
+
+/// The Kademlia key of a chunk's key.
+pub(super) fn kademlia_key(key: &[u8]) -> Option<&[u8]> {
+    key.strip_prefix(&[CHUNK]).filter(|key| key.len() == 32)
 }
 
 /// The write that keeps the place of a value, or removes it.

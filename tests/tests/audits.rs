@@ -1,0 +1,319 @@
+//! Neighbours compare what they should hold, liars are found out, and a cached copy goes only once it was proved elsewhere:
+//! the real services on the simulated network and a paused clock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use libp2p::PeerId;
+use p2p_node::{
+    net::{
+        Network, Stream,
+        simulated::{Fabric, Link, Topology, eventually, keypair, truth},
+    },
+    node::{Rooms, Site},
+    service::{catalogue::Draft, ingest::ReadOptions, progress::Progress, replicate::Wish},
+    store::Store,
+};
+use p2p_protocol::{
+    Multihash,
+    catalogue::Kind,
+    chunker::ChunkerKind,
+    duty,
+    wire::{
+        audit::{Frame, limit},
+        frame::{HEADER_BYTES, Header},
+        version::{Dialect, Hello, Spoken, Versions},
+    },
+};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use tokio::time::sleep;
+
+const K: usize = 3;
+const NETWORK: &str = "audits";
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+/// What a node has room for where that does not matter.
+const ROOMY: u64 = 64 << 20;
+/// Bytes of the file that is added: three hundred chunks of 4 KiB; with its inner node and manifest some 1.26 MB.
+const FILE: usize = 1200 << 10;
+/// Room for that, of which it takes over nine tenths.
+const SMALL: u64 = 1_380_000;
+
+struct Net {
+    fabric: Fabric,
+    settings: duty::Settings,
+    nodes: BTreeMap<PeerId, Rooms>,
+    order: Vec<PeerId>,
+}
+
+impl Net {
+    fn new(seed: u64, settings: duty::Settings) -> Self {
+        let fabric = Fabric::new(seed, Topology::Full, Link::LAN);
+        Self { fabric, settings, nodes: BTreeMap::new(), order: Vec::new() }
+    }
+
+    /// One more node; `change`: what becomes of its network's handle.
+    async fn join_as(&mut self, capacity: u64, change: impl FnOnce(Network) -> Network) -> PeerId {
+        let number = self.order.len() as u64;
+        let keypair = keypair(number);
+        let peer = keypair.public().to_peer_id();
+        let network = change(self.fabric.join(peer));
+        let site = Site {
+            network_name: NETWORK,
+            label: Default::default(),
+            replicas: K as u8,
+            duty: self.settings,
+            scrub_period: Duration::ZERO,
+            data_dir: None,
+            seed: number,
+        };
+        let rooms = Rooms::build(network, Store::in_memory(capacity), keypair, site).await.expect("the rooms stand");
+        self.nodes.insert(peer, rooms);
+        self.order.push(peer);
+        peer
+    }
+
+    async fn join(&mut self, count: usize) {
+        for _ in 0..count {
+            self.join_as(ROOMY, |network| network).await;
+        }
+    }
+
+    async fn acquainted(&self) {
+        let others = self.nodes.len() - 1;
+        eventually("the nodes greet each other", 2 * MINUTE, || {
+            self.nodes.values().all(|node| node.locate.reachable() >= others)
+        })
+        .await;
+    }
+
+    fn holds(&self, peer: &PeerId, hash: &Multihash) -> bool {
+        self.nodes[peer].store.entry(hash).expect("it reads").is_some()
+    }
+
+    fn all(&self) -> Vec<PeerId> {
+        self.order.clone()
+    }
+
+    /// Each chunk is on the k closest of `peers`.
+    fn placed(&self, hashes: &[Multihash], peers: &[PeerId]) -> bool {
+        hashes.iter().all(|hash| truth(hash, peers, K).iter().all(|peer| self.holds(peer, hash)))
+    }
+
+    /// Comparisons, those that found nothing, bytes of all of them, and chunks that were read for proofs, over all nodes.
+    fn figures(&self) -> [u64; 4] {
+        self.nodes.values().map(|node| node.audit.figures()).fold([0; 4], |sum, one| {
+            let one = [one.compared, one.equal, one.compared_bytes, one.chunks_read];
+            std::array::from_fn(|at| sum[at] + one[at])
+        })
+    }
+}
+
+/// A file of random bytes, added and published by a node: the chunks of its DAG and of its manifest.
+async fn add_file(node: &Rooms, random: &mut StdRng) -> Vec<Multihash> {
+    let mut content = vec![0; FILE];
+    random.fill(&mut content[..]);
+    let wish = Wish { wanted: K as u8, wait: None, local: false };
+    let options = ReadOptions { chunker: ChunkerKind::Fixed { bytes: 4096 }, ..ReadOptions::default() };
+    let progress = tokio::sync::watch::Sender::new(Progress::default());
+    let reader = Box::new(std::io::Cursor::new(content));
+    let added = node.ingest.add_stream(reader, wish, options, &progress).await.expect("it is added");
+    let draft = Draft {
+        name: None,
+        label: "a file".to_owned(),
+        root: added.root,
+        kind: Kind::File,
+        size: added.size,
+        replicas: K as u8,
+        chunks: added.chunks,
+        listing: added.listing,
+        keep: 10,
+    };
+    node.catalogue.publish(draft).await.expect("it is published");
+    node.store.scan(None, 10_000).expect("it reads").iter().map(|entry| entry.cid.hash).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn honest_neighbours_are_equal_for_under_200_bytes_and_read_only_what_is_proved() {
+    let mut net = Net::new(1, duty::Settings { audit_interval: 10 * MINUTE, ..Default::default() });
+    net.join(6).await;
+    net.acquainted().await;
+    let hashes = add_file(&net.nodes[&net.order[0]], &mut StdRng::seed_from_u64(1)).await;
+    assert!(hashes.len() > 300 && net.placed(&hashes, &net.all()));
+    // Everybody has read the manifest, and the views agree.
+    sleep(HOUR).await;
+    let before = net.figures();
+    sleep(24 * HOUR).await;
+    let [compared, equal, bytes, read] = {
+        let after = net.figures();
+        std::array::from_fn(|at| after[at] - before[at])
+    };
+    assert!(compared >= 6 * 5 * 4, "each with each other, every six hours: {compared}");
+    assert!(compared <= 6 * 5 * 12, "less often where nothing is found: {compared}");
+    assert_eq!(equal, compared);
+    assert!(bytes < 200 * compared, "{bytes} bytes for {compared} audits of {} chunks", hashes.len());
+    // Eight chunks are proved: read by who proves, and by who asked or another holder.
+    assert!(read > compared && read <= 16 * compared, "{read} chunks were read for {compared} audits");
+    println!("bytes_per_equal_audit={} chunks_read_per_audit={}", bytes / compared, read as f64 / compared as f64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_neighbour_lost_unnoticed_is_found_by_the_others_and_made_again() {
+    let mut net = Net::new(2, duty::Settings::default());
+    net.join(6).await;
+    net.acquainted().await;
+    let hashes = add_file(&net.nodes[&net.order[0]], &mut StdRng::seed_from_u64(2)).await;
+    sleep(HOUR).await;
+    // It looks at everything every six hours itself.
+    let victim = net.order[3];
+    let lost: Vec<Multihash> = hashes.iter().copied().filter(|hash| net.holds(&victim, hash)).step_by(7).collect();
+    assert!(lost.len() > 10);
+    net.nodes[&victim].store.remove(lost.clone()).await.expect("they are removed");
+    let others =
+        |net: &Net, hash: &Multihash| net.all().iter().filter(|peer| **peer != victim && net.holds(peer, hash)).count();
+    eventually("the next in line has a copy of each", 3 * HOUR, || lost.iter().all(|hash| others(&net, hash) >= K))
+        .await;
+    assert!(!lost.iter().any(|hash| net.holds(&victim, hash)), "nobody told the victim");
+    let lacking = |net: &Net| net.nodes.values().map(|node| node.keep.health().lacking).max();
+    assert!(lacking(&net) > Some(10), "it can be seen that copies are missing");
+    eventually("it looks at everything", 8 * HOUR, || net.placed(&hashes, &net.all())).await;
+    eventually("the next audits find nothing missing", 8 * HOUR, || lacking(&net) == Some(0)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cached_copy_is_given_up_only_when_room_is_needed_and_the_k_proved_theirs() {
+    let settings = duty::Settings { probation: HOUR, audit_interval: 6 * HOUR, ..Default::default() };
+    let mut net = Net::new(3, settings);
+    net.join(6).await;
+    let small = net.join_as(SMALL, |network| network).await;
+    net.acquainted().await;
+    let hashes = add_file(&net.nodes[&small], &mut StdRng::seed_from_u64(3)).await;
+    let all = net.all();
+    let cached: Vec<Multihash> = hashes.iter().copied().filter(|hash| !truth(hash, &all, K).contains(&small)).collect();
+    assert!(cached.len() > 50 && cached.iter().all(|hash| net.holds(&small, hash)));
+    sleep(50 * MINUTE).await;
+    assert!(cached.iter().all(|hash| net.holds(&small, hash)), "the others have not been in view for long enough");
+    // One of the k of each of these has lost its copy, and nobody knows.
+    let kept: BTreeSet<Multihash> = cached.iter().copied().step_by(5).collect();
+    for hash in &kept {
+        let holder = *truth(hash, &all, K).first().expect("three");
+        net.nodes[&holder].store.remove(vec![*hash]).await.expect("it is removed");
+    }
+    let gone = |net: &Net| cached.iter().filter(|hash| !net.holds(&small, hash)).count();
+    eventually("what was proved goes", HOUR, || gone(&net) == cached.len() - kept.len()).await;
+    for _ in 0..60 {
+        sleep(MINUTE).await;
+        let lost = kept.iter().find(|hash| {
+            let missing = !truth(hash, &all, K).iter().all(|peer| net.holds(peer, hash));
+            missing && !net.holds(&small, hash)
+        });
+        assert_eq!(lost, None, "a copy went that one of the k could not prove");
+    }
+    assert!(hashes.iter().filter(|hash| truth(hash, &all, K).contains(&small)).all(|hash| net.holds(&small, hash)));
+}
+
+/// What a liar says in an audit: that it has all, and anything for a proof.
+async fn lie(mut stream: Stream) -> std::io::Result<()> {
+    let mut greeting = Frame::Greeting(Hello { version: 1, features: 0 }).encode(0);
+    loop {
+        stream.write_all(&greeting).await?;
+        stream.flush().await?;
+        let (request, frame) = loop {
+            let mut header = [0; HEADER_BYTES];
+            stream.read_exact(&mut header).await?;
+            let header = Header::decode(&header, limit).expect("honest peers keep to the bounds");
+            let mut payload = vec![0; header.length as usize];
+            stream.read_exact(&mut payload).await?;
+            match Frame::decode(header.kind, payload.into()).expect("honest peers speak well") {
+                Frame::Greeting(_) => {}
+                frame => break (header.request, frame),
+            }
+        };
+        let answer = match frame {
+            // Equal everywhere: a skip of all.
+            Frame::Compare { .. } => Frame::Compared { missing: 0, message: Some(vec![0xff, 0].into()) },
+            Frame::Prove { hashes, .. } => Frame::Proofs(vec![Some([7; 16]); hashes.len()]),
+            other => panic!("{other:?} is no question"),
+        };
+        greeting = answer.encode(request);
+    }
+}
+
+/// A storing peer that acknowledges what it is given, throws it away, and claims in audits to have it.
+async fn join_liar(net: &mut Net) -> PeerId {
+    let later = Dialect { audit: Versions::up_to(3), ..Dialect::default() };
+    // Its own services speak later versions alone, so that others hear the liar below.
+    let mut handle = None;
+    let peer = net
+        .join_as(ROOMY, |network| {
+            handle = Some(network.clone());
+            network.speaking(later)
+        })
+        .await;
+    let spoken = Spoken::new(NETWORK, "audit", Versions::up_to(1));
+    let network = handle.expect("it joined");
+    let mut inbound = network.accept_spoken(&spoken, 16).await.expect("nobody else takes it");
+    tokio::spawn(async move {
+        while let Some((_, _, stream)) = inbound.recv().await {
+            // It ends when the other side closes.
+            tokio::spawn(lie(stream));
+        }
+    });
+    peer
+}
+
+/// It throws all away, again and again.
+async fn forget(net: &Net, liar: &PeerId) {
+    let store = &net.nodes[liar].store;
+    let all = store.scan(None, 10_000).expect("it reads").iter().map(|entry| entry.cid.hash).collect();
+    store.remove(all).await.expect("they are removed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_liar_is_found_by_an_audit_and_an_honest_node_makes_the_copy_that_it_does_not_count_as() {
+    let mut net = Net::new(4, duty::Settings::default());
+    net.join(6).await;
+    let liar = join_liar(&mut net).await;
+    net.acquainted().await;
+    let hashes = add_file(&net.nodes[&net.order[0]], &mut StdRng::seed_from_u64(4)).await;
+    let all = net.all();
+    let honest: Vec<PeerId> = all.iter().copied().filter(|peer| *peer != liar).collect();
+    let share = hashes.iter().filter(|hash| truth(hash, &all, K).contains(&liar)).count();
+    assert!(share > 30, "it is among the nearest");
+    forget(&net, &liar).await;
+    assert!(!net.placed(&hashes, &honest));
+    for _ in 0..120 {
+        sleep(MINUTE).await;
+        forget(&net, &liar).await;
+        if net.placed(&hashes, &honest) {
+            return;
+        }
+    }
+    panic!("some chunk has no copy in the place of the liar's");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_honest_copy_goes_by_the_word_of_a_liar_that_no_audit_has_found() {
+    let settings = duty::Settings { probation: 10 * MINUTE, audit_interval: 6 * HOUR, ..Default::default() };
+    let mut net = Net::new(5, settings);
+    net.join(5).await;
+    let liar = join_liar(&mut net).await;
+    let small = net.join_as(SMALL, |network| network).await;
+    net.acquainted().await;
+    let hashes = add_file(&net.nodes[&small], &mut StdRng::seed_from_u64(5)).await;
+    let all = net.all();
+    let cached: Vec<Multihash> = hashes.iter().copied().filter(|hash| !truth(hash, &all, K).contains(&small)).collect();
+    let (lied, true_ones): (Vec<Multihash>, Vec<Multihash>) =
+        cached.into_iter().partition(|hash| truth(hash, &all, K).contains(&liar));
+    assert!(lied.len() > 20 && true_ones.len() > 20);
+    for _ in 0..40 {
+        forget(&net, &liar).await;
+        sleep(MINUTE).await;
+        let gone = lied.iter().find(|hash| !net.holds(&small, hash));
+        assert_eq!(gone, None, "a copy went that the liar could not prove");
+    }
+    assert!(true_ones.iter().all(|hash| !net.holds(&small, hash)), "what was proved went");
+}
