@@ -82,6 +82,11 @@ fn every_option_of_the_other_verbs_is_read() {
     assert_eq!(restore.reference, "a@3");
     let Command::History(history) = parsed("history a").command else { panic!("it is history") };
     assert_eq!(history.reference, "a");
+    assert!(matches!(parsed("gc").command, Command::Gc(_)));
+    let Command::Drain(drain) = parsed("drain --cancel").command else { panic!("it is drain") };
+    assert!(drain.cancel);
+    let Command::Daemon(daemon) = parsed("daemon --label nas").command else { panic!("it is daemon") };
+    assert_eq!(daemon.partial().label.as_deref(), Some("nas"));
     assert!(matches!(parsed("connect /ip4/1.2.3.4/tcp/1").command, Command::Connect(_)));
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(matches!(parsed(&format!("completions {shell}")).command, Command::Completions(_)));
@@ -92,7 +97,8 @@ fn every_option_of_the_other_verbs_is_read() {
 fn what_is_not_in_the_grammar_is_refused_with_code_2() {
     for line in [
         "",
-        "gc",
+        "gc now",
+        "drain x",
         "nonsense",
         "add",
         "get",
