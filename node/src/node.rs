@@ -19,8 +19,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
-use p2p_protocol::{Label, duty};
+use p2p_protocol::{Label, catalogue::Limits, duty};
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +73,8 @@ pub struct Site<'a> {
     pub duty: duty::Settings,
     /// Within which each chunk is read again; zero: never.
     pub scrub_period: Duration,
+    /// How much of the catalogue it keeps.
+    pub limits: Limits,
     /// Has a `tmp` for what does not fit into memory; `None`: the system's own directory for that.
     pub data_dir: Option<&'a Path>,
     /// Of all chance in the services: the same seed, on the same network, gives the same run.
@@ -154,7 +157,7 @@ impl Rooms {
     /// Builds the services bottom-up, each with a layer of workers of its own. A store without capacity makes a node that
     /// only reads and publishes.
     pub async fn build(network: Network, store: Store, keypair: Keypair, site: Site<'_>) -> Result<Self> {
-        let Site { network_name, label, replicas, duty, scrub_period, data_dir, seed } = site;
+        let Site { network_name, label, replicas, duty, scrub_period, limits, data_dir, seed } = site;
         let storing = store.usage().capacity_bytes > 0;
         let workers = Arc::new(Workers::default());
         let blocking = Blocking::new(workers.layer());
@@ -168,8 +171,9 @@ impl Rooms {
             Replicate::new(store.clone(), wanted.clone(), locate.clone(), transfer.clone(), &workers.layer());
         let fetch = Fetch::new(network.clone(), store.clone(), locate.clone(), transfer.clone(), workers.layer());
         let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned), blocking.clone());
-        let catalogue = Catalogue::start(network.clone(), store.clone(), keypair, network_name, &workers).await?;
-        let sync = sync::start(network.clone(), &catalogue, seed, &workers.layer()).await?;
+        let catalogue =
+            Catalogue::start(network.clone(), store.clone(), keypair, network_name, limits, &workers).await?;
+        let sync = sync::start(network.clone(), &catalogue, blocking.clone(), seed, &workers.layer()).await?;
         let below = audit::Below {
             store: store.clone(),
             wanted: wanted.clone(),
@@ -323,6 +327,7 @@ impl Node {
             duty: settings.duty,
             scrub_period: settings.scrub_period,
             replicas: settings.replicas,
+            limits: Limits::of(settings.catalogue_entries),
             data_dir: Some(settings.data_dir.as_path()),
             seed: rand::random(),
         };
@@ -408,9 +413,19 @@ async fn announce(network: Network, locate: Locate, catalogue: Catalogue, work: 
     loop {
         locate.discovered().await;
         let local = network.local();
-        let own: Vec<_> = catalogue.entries().into_iter().filter(|entry| entry.publisher == local).collect();
-        for (done, publication) in (0..).zip(&own) {
-            work.working(done, Some(own.len() as u64));
+        let mut entries = catalogue.list();
+        let mut done = 0;
+        while let Some(entry) = entries.next().await {
+            let publication = match entry {
+                Ok(publication) if publication.publisher == local => publication,
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::debug!(%error, "not every root was announced as a provider record");
+                    break;
+                }
+            };
+            work.working(done, None);
+            done += 1;
             match network.provide(publication.root.hash.to_bytes().to_vec()).await {
                 Ok(()) => {}
                 Err(NetError::Stopped) => return,

@@ -12,7 +12,7 @@ use std::{
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use p2p_protocol::{Label, duty, label::MAX_LABEL_BYTES};
+use p2p_protocol::{Label, catalogue, duty, label::MAX_LABEL_BYTES};
 
 pub use self::{environment::DATA_DIR_VARIABLE, file::CONFIG_FILE};
 use crate::error::{Error, Result};
@@ -29,6 +29,9 @@ pub const DEFAULT_PORT: u16 = 4242;
 pub const MAX_REPLICAS: u8 = p2p_protocol::placement::MAX_REPLICAS;
 /// The longest name of a network, in bytes: it is part of every protocol name, and those are short.
 pub const MAX_NETWORK_BYTES: usize = 64;
+
+/// How many entries a catalogue may have: some 110 bytes of memory and 500 on the disk each.
+pub const CATALOGUE_ENTRIES: std::ops::RangeInclusive<usize> = 16..=4_194_304;
 
 /// Validated settings of a daemon.
 #[derive(Clone, Debug)]
@@ -49,6 +52,8 @@ pub struct Settings {
     pub scrub_period: Duration,
     /// The most bytes that chunks may take; `None`: 80 % of the free space at the first start, remembered.
     pub capacity_bytes: Option<u64>,
+    /// The most entries of the catalogue, each version counting as one; half of them of one publisher.
+    pub catalogue_entries: usize,
     /// The network's name.
     pub network: String,
     /// What people call this machine; it may be empty.
@@ -80,6 +85,8 @@ pub struct Partial {
     pub scrub_period: Option<Duration>,
     /// As [`Settings::capacity_bytes`].
     pub capacity_bytes: Option<u64>,
+    /// As [`Settings::catalogue_entries`].
+    pub catalogue_entries: Option<usize>,
     /// As [`Settings::network`].
     pub network: Option<String>,
     /// As [`Settings::label`].
@@ -102,6 +109,7 @@ impl Partial {
             probation: self.probation.or(other.probation),
             scrub_period: self.scrub_period.or(other.scrub_period),
             capacity_bytes: self.capacity_bytes.or(other.capacity_bytes),
+            catalogue_entries: self.catalogue_entries.or(other.catalogue_entries),
             network: self.network.or(other.network),
             label: self.label.or(other.label),
         }
@@ -153,6 +161,7 @@ impl Settings {
             mdns: partial.mdns.unwrap_or(true),
             replicas: partial.replicas.unwrap_or(DEFAULT_REPLICAS),
             capacity_bytes: partial.capacity_bytes,
+            catalogue_entries: partial.catalogue_entries.unwrap_or(catalogue::MAX_ENTRIES),
             network: partial.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
             label: partial.label.map_or_else(|| Ok(Label::new(&host_name())), |text| check_label(&text))?,
         };
@@ -169,6 +178,15 @@ impl Settings {
         if settings.duty.audit_interval.is_zero() {
             return Err(Error::usage("Neighbours cannot be compared with all the time")
                 .hint("give --audit-interval a duration, such as 10m"));
+        }
+        if !CATALOGUE_ENTRIES.contains(&settings.catalogue_entries) {
+            return Err(Error::usage(format!("A catalogue cannot have {} entries", settings.catalogue_entries)).hint(
+                format!(
+                    "give --catalogue-entries a number from {} to {}",
+                    CATALOGUE_ENTRIES.start(),
+                    CATALOGUE_ENTRIES.end()
+                ),
+            ));
         }
         check_network(&settings.network)?;
         Ok(settings)

@@ -3,7 +3,7 @@
 //! Each takes any bytes and never panics for what it reads; it panics where what it reads breaks a law: what is
 //! accepted is written back the same, a walk goes through a file without gaps, a session gets on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use libp2p_identity::Keypair;
@@ -357,11 +357,12 @@ pub fn publication(bytes: &[u8]) {
     assert_eq!((&body[..4], &body[42..]), (&bytes[..4], &bytes[42..]), "one publication has one body");
     assert_eq!(SignedPublication::decode(NETWORK, signed.bytes()).as_ref(), Ok(&signed));
     assert_eq!(SignedPublication::decode("another", signed.bytes()), Err(InvalidPublication::Signature));
-    let mut catalogue = Catalogue::default();
+    let (mut catalogue, mut kept) = (Catalogue::default(), BTreeMap::new());
     let key = publication.key();
-    assert_eq!(catalogue.merge(signed.clone()).outcome, Outcome::Taken { current: true, previous: None });
-    assert_eq!(catalogue.get(&publication.publisher, &key), Some(publication));
-    assert_eq!(catalogue.signed_bytes(&signed.id()), Some(signed.bytes()));
+    assert_eq!(catalogue.merge(&signed, &kept).outcome, Outcome::Taken { current: true, previous: None });
+    kept.insert(publication.version_key(), Bytes::copy_from_slice(signed.bytes()));
+    assert_eq!(catalogue.signed_bytes(&signed.id(), &kept).as_deref(), Some(signed.bytes()));
+    assert_eq!(catalogue.get(&publication.publisher, &key, &kept), Some(publication));
 }
 
 /// Frames of the catch-up protocol, one after the other: what is read is written back the same.

@@ -67,6 +67,7 @@ impl Net {
             replicas: K as u8,
             duty: self.settings,
             scrub_period: Duration::ZERO,
+            limits: Default::default(),
             data_dir: None,
             seed: number,
         };

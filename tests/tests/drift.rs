@@ -59,6 +59,7 @@ async fn with(seed: u64, chunks: u32) -> Alone {
         replicas: 3,
         duty: Default::default(),
         scrub_period: Duration::ZERO,
+        limits: Default::default(),
         data_dir: None,
         seed,
     };

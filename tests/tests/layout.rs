@@ -169,7 +169,7 @@ const SERVICES_BELOW: [(&str, &[&str]); 20] = [
     ("fetch", &["locate", "transfer", "worker"]),
     ("ingest", &["blocking", "distinct", "progress", "reason", "replicate"]),
     ("catalogue", &["worker"]),
-    ("sync", &["catalogue", "worker"]),
+    ("sync", &["blocking", "catalogue", "worker"]),
     ("inspect", &["blocking", "catalogue", "distinct", "fetch", "holders", "locate", "progress", "reason", "transfer"]),
     ("export", &["blocking", "distinct", "fetch", "inspect", "progress", "reason"]),
     ("audit", &["blocking", "catalogue", "transfer", "wanted", "worker"]),

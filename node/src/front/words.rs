@@ -137,8 +137,10 @@ impl From<PublishError> for Error {
     fn from(error: PublishError) -> Self {
         let message = error.to_string();
         match error {
-            PublishError::Share => Self::refused(message)
-                .hint("remove what is not needed with `p2p-node rm`, or keep fewer versions with `add --keep`"),
+            PublishError::Share(_) => Self::refused(message).hint(
+                "remove what is not needed with `p2p-node rm`, keep fewer versions with `add --keep`, or, where all \
+                 members are trusted, start each daemon with more `--catalogue-entries`",
+            ),
             PublishError::Invalid { .. } => Self::usage(message),
             PublishError::Nothing => Self::not_found(message).hint("`p2p-node ls` shows what there is"),
             PublishError::Stands(_) => Self::usage(message)

@@ -1,11 +1,14 @@
 //! What the network holds: publications, gossiped and kept.
 //!
 //! This file is the handle and the gossip; [`ledger`] is the state that gossip and catch-up share, [`keep`] writes what
-//! changed into the store's log, this node's own publications and others' alike.
+//! changed into the store's log, this node's own publications and others' alike. Memory has what a merge and a comparison
+//! need; the bytes are read from the log ([`kept`], [`list`]).
 
 mod changes;
 mod keep;
+mod kept;
 pub(in crate::service) mod ledger;
+mod list;
 mod publish;
 mod records;
 
@@ -17,7 +20,7 @@ use std::{cmp::Reverse, sync::Arc, time::Duration};
 use libp2p::identity::Keypair;
 use p2p_protocol::{
     Cid, PeerId,
-    catalogue::{EntryKey, Outcome, Publication, SignedPublication},
+    catalogue::{EntryKey, Limits, Outcome, Publication, SignedPublication},
     reconcile::{Bound, Fingerprint, IdRanges as _},
     wire::announce,
 };
@@ -76,11 +79,13 @@ impl Catalogue {
         store: Store,
         keypair: Keypair,
         network_name: &str,
+        limits: Limits,
         workers: &Workers,
     ) -> Result<Self, StartError> {
         let name = protocol_name(network_name, "catalogue", 1);
         let (done, progress) = watch::channel(keep::Progress::default());
-        let ledger = Arc::new(Ledger::load(network.clone(), store, keypair, network_name, &name, progress).await?);
+        let ledger =
+            Arc::new(Ledger::load(network.clone(), store, keypair, network_name, &name, limits, progress).await?);
         // Below the rest, which waits for it.
         let keeping = ledger.clone();
         workers.layer().spawn("catalogue records", |work| keep::run(keeping, done, work));
@@ -103,13 +108,6 @@ impl Catalogue {
         let _ = timeout(CAUGHT_UP, self.ledger.caught_up().wait_for(|caught_up| *caught_up)).await;
     }
 
-    /// All that stand (removals left out), by name (without one, label), then publisher.
-    pub fn entries(&self) -> Vec<Publication> {
-        let mut entries: Vec<_> = self.ledger.map().publications().collect();
-        entries.sort_by(|a, b| order(a).cmp(&order(b)));
-        entries
-    }
-
     /// Those of a root that are live, as current or kept versions; this node's own first, then the newest.
     pub fn by_root(&self, root: &Cid) -> Vec<Publication> {
         self.own_first(self.standing_with_root(root), |entry| !entry.removed)
@@ -122,12 +120,12 @@ impl Catalogue {
 
     /// All versions of a root that stand, removals too; in no order.
     pub fn standing_with_root(&self, root: &Cid) -> Vec<Publication> {
-        self.ledger.map().standing_with_root(root).collect()
+        self.ledger.look(|map, kept| map.standing_with_root(root, kept))
     }
 
     /// What is current under a published name, one a publisher, removals too; in no order.
     pub fn current_with_name(&self, name: &str) -> Vec<Publication> {
-        self.ledger.map().current_with_name(name).collect()
+        self.ledger.look(|map, kept| map.current_with_name(name, kept))
     }
 
     fn own_first(&self, mut entries: Vec<Publication>, keep: impl Fn(&Publication) -> bool) -> Vec<Publication> {
@@ -142,17 +140,17 @@ impl Catalogue {
 
     /// What is current under a key, a removal too.
     pub fn current(&self, publisher: &PeerId, key: &EntryKey) -> Option<Publication> {
-        self.ledger.map().get(publisher, key)
+        self.ledger.look(|map, kept| map.get(publisher, key, kept))
     }
 
     /// One of the versions that stand under a key.
     pub fn version(&self, publisher: &PeerId, key: &EntryKey, version: u64) -> Option<Publication> {
-        self.ledger.map().version(publisher, key, version)
+        self.ledger.look(|map, kept| map.version(publisher, key, version, kept))
     }
 
     /// The versions that stand under a key, newest first, removals too.
     pub fn history(&self, publisher: &PeerId, key: &EntryKey) -> Vec<Publication> {
-        self.ledger.map().history(publisher, key).collect()
+        self.ledger.look(|map, kept| map.history(publisher, key, kept))
     }
 
     /// Of the ids of all publications that stand: equal where the catalogues are.
@@ -164,10 +162,6 @@ impl Catalogue {
     pub fn know(&self, peers: impl IntoIterator<Item = PeerId>) {
         self.ledger.know(peers);
     }
-}
-
-fn order(entry: &Publication) -> (&str, [u8; 36], Vec<u8>) {
-    (entry.name.as_deref().unwrap_or(&entry.label), entry.root.to_bytes(), entry.publisher.to_bytes())
 }
 
 /// Judges what is gossiped, until the network is gone.

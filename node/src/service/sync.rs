@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use super::{
+    blocking::Blocking,
     catalogue::{Catalogue, ledger::Ledger},
     worker::{Layer, Work},
 };
@@ -90,14 +91,20 @@ impl Sync {
 ///
 /// # Errors
 /// Where the protocol's streams cannot be accepted.
-pub async fn start(network: Network, catalogue: &Catalogue, seed: u64, workers: &Layer) -> Result<Sync, NetError> {
+pub async fn start(
+    network: Network,
+    catalogue: &Catalogue,
+    blocking: Blocking,
+    seed: u64,
+    workers: &Layer,
+) -> Result<Sync, NetError> {
     let ledger = catalogue.ledger().clone();
     let protocol = Spoken::new(ledger.network_name(), "catalogue", network.dialect().catalogue);
     let inbound = network.accept_spoken(&protocol, INBOUND_WAITING).await?;
     let (served, serves) = mpsc::channel(SERVED_WAITING);
     let (compared, (asked, asks)) = (broadcast::Sender::new(COMPARED), mpsc::channel(COMPARED));
-    let (serving, from, telling) = (ledger.clone(), network.clone(), compared.clone());
-    workers.spawn("catch-up, served", |work| serve(serving, from, inbound, served, telling, work));
+    let (serving, from, telling, checking) = (ledger.clone(), network.clone(), compared.clone(), blocking.clone());
+    workers.spawn("catch-up, served", |work| serve(serving, checking, from, inbound, served, telling, work));
     let mut peers = network.peers();
     peers.mark_changed();
     let handle = Sync {
@@ -112,7 +119,7 @@ pub async fn start(network: Network, catalogue: &Catalogue, seed: u64, workers: 
         let sessions = FuturesUnordered::new();
         runner::run(
             machine,
-            Sessions { ledger, network, protocol, peers, serves, compared, asks, sessions, began: 0, work },
+            Sessions { ledger, blocking, network, protocol, peers, serves, compared, asks, sessions, began: 0, work },
         )
     });
     Ok(handle)
@@ -121,6 +128,7 @@ pub async fn start(network: Network, catalogue: &Catalogue, seed: u64, workers: 
 /// The machine's world: the peer table, what is new in the ledger, and the sessions that this node opened.
 struct Sessions {
     ledger: Arc<Ledger>,
+    blocking: Blocking,
     network: Network,
     protocol: Spoken,
     peers: watch::Receiver<Arc<PeerTable>>,
@@ -138,9 +146,9 @@ impl World<CatchUp> for Sessions {
     fn act(&mut self, Output::Open(peer): Output) {
         self.began += 1;
         let (ledger, network, protocol) = (self.ledger.clone(), self.network.clone(), self.protocol.clone());
-        let (compared, begun) = (self.compared.clone(), now());
+        let (blocking, compared, begun) = (self.blocking.clone(), self.compared.clone(), now());
         let session = async move {
-            let outcome = open(&ledger, &network, peer, &protocol).await;
+            let outcome = open(&ledger, &blocking, &network, peer, &protocol).await;
             if outcome.is_ok() {
                 // Nobody may be listening.
                 let _ = compared.send(Compared { peer, begun });
@@ -174,6 +182,7 @@ impl World<CatchUp> for Sessions {
 
 async fn open(
     ledger: &Arc<Ledger>,
+    blocking: &Blocking,
     network: &Network,
     peer: PeerId,
     protocol: &Spoken,
@@ -182,7 +191,7 @@ async fn open(
     let opening = tokio::time::timeout(OPENING, network.open_spoken(peer, protocol));
     let (version, stream) = opening.await.map_err(timeout)??;
     tracing::debug!(%peer, version, "a session of catch-up");
-    tokio::time::timeout(SESSION, session::catch_up(ledger, hello(network), stream)).await.map_err(timeout)?
+    tokio::time::timeout(SESSION, session::catch_up(ledger, blocking, hello(network), stream)).await.map_err(timeout)?
 }
 
 /// What this node's sessions begin with.
@@ -219,6 +228,7 @@ async fn settle(ledger: &Ledger, network: &Network, peer: PeerId, outcome: Resul
 /// Serves others' sessions, until the network is gone. Says on `served` with whom one came to its end.
 async fn serve(
     ledger: Arc<Ledger>,
+    blocking: Blocking,
     network: Network,
     mut inbound: Acceptor,
     served: mpsc::Sender<PeerId>,
@@ -245,9 +255,10 @@ async fn serve(
                     continue;
                 }
                 *count += 1;
-                let (ledger, own, begun) = (ledger.clone(), hello(&network), now());
+                let (ledger, blocking) = (ledger.clone(), blocking.clone());
+                let (own, begun) = (hello(&network), now());
                 sessions.spawn(async move {
-                    let session = session::serve(&ledger, own, stream, &budget);
+                    let session = session::serve(&ledger, &blocking, own, stream, &budget);
                     let outcome = tokio::time::timeout(SESSION, session).await;
                     (peer, begun, outcome.unwrap_or(Err(SessionError::Timeout)))
                 });

@@ -35,6 +35,9 @@ pub(super) fn read(variable: &impl Fn(&str) -> Option<OsString>) -> Result<Parti
         probation: value(variable, "P2P_NODE_PROBATION", parse_duration)?,
         scrub_period: value(variable, "P2P_NODE_SCRUB_PERIOD", parse_period)?,
         capacity_bytes: value(variable, "P2P_NODE_CAPACITY", parse_size)?,
+        catalogue_entries: value(variable, "P2P_NODE_CATALOGUE_ENTRIES", |text| {
+            text.trim().parse().map_err(|_| format!("\"{}\" is not a number", text.escape_debug()))
+        })?,
         network: value(variable, "P2P_NODE_NETWORK", |text| Ok(text.to_owned()))?,
         label: value(variable, "P2P_NODE_LABEL", |text| Ok(text.to_owned()))?,
     })

@@ -35,6 +35,7 @@ struct File {
     audit_interval: Option<String>,
     gc_grace: Option<String>,
     scrub_period: Option<String>,
+    catalogue_entries: Option<usize>,
     network: Option<String>,
     label: Option<String>,
 }
@@ -92,6 +93,7 @@ fn parse(text: &str) -> Result<Partial, String> {
             .transpose()?,
         capacity_bytes: size("capacity", file.capacity)?,
         probation: None,
+        catalogue_entries: file.catalogue_entries,
         network: file.network,
         label: file.label,
     })

@@ -3,7 +3,7 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::{
-    map_tests::{check_consistent, removal, shuffle, sign},
+    map_tests::{Whole, check_consistent, removal, shuffle, sign},
     signed::tests::{publication, with_root},
     *,
 };
@@ -13,14 +13,14 @@ fn peer(seed: u8) -> PeerId {
     publication(seed).publisher
 }
 
-fn count(catalogue: &Catalogue, publisher: u8) -> usize {
+fn count(catalogue: &Whole, publisher: u8) -> usize {
     catalogue.live().filter(|entry| entry.publisher == peer(publisher)).count()
 }
 
 #[test]
 fn who_has_most_gives_way_first() {
-    let mut catalogue = Catalogue::with_limits(Limits { entries: 6, entries_per_publisher: 5 });
-    let room = |catalogue: &Catalogue, root| {
+    let mut catalogue = Whole::with_limits(Limits { entries: 6, entries_per_publisher: 5 });
+    let room = |catalogue: &Whole, root| {
         let publication = sign(1, None, root, 1, 1).into_parts().0;
         catalogue.has_room(&publication.publisher, &publication.key(), 1, 1)
     };
@@ -40,19 +40,16 @@ fn who_has_most_gives_way_first() {
 #[test]
 fn versions_count_and_a_removal_always_finds_room() {
     let limits = Limits { entries: 100, entries_per_publisher: 4 };
-    let mut catalogue = Catalogue::with_limits(limits);
+    let mut catalogue = Whole::with_limits(limits);
     for version in 1..=4 {
         catalogue.merge(sign(1, Some(0), 0, version, 1));
     }
     let key = sign(1, Some(0), 0, 1, 1).publication().key();
-    let room = |catalogue: &Catalogue, version, floor| catalogue.has_room(&peer(1), &key, version, floor);
+    let room = |catalogue: &Whole, version, floor| catalogue.has_room(&peer(1), &key, version, floor);
     assert_eq!((room(&catalogue, 5, 1), room(&catalogue, 5, 2), room(&catalogue, 5, 5)), (false, true, true));
     // Too many: the lowest version gives way, and it is said so.
     let merge = catalogue.merge(sign(1, Some(0), 0, 5, 1));
-    assert_eq!(
-        merge.dropped.iter().map(|gone| (gone.publication.version, gone.for_room)).collect::<Vec<_>>(),
-        [(1, true)]
-    );
+    assert_eq!(merge.dropped.iter().map(|gone| (gone.key.version, gone.for_room)).collect::<Vec<_>>(), [(1, true)]);
     assert!(catalogue.merge(removal(1, Some(0), 0, 6)).outcome.is_taken());
     assert_eq!((catalogue.len(), catalogue.live().count()), (1, 0));
 }
@@ -67,11 +64,11 @@ fn a_flood_of_free_keys_pushes_nobody_out_who_is_known() {
         libp2p_identity::Keypair::ed25519_from_bytes(seed).expect("32 bytes are a key")
     };
     let root = Cid::of(Codec::Raw, b"flood");
-    let mut catalogue = Catalogue::default();
+    let mut catalogue = Whole::default();
     catalogue.set_class(&peer(1), Class::Own);
     catalogue.set_class(&peer(2), Class::Known);
     let mut honest = Vec::new();
-    let mut merge = |catalogue: &mut Catalogue, publisher: u8, root: u8| {
+    let mut merge = |catalogue: &mut Whole, publisher: u8, root: u8| {
         let signed = sign(publisher, None, root, 1, 1);
         assert!(catalogue.merge(signed.clone()).outcome.is_taken());
         honest.push(signed.id());
@@ -98,7 +95,7 @@ fn a_flood_of_free_keys_pushes_nobody_out_who_is_known() {
 #[test]
 fn known_peers_give_way_to_their_like_once_no_stranger_is_left() {
     let limits = Limits { entries: 6, entries_per_publisher: 6 };
-    let mut catalogue = Catalogue::with_limits(limits);
+    let mut catalogue = Whole::with_limits(limits);
     catalogue.set_class(&peer(1), Class::Own);
     for publisher in [2, 3] {
         catalogue.set_class(&peer(publisher), Class::Known);
@@ -141,7 +138,7 @@ proptest! {
     fn what_gives_way_depends_on_what_came_and_not_on_when(publications in vec(some(), 0..30), seed in any::<u64>()) {
         let limits = Limits { entries: 8, entries_per_publisher: 5 };
         let merged = |publications: &[SignedPublication]| {
-            let mut catalogue = Catalogue::with_limits(limits);
+            let mut catalogue = Whole::with_limits(limits);
             catalogue.set_class(&peer(0), Class::Own);
             catalogue.set_class(&peer(1), Class::Known);
             for publication in publications {

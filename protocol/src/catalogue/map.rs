@@ -1,14 +1,36 @@
 //! The map of publications: bounded, and the same whatever the order of arrival.
 
-use std::{cmp::Ordering, collections::BTreeSet};
+use std::{cmp::Ordering, collections::BTreeMap};
+
+use bytes::Bytes;
 
 use super::{
-    Class, EntryKey, Limits, Merged, Publication, PublicationId, SignedPublication, Standing, Versions, body,
-    shares::Shares, signed,
+    Class, EntryKey, Limits, Merged, Publication, PublicationId, SignedPublication, Standing, VersionKey, Versions,
+    body,
+    entries::{Entries, Entry},
+    shares::{Publisher, Shares},
+    signed,
 };
-use crate::{Cid, PeerId, reconcile::IdSet};
+use crate::{Cid, PeerId, reconcile::IdMap};
+
+/// Where the signed bytes of what stands are: not in the map, which is in memory.
+pub trait Kept {
+    /// Those of a version that stands. `None` where they are lost: the map goes on without them, and whoever is asked for
+    /// them says that it does not have them.
+    fn signed_bytes(&self, key: &VersionKey) -> Option<Bytes>;
+}
+
+impl Kept for BTreeMap<VersionKey, Bytes> {
+    fn signed_bytes(&self, key: &VersionKey) -> Option<Bytes> {
+        self.get(key).cloned()
+    }
+}
 
 /// The publications that stand: for each [`EntryKey`] its [`Versions`].
+///
+/// The map has what a merge and a comparison need of each; their bytes are [kept](Kept) elsewhere, under their
+/// [`VersionKey`]: before a publication that was [taken](Outcome::Taken) is asked for, and until one is
+/// [dropped](Merge::dropped).
 ///
 /// # Laws
 ///
@@ -40,26 +62,14 @@ use crate::{Cid, PeerId, reconcile::IdSet};
 ///
 /// # Costs
 ///
-/// `merge` is O(log n) and one BLAKE3 of the signed bytes, and beyond that O(versions of the key); over the bounds
-/// O(publishers that have most). Reading a publication decodes it from its bytes (no signature check): that is slower than
-/// keeping it decoded, and takes half the memory.
+/// Some 105 bytes an entry. `merge` is O(log n) and one BLAKE3 of the signed bytes, and beyond that O(versions of the key);
+/// it reads bytes only of what it drops, and of what ties with it. Over the bounds O(publishers that have most).
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
-    /// Entries by handle; freed handles are used again.
-    entries: Vec<Option<Entry>>,
-    free: Vec<u32>,
+    entries: Entries,
     shares: Shares,
-    ids: IdSet,
-    /// Handles by the first 64 bits of what they are looked up by; whoever looks compares the whole.
-    by_id: BTreeSet<(u64, u32)>,
-    by_root: BTreeSet<(u64, u32)>,
-    by_name: BTreeSet<(u64, u32)>,
-}
-
-#[derive(Clone, Debug)]
-struct Entry {
-    signed_bytes: Box<[u8]>,
-    id: PublicationId,
+    /// The ids of all, and their handles.
+    ids: IdMap<u32>,
 }
 
 /// What a merge did.
@@ -74,10 +84,10 @@ pub struct Merge {
 /// A publication that ceased to stand.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dropped {
-    /// What it said.
-    pub publication: Publication,
-    /// Its signed bytes' name.
-    pub id: PublicationId,
+    /// Which.
+    pub key: VersionKey,
+    /// What it said; `None` where its bytes are lost.
+    pub publication: Option<Publication>,
     /// Nobody superseded it: there was no room.
     pub for_room: bool,
 }
@@ -89,8 +99,8 @@ pub enum Outcome {
     Taken {
         /// It is the current version, and not one of those before it.
         current: bool,
-        /// What was current before, if anything stood there.
-        previous: Option<Box<Publication>>,
+        /// The version that was current before, if anything stood there.
+        previous: Option<u64>,
     },
     /// These very bytes stood already.
     Known,
@@ -106,6 +116,11 @@ impl Catalogue {
         Self { shares: Shares::new(limits), ..Self::default() }
     }
 
+    /// How much it holds.
+    pub fn limits(&self) -> Limits {
+        self.shares.limits()
+    }
+
     /// Says what a publisher is to this node. What gave way before does not come back by it.
     pub fn set_class(&mut self, publisher: &PeerId, class: Class) {
         // Nobody else can publish.
@@ -119,138 +134,154 @@ impl Catalogue {
         body::public_key_bytes(publisher).map_or(Class::Stranger, |publisher| self.shares.class(&publisher))
     }
 
-    /// Takes a publication in, where it stands beside those that are here and there is room.
-    pub fn merge(&mut self, signed: SignedPublication) -> Merge {
-        let id = signed.id();
-        let (publication, signed_bytes) = signed.into_parts();
+    /// Takes a publication in, where it stands beside those that are here and there is room. `kept` has what stood before,
+    /// and does not need to have this one.
+    pub fn merge(&mut self, signed: &SignedPublication, kept: &impl Kept) -> Merge {
+        let (id, publication) = (signed.id(), signed.publication());
+        if self.ids.contains(&id) {
+            return Outcome::Known.alone();
+        }
         // A signed publication's publisher always embeds its key.
         let Ok(publisher) = body::public_key_bytes(&publication.publisher) else { return Outcome::Beyond.alone() };
         if self.shares.is_out(&publisher) {
             return Outcome::Beyond.alone();
         }
-        let key = publication.key();
-        let previous = self.shares.versions(&publisher, &key).and_then(Versions::current).map(|current| current.held);
-        let previous = previous.and_then(|handle| self.read(handle));
-        // Entries are at most `Limits::entries` and one; a process cannot hold 2^32 of them.
-        let handle = self.free.last().copied().unwrap_or(self.entries.len() as u32);
-        let new = Standing { version: publication.version, floor: publication.floor, held: handle };
-        let Self { shares, entries, .. } = self;
-        let merged = shares.merge(publisher, key, new, |&standing| match entries.get(standing as usize) {
+        let mut versions = self.versions_of(&publisher, &publication.key());
+        let previous = versions.current().map(|current| current.version);
+        // Its handle is not known yet, and not asked for.
+        let new = Standing { version: publication.version, floor: publication.floor, held: u32::MAX };
+        let merged = versions.merge(new, |_| match kept.signed_bytes(&publication.version_key()) {
             // What stands was decoded before, so it decodes.
-            Some(Some(entry)) => signed::read_checked(&entry.signed_bytes).map_or(Ordering::Greater, |standing| {
-                rank(&publication, &signed_bytes).cmp(&rank(&standing, &entry.signed_bytes))
-            }),
-            _ => Ordering::Greater,
+            Some(bytes) => signed::read_checked(&bytes)
+                .map_or(Ordering::Greater, |standing| rank(publication, signed.bytes()).cmp(&rank(&standing, &bytes))),
+            // Nobody can say any more what stood there.
+            None => Ordering::Greater,
         });
         let superseded = match merged {
             Merged::Taken(superseded) => superseded,
             Merged::Known => return Outcome::Known.alone(),
             Merged::Older => return Outcome::Older.alone(),
         };
-        if self.free.pop().is_none() {
-            self.entries.push(None);
-        }
-        self.link(handle, Entry { signed_bytes, id }, &publication);
+        let number = self.shares.add(publisher);
+        self.shares.subtract(publisher, superseded.len());
         let mut dropped: Vec<_> =
-            superseded.into_iter().filter_map(|standing| self.unlink(standing.held, false)).collect();
-        let gone = self.shares.make_room(publisher);
-        let stands = !gone.contains(&handle);
-        dropped.extend(gone.into_iter().filter_map(|gone| self.unlink(gone, true)));
+            superseded.into_iter().filter_map(|standing| self.unlink(standing.held, false, kept)).collect();
+        let handle = self.entries.add(Entry::of(publication, number));
+        self.ids.put(id, handle);
+        let mut stands = true;
+        for (number, gone) in self.shares.make_room(publisher) {
+            for _ in 0..gone {
+                match self.entries.greatest(number) {
+                    Some(greatest) if greatest == handle => {
+                        self.ids.take(&id);
+                        self.entries.remove(handle);
+                        stands = false;
+                    }
+                    Some(greatest) => dropped.extend(self.unlink(greatest, true, kept)),
+                    None => break,
+                }
+            }
+        }
         let outcome = if stands {
-            let current = previous.as_ref().is_none_or(|previous| publication.version >= previous.version);
-            let previous = previous.map(Box::new);
+            let current = previous.is_none_or(|previous| publication.version >= previous);
             Outcome::Taken { current, previous }
         } else {
-            dropped.retain(|other| other.id != id);
             Outcome::Beyond
         };
         Merge { outcome, dropped }
     }
 
+    /// Forgets what stands under a key, whose bytes are lost: whoever has them is asked for them again.
+    pub fn forget(&mut self, publisher: &PeerId, key: &EntryKey, version: u64) {
+        let Ok(publisher) = body::public_key_bytes(publisher) else { return };
+        if let Some(held) = self.versions_of(&publisher, key).get(version).map(|standing| standing.held) {
+            self.forget_handle(held, publisher);
+        }
+    }
+
+    /// Forgets what stands by an id, whose bytes are lost, as [`forget`](Self::forget) does.
+    pub fn forget_id(&mut self, id: &PublicationId) {
+        let Some(handle) = self.ids.get(id) else { return };
+        let Some(number) = self.entries.get(handle).map(|entry| entry.publisher) else { return };
+        if let Some(publisher) = self.shares.publisher(number) {
+            self.forget_handle(handle, publisher);
+        }
+    }
+
+    fn forget_handle(&mut self, handle: u32, publisher: Publisher) {
+        if let Some(id) = self.ids.find(|held| held == handle) {
+            self.ids.take(&id);
+        }
+        self.entries.remove(handle);
+        self.shares.subtract(publisher, 1);
+    }
+
     /// Whether a publication of `version` and `floor` under a key is within the share of its publisher, so that none of the
     /// publisher's others gives way to it.
     pub fn has_room(&self, publisher: &PeerId, key: &EntryKey, version: u64, floor: u64) -> bool {
-        body::public_key_bytes(publisher).is_ok_and(|publisher| self.shares.has_room(&publisher, key, version, floor))
+        body::public_key_bytes(publisher).is_ok_and(|publisher| {
+            self.shares.has_room(&publisher, self.versions_of(&publisher, key).growth(version, floor))
+        })
+    }
+
+    /// The version that is current under a key.
+    pub fn current(&self, publisher: &PeerId, key: &EntryKey) -> Option<u64> {
+        Some(self.versions(publisher, key)?.current()?.version)
+    }
+
+    /// Whether a version stands under a key.
+    pub fn stands(&self, publisher: &PeerId, key: &EntryKey, version: u64) -> bool {
+        self.versions(publisher, key).is_some_and(|versions| versions.get(version).is_some())
     }
 
     /// What is current under a key, a removal too.
-    pub fn get(&self, publisher: &PeerId, key: &EntryKey) -> Option<Publication> {
-        self.versions_of(publisher, key)?.current().and_then(|current| self.read(current.held))
+    pub fn get(&self, publisher: &PeerId, key: &EntryKey, kept: &impl Kept) -> Option<Publication> {
+        let current = *self.versions(publisher, key)?.current()?;
+        self.read(current.held, kept)
     }
 
     /// The floor that is in force under a key: the lowest version that can stand there. 0: nothing stands.
     pub fn floor(&self, publisher: &PeerId, key: &EntryKey) -> u64 {
-        self.versions_of(publisher, key).map_or(0, Versions::floor)
+        self.versions(publisher, key).map_or(0, |versions| versions.floor())
     }
 
     /// One of the versions that stand under a key.
-    pub fn version(&self, publisher: &PeerId, key: &EntryKey, version: u64) -> Option<Publication> {
-        self.versions_of(publisher, key)?.get(version).and_then(|standing| self.read(standing.held))
-    }
-
-    /// The signed bytes of one of the versions that stand under a key.
-    pub fn version_bytes(&self, publisher: &PeerId, key: &EntryKey, version: u64) -> Option<&[u8]> {
-        let standing = self.versions_of(publisher, key)?.get(version)?;
-        self.entry(standing.held).map(|entry| &*entry.signed_bytes)
+    pub fn version(&self, publisher: &PeerId, key: &EntryKey, version: u64, kept: &impl Kept) -> Option<Publication> {
+        let standing = *self.versions(publisher, key)?.get(version)?;
+        self.read(standing.held, kept)
     }
 
     /// The versions that stand under a key, the current one first, removals too.
-    pub fn history<'a>(&'a self, publisher: &PeerId, key: &EntryKey) -> impl Iterator<Item = Publication> + use<'a> {
-        let standing = self.versions_of(publisher, key).into_iter().flat_map(|versions| versions.iter().rev());
-        standing.filter_map(|standing| self.read(standing.held))
+    pub fn history(&self, publisher: &PeerId, key: &EntryKey, kept: &impl Kept) -> Vec<Publication> {
+        let versions = self.versions(publisher, key).unwrap_or_default();
+        versions.iter().rev().filter_map(|standing| self.read(standing.held, kept)).collect()
+    }
+
+    /// What stands by an id: under which key its bytes are kept.
+    pub fn key_of(&self, id: &PublicationId) -> Option<VersionKey> {
+        self.ids.get(id).and_then(|handle| self.entries.get(handle)).map(Entry::key)
     }
 
     /// The signed bytes of what stands, by their id.
-    pub fn signed_bytes(&self, id: &PublicationId) -> Option<&[u8]> {
-        candidates(&self.by_id, prefix(id))
-            .filter_map(|handle| self.entry(handle))
-            .find(|entry| entry.id == *id)
-            .map(|entry| &*entry.signed_bytes)
-    }
-
-    /// All that are current, removals left out, in no particular order.
-    pub fn publications(&self) -> impl Iterator<Item = Publication> + '_ {
-        let current = self.shares.iter().filter_map(|versions| versions.current());
-        current.filter_map(|current| self.read(current.held)).filter(|publication| !publication.removed)
-    }
-
-    /// All that are live, in no particular order: current and kept, removals left out.
-    pub fn live(&self) -> impl Iterator<Item = Publication> + '_ {
-        let entries = self.entries.iter().flatten();
-        let publications = entries.filter_map(|entry| signed::read_checked(&entry.signed_bytes).ok());
-        publications.filter(|publication| !publication.removed)
+    pub fn signed_bytes(&self, id: &PublicationId, kept: &impl Kept) -> Option<Bytes> {
+        kept.signed_bytes(&self.key_of(id)?).filter(|bytes| signed::publication_id(bytes) == *id)
     }
 
     /// Those of a root that stand, in no particular order: current and kept, removals too.
-    pub fn standing_with_root<'a>(&'a self, root: &'a Cid) -> impl Iterator<Item = Publication> + 'a {
-        candidates(&self.by_root, root_prefix(root))
-            .filter_map(|handle| self.read(handle))
-            .filter(move |publication| publication.root == *root)
+    pub fn standing_with_root(&self, root: &Cid, kept: &impl Kept) -> Vec<Publication> {
+        let found = self.entries.with_root(root).filter_map(|handle| self.read(handle, kept));
+        found.filter(|publication| publication.root == *root).collect()
     }
 
     /// What is current under a name (not a label), one a publisher, removals too.
-    pub fn current_with_name<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Publication> + 'a {
-        candidates(&self.by_name, name_prefix(name))
-            .filter_map(|handle| self.read(handle))
-            .filter(move |publication| publication.name.as_deref() == Some(name))
-            .filter(|publication| {
-                let current = self.versions_of(&publication.publisher, &publication.key()).and_then(Versions::current);
-                current.is_some_and(|current| current.version == publication.version)
-            })
-    }
-
-    /// Those of a root that are live.
-    pub fn by_root<'a>(&'a self, root: &'a Cid) -> impl Iterator<Item = Publication> + 'a {
-        self.standing_with_root(root).filter(|publication| !publication.removed)
-    }
-
-    /// What is current under a name (not a label), one a publisher, removals left out.
-    pub fn by_name<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Publication> + 'a {
-        self.current_with_name(name).filter(|publication| !publication.removed)
+    pub fn current_with_name(&self, name: &str, kept: &impl Kept) -> Vec<Publication> {
+        let found = self.entries.with_name(name).filter_map(|handle| self.read(handle, kept));
+        let named = found.filter(|publication| publication.name.as_deref() == Some(name));
+        named.filter(|entry| self.current(&entry.publisher, &entry.key()) == Some(entry.version)).collect()
     }
 
     /// The ids of all that stand, removals too: what catch-up compares.
-    pub fn ids(&self) -> &IdSet {
+    pub fn ids(&self) -> &IdMap<u32> {
         &self.ids
     }
 
@@ -264,43 +295,31 @@ impl Catalogue {
         self.len() == 0
     }
 
-    fn versions_of(&self, publisher: &PeerId, key: &EntryKey) -> Option<&Versions<u32>> {
-        self.shares.versions(&body::public_key_bytes(publisher).ok()?, key)
+    fn versions(&self, publisher: &PeerId, key: &EntryKey) -> Option<Versions<u32>> {
+        Some(self.versions_of(&body::public_key_bytes(publisher).ok()?, key))
     }
 
-    fn entry(&self, handle: u32) -> Option<&Entry> {
-        self.entries.get(handle as usize)?.as_ref()
+    fn versions_of(&self, publisher: &Publisher, key: &EntryKey) -> Versions<u32> {
+        self.shares.number(publisher).map(|number| self.entries.versions(number, key)).unwrap_or_default()
     }
 
-    fn read(&self, handle: u32) -> Option<Publication> {
-        signed::read_checked(&self.entry(handle)?.signed_bytes).ok()
+    fn read(&self, handle: u32, kept: &impl Kept) -> Option<Publication> {
+        let bytes = kept.signed_bytes(&self.entries.get(handle)?.key())?;
+        signed::read_checked(&bytes).ok()
     }
 
-    fn link(&mut self, handle: u32, entry: Entry, publication: &Publication) {
-        self.ids.insert(entry.id);
-        self.by_id.insert((prefix(&entry.id), handle));
-        self.by_root.insert((root_prefix(&publication.root), handle));
-        if let Some(name) = &publication.name {
-            self.by_name.insert((name_prefix(name), handle));
+    /// Forgets what does not stand any more, and frees its handle; it is counted out already.
+    fn unlink(&mut self, handle: u32, for_room: bool, kept: &impl Kept) -> Option<Dropped> {
+        let key = self.entries.remove(handle)?.key();
+        let bytes = kept.signed_bytes(&key);
+        let id =
+            bytes.as_ref().map(|bytes| signed::publication_id(bytes)).filter(|id| self.ids.get(id) == Some(handle));
+        // Where nobody knows its bytes any more, it is looked for.
+        if let Some(id) = id.or_else(|| self.ids.find(|held| held == handle)) {
+            self.ids.take(&id);
         }
-        if let Some(place) = self.entries.get_mut(handle as usize) {
-            *place = Some(entry);
-        }
-    }
-
-    /// Forgets what does not stand any more, and frees its handle.
-    fn unlink(&mut self, handle: u32, for_room: bool) -> Option<Dropped> {
-        let entry = self.entries.get_mut(handle as usize).and_then(Option::take)?;
-        self.free.push(handle);
-        self.ids.remove(&entry.id);
-        self.by_id.remove(&(prefix(&entry.id), handle));
-        // What stands was decoded before, so it decodes.
-        let publication = signed::read_checked(&entry.signed_bytes).ok()?;
-        self.by_root.remove(&(root_prefix(&publication.root), handle));
-        if let Some(name) = &publication.name {
-            self.by_name.remove(&(name_prefix(name), handle));
-        }
-        Some(Dropped { publication, id: entry.id, for_room })
+        let publication = bytes.and_then(|bytes| signed::read_checked(&bytes).ok());
+        Some(Dropped { key, publication, for_room })
     }
 }
 
@@ -327,22 +346,4 @@ impl Outcome {
 /// The order among the publications of one key, version and floor.
 fn rank<'a>(publication: &Publication, signed_bytes: &'a [u8]) -> ([u8; crate::cid::CID_BYTES], &'a [u8]) {
     (publication.root.to_bytes(), signed_bytes)
-}
-
-fn candidates(index: &BTreeSet<(u64, u32)>, prefix: u64) -> impl Iterator<Item = u32> + '_ {
-    index.range((prefix, 0)..=(prefix, u32::MAX)).map(|&(_, handle)| handle)
-}
-
-fn prefix(hash: &[u8; 32]) -> u64 {
-    let mut first = [0; 8];
-    first.copy_from_slice(&hash[..8]);
-    u64::from_be_bytes(first)
-}
-
-fn root_prefix(root: &Cid) -> u64 {
-    prefix(&root.hash.digest)
-}
-
-fn name_prefix(name: &str) -> u64 {
-    prefix(blake3::hash(name.as_bytes()).as_bytes())
 }

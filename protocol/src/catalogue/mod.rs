@@ -6,6 +6,8 @@
 //! are in `SPEC.md`, "Publications".
 
 mod body;
+mod entries;
+mod handles;
 mod invalid;
 mod map;
 mod name;
@@ -20,7 +22,7 @@ mod map_tests;
 
 pub use body::{FORMAT_VERSION, MAX_CHUNKS, MAX_EXTENSION_BYTES, MAX_SIZE_BYTES, MAX_TIME_MILLISECONDS};
 pub use invalid::InvalidPublication;
-pub use map::{Catalogue, Dropped, Merge, Outcome};
+pub use map::{Catalogue, Dropped, Kept, Merge, Outcome};
 pub use name::{MAX_NAME_BYTES, NameError, check_label, check_name, label_from};
 pub use shares::{Class, Limits, MAX_ENTRIES, MAX_ENTRIES_PER_PUBLISHER};
 pub(crate) use signed::read_unsigned;
@@ -105,6 +107,11 @@ impl Publication {
             None => EntryKey::unnamed(&self.publisher, &self.root),
         }
     }
+
+    /// Under which its signed bytes are kept.
+    pub fn version_key(&self) -> VersionKey {
+        VersionKey { place: self.key().place(), version: self.version }
+    }
 }
 
 /// Where an entry stands: the hash of its publisher and of its name or, without one, its root.
@@ -114,8 +121,27 @@ impl Publication {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct EntryKey(pub [u8; 32]);
 
+/// A version of an entry, among all.
+///
+/// The beginning of the entry's key tells places apart: the rest would take memory, and save nobody. Whoever finds two of
+/// their own names or roots with one beginning (2^64 hashes) has them in one place, and nobody else's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct VersionKey {
+    /// See [`EntryKey::place`].
+    pub place: [u8; 16],
+    /// Which version.
+    pub version: u64,
+}
+
 impl EntryKey {
     const CONTEXT: &'static str = "p2p-node 2026 catalogue entry key";
+
+    /// Its first 16 bytes.
+    pub fn place(&self) -> [u8; 16] {
+        let mut place = [0; 16];
+        place.copy_from_slice(&self.0[..16]);
+        place
+    }
 
     /// An address in its place, which nothing has: an entry is kept, beside everybody, by the storing peers that would
     /// keep a chunk of this address, and they answer for it.

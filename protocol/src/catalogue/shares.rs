@@ -1,14 +1,9 @@
 //! How much of the catalogue each publisher may have, and who gives way where there is no room.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{EntryKey, Merged, Standing, Versions};
-
-/// The most entries, each version and each removal counting as one: at some 600 bytes each (the signed bytes are about
-/// 300, the indexes the rest) 40 MiB, most of what an idle daemon may take.
+/// The most entries, each version and each removal counting as one, unless it is said otherwise: some 30 MiB on a disk that
+/// any stranger may fill, and 7 MiB of memory.
 pub const MAX_ENTRIES: usize = 65_536;
 /// The most entries of one publisher: half of all, so that one alone never fills the catalogue.
 pub const MAX_ENTRIES_PER_PUBLISHER: usize = 32_768;
@@ -24,7 +19,14 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: MAX_ENTRIES, entries_per_publisher: MAX_ENTRIES_PER_PUBLISHER }
+        Self::of(MAX_ENTRIES)
+    }
+}
+
+impl Limits {
+    /// So many in all, and half of them of one publisher, so that one alone never fills the catalogue.
+    pub const fn of(entries: usize) -> Self {
+        Self { entries, entries_per_publisher: entries / 2 }
     }
 }
 
@@ -43,11 +45,14 @@ pub enum Class {
 /// A publisher: its public key.
 pub(super) type Publisher = [u8; 32];
 
-/// All publishers, what each has, and what they may have.
+/// All publishers, how much each has, and what they may have.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shares {
     limits: Limits,
+    /// None has nothing.
     publishers: BTreeMap<Publisher, Shelf>,
+    /// Numbers that nobody has.
+    free: Vec<u32>,
     /// Those of a higher class than strangers. As many as the caller names.
     classes: BTreeMap<Publisher, Class>,
     len: usize,
@@ -56,9 +61,10 @@ pub(super) struct Shares {
 }
 
 /// What one publisher has.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Shelf {
-    keys: BTreeMap<EntryKey, Versions<u32>>,
+    /// Its entries' number for it.
+    number: u32,
     len: usize,
 }
 
@@ -80,6 +86,10 @@ impl Shares {
         Self { limits, ..Self::default() }
     }
 
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// How many entries stand.
     pub(super) fn len(&self) -> usize {
         self.len
@@ -91,22 +101,22 @@ impl Shares {
 
     pub(super) fn set_class(&mut self, publisher: Publisher, class: Class) {
         let len = self.publishers.get(&publisher).map_or(0, |shelf| shelf.len);
-        self.count(publisher, len, 0);
+        self.shift(publisher, len, 0);
         match class {
             Class::Stranger => self.classes.remove(&publisher),
             class => self.classes.insert(publisher, class),
         };
-        self.count(publisher, 0, len);
+        self.shift(publisher, 0, len);
     }
 
-    /// What stands of a place.
-    pub(super) fn versions(&self, publisher: &Publisher, key: &EntryKey) -> Option<&Versions<u32>> {
-        self.publishers.get(publisher)?.keys.get(key)
+    /// The number of a publisher that has something.
+    pub(super) fn number(&self, publisher: &Publisher) -> Option<u32> {
+        self.publishers.get(publisher).map(|shelf| shelf.number)
     }
 
-    /// All places.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Versions<u32>> {
-        self.publishers.values().flat_map(|shelf| shelf.keys.values())
+    /// The publisher of a number, by a look at all.
+    pub(super) fn publisher(&self, number: u32) -> Option<Publisher> {
+        self.publishers.iter().find(|(_, shelf)| shelf.number == number).map(|(publisher, _)| *publisher)
     }
 
     /// Whether the publisher is one of those that have given way as a whole.
@@ -119,37 +129,45 @@ impl Shares {
         tier.ceiling.is_some_and(|ceiling| *publisher >= ceiling)
     }
 
-    /// Whether one more of `version` and `floor` finds room without pushing out another entry of its publisher.
-    pub(super) fn has_room(&self, publisher: &Publisher, key: &EntryKey, version: u64, floor: u64) -> bool {
-        let Some(shelf) = self.publishers.get(publisher) else { return !self.is_out(publisher) };
-        let growth = shelf.keys.get(key).map_or(1, |versions| versions.growth(version, floor));
-        shelf.len.saturating_add_signed(growth) <= self.share(publisher) && !self.is_out(publisher)
+    /// Whether `growth` more find room without pushing out another entry of their publisher.
+    pub(super) fn has_room(&self, publisher: &Publisher, growth: isize) -> bool {
+        let len = self.publishers.get(publisher).map_or(0, |shelf| shelf.len);
+        len.saturating_add_signed(growth) <= self.share(publisher) && !self.is_out(publisher)
     }
 
-    /// Takes one in by the rules of [`Versions`], without regard to room.
-    pub(super) fn merge(
-        &mut self,
-        publisher: Publisher,
-        key: EntryKey,
-        new: Standing<u32>,
-        order: impl FnOnce(&u32) -> Ordering,
-    ) -> Merged<u32> {
-        let shelf = self.publishers.entry(publisher).or_default();
-        let versions = shelf.keys.entry(key).or_default();
-        let before = shelf.len;
-        let merged = versions.merge(new, order);
-        if let Merged::Taken(dropped) = &merged {
-            shelf.len = before + 1 - dropped.len();
+    /// Counts one more of a publisher; gives its number.
+    pub(super) fn add(&mut self, publisher: Publisher) -> u32 {
+        let fresh = Shelf { number: self.free.last().copied().unwrap_or(self.publishers.len() as u32), len: 0 };
+        let shelf = self.publishers.entry(publisher).or_insert(fresh);
+        if shelf.len == 0 && self.free.last() == Some(&shelf.number) {
+            self.free.pop();
         }
-        let after = shelf.len;
-        self.count(publisher, before, after);
-        merged
+        shelf.len += 1;
+        let Shelf { number, len } = *shelf;
+        self.len += 1;
+        self.shift(publisher, len - 1, len);
+        number
     }
 
-    /// Brings all within the limits after `publisher` got more; gives what went.
-    pub(super) fn make_room(&mut self, publisher: Publisher) -> Vec<u32> {
-        let mut dropped = Vec::new();
-        self.shrink(publisher, self.share(&publisher), &mut dropped);
+    /// Counts out `gone` entries of a publisher, which has so many.
+    pub(super) fn subtract(&mut self, publisher: Publisher, gone: usize) {
+        let Some(shelf) = self.publishers.get_mut(&publisher) else { return };
+        let before = shelf.len;
+        shelf.len = before.saturating_sub(gone);
+        let Shelf { number, len } = *shelf;
+        self.len -= before - len;
+        if len == 0 {
+            self.publishers.remove(&publisher);
+            self.free.push(number);
+        }
+        self.shift(publisher, before, len);
+    }
+
+    /// Brings all within the limits after `publisher` got more: who gives up how many, to be taken by their numbers, and
+    /// counted out already.
+    pub(super) fn make_room(&mut self, publisher: Publisher) -> Vec<(u32, usize)> {
+        let mut gone = Vec::new();
+        self.shrink(publisher, self.share(&publisher), &mut gone);
         while self.len > self.limits.entries {
             let Some(tier) = [&mut self.strangers, &mut self.known].into_iter().find(|tier| !tier.by_len.is_empty())
             else {
@@ -162,17 +180,17 @@ impl Shares {
                     let over: Vec<_> =
                         tier.by_len.range((largest, [0; 32])..).map(|(_, publisher)| *publisher).collect();
                     for publisher in over {
-                        self.shrink(publisher, largest - 1, &mut dropped);
+                        self.shrink(publisher, largest - 1, &mut gone);
                     }
                 }
                 Some(&(_, last)) => {
                     tier.ceiling = Some(last);
-                    self.shrink(last, 0, &mut dropped);
+                    self.shrink(last, 0, &mut gone);
                 }
                 None => break,
             }
         }
-        dropped
+        gone
     }
 
     fn share(&self, publisher: &Publisher) -> usize {
@@ -184,31 +202,17 @@ impl Shares {
         share.unwrap_or(self.limits.entries_per_publisher)
     }
 
-    /// Drops what a publisher has in its greatest keys, there the lowest versions first, until it has `share` at most.
-    fn shrink(&mut self, publisher: Publisher, share: usize, dropped: &mut Vec<u32>) {
-        let Some(shelf) = self.publishers.get_mut(&publisher) else { return };
-        let before = shelf.len;
-        while shelf.len > share
-            && let Some(mut last) = shelf.keys.last_entry()
-        {
-            if let Some(lowest) = last.get_mut().pop_lowest() {
-                shelf.len -= 1;
-                dropped.push(lowest.held);
-            }
-            if last.get().is_empty() {
-                last.remove();
-            }
+    /// Leaves `share` at most to a publisher.
+    fn shrink(&mut self, publisher: Publisher, share: usize, gone: &mut Vec<(u32, usize)>) {
+        let Some(&Shelf { number, len }) = self.publishers.get(&publisher) else { return };
+        if len > share {
+            self.subtract(publisher, len - share);
+            gone.push((number, len - share));
         }
-        let after = shelf.len;
-        if after == 0 {
-            self.publishers.remove(&publisher);
-        }
-        self.count(publisher, before, after);
     }
 
-    /// Takes note that a publisher has as much as it now has.
-    fn count(&mut self, publisher: Publisher, before: usize, after: usize) {
-        self.len = self.len + after - before;
+    /// Takes note in its tier that a publisher has as much as it now has.
+    fn shift(&mut self, publisher: Publisher, before: usize, after: usize) {
         let tier = match self.class(&publisher) {
             Class::Stranger => &mut self.strangers,
             Class::Known => &mut self.known,

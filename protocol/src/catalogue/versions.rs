@@ -75,6 +75,11 @@ impl<T, const MOST: usize> Default for Versions<T, MOST> {
 }
 
 impl<T, const MOST: usize> Versions<T, MOST> {
+    /// Those that stand, ascending by version, as [`iter`](Self::iter) gives them.
+    pub(crate) fn of(standing: Vec<Standing<T>>) -> Self {
+        Self { standing }
+    }
+
     /// Takes a publication in. `order` compares it with one that stands, by root CID's bytes and then signed bytes; it is
     /// asked only about one of the same version and floor.
     pub fn merge(&mut self, new: Standing<T>, order: impl FnOnce(&T) -> Ordering) -> Merged<T> {
@@ -131,12 +136,6 @@ impl<T, const MOST: usize> Versions<T, MOST> {
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Standing<T>> + ExactSizeIterator {
         self.standing.iter()
     }
-
-    /// Takes the lowest out, for want of room.
-    pub fn pop_lowest(&mut self) -> Option<Standing<T>> {
-        if self.standing.is_empty() { None } else { Some(self.standing.remove(0)) }
-    }
-
     /// How many stand.
     pub fn len(&self) -> usize {
         self.standing.len()

@@ -20,17 +20,17 @@ pub struct ReconcileLimits {
     pub message_bytes: usize,
     /// The most round trips.
     pub rounds: usize,
-    /// The most ids that are kept as needed (32 bytes each).
+    /// The most ids that are kept as needed (32 bytes each) until they are taken.
     pub ids: usize,
     /// The most ranges that are open at once (80 bytes each).
     pub ranges: usize,
 }
 
 impl Default for ReconcileLimits {
-    /// 64 KiB messages; 512 round trips, which list a million ids; 262,144 needed ids (8 MiB), four times a full
-    /// catalogue; 65,536 open ranges (5 MiB), some twenty full messages.
+    /// 64 KiB messages; 2,048 round trips, which list four million ids; 262,144 needed ids (8 MiB) that were not taken;
+    /// 65,536 open ranges (5 MiB), some twenty full messages.
     fn default() -> Self {
-        Self { message_bytes: 64 * 1024, rounds: 512, ids: 262_144, ranges: 65_536 }
+        Self { message_bytes: 64 * 1024, rounds: 2048, ids: 262_144, ranges: 65_536 }
     }
 }
 
@@ -128,6 +128,12 @@ impl Initiator {
             return Err(ReconcileError::TooMuch("ranges"));
         }
         if self.open.is_empty() { Ok(Step::Done) } else { Ok(Step::Send(self.compose(set))) }
+    }
+
+    /// What was found since this was called last: ids that this side needs, and those that only it has. Whoever takes them
+    /// after each step holds no more than a response lists.
+    pub fn take_found(&mut self) -> (Vec<Id>, Vec<Id>) {
+        (std::mem::take(&mut self.need), std::mem::take(&mut self.have))
     }
 
     /// Ids that the other side has and this one has not, ascending in every list that came.

@@ -26,7 +26,7 @@ mod message;
 mod tests;
 
 pub use fingerprint::{Fingerprint, Sum};
-pub use idset::IdSet;
+pub use idset::{IdMap, IdSet};
 pub use initiator::{Initiator, ReconcileLimits, Step, respond};
 pub use message::{MIN_MESSAGE_BYTES, ReconcileError};
 

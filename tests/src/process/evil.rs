@@ -182,6 +182,18 @@ impl Evil {
     ///
     /// Refused streams give nothing: a daemon may well have dropped this peer.
     pub fn throw(&self, daemon: &Daemon, protocol: &str, bytes: Vec<u8>, patience: Duration) -> Vec<u8> {
+        self.exchange(daemon, protocol, bytes, 1 << 20, patience)
+    }
+
+    /// The same, until `most` bytes were read.
+    pub fn exchange(
+        &self,
+        daemon: &Daemon,
+        protocol: &str,
+        bytes: Vec<u8>,
+        most: usize,
+        patience: Duration,
+    ) -> Vec<u8> {
         let mut control = self.control.clone();
         let name = name(&self.network, protocol);
         let target: PeerId = daemon.peer_id().parse().expect("a peer id");
@@ -192,8 +204,8 @@ impl Evil {
             let _ = stream.flush().await;
             let mut buffer = vec![0; 1 << 16];
             while let Ok(more @ 1..) = stream.read(&mut buffer).await {
-                read.extend_from_slice(&buffer[..more.min((1 << 20) - read.len())]);
-                if read.len() == 1 << 20 {
+                read.extend_from_slice(&buffer[..more.min(most - read.len())]);
+                if read.len() == most {
                     break;
                 }
             }

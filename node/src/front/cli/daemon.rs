@@ -73,6 +73,9 @@ pub struct Daemon {
     /// What people call this machine, up to 64 bytes [default: the host's name]
     #[arg(long, value_name = "NAME")]
     pub label: Option<String>,
+    /// The most entries that the catalogue keeps, half of them of one publisher; raise it on every node of a network whose members you trust [default: 65536]
+    #[arg(long, value_name = "N")]
+    pub catalogue_entries: Option<usize>,
     /// The network's name; nodes of different networks never mix [default: main, which is open to all who can reach it]
     #[arg(long, value_name = "NAME")]
     pub network: Option<String>,
@@ -97,6 +100,7 @@ impl Daemon {
             probation: None,
             scrub_period: self.scrub_period,
             capacity_bytes: self.capacity,
+            catalogue_entries: self.catalogue_entries,
             network: self.network.clone(),
             label: self.label.clone(),
         }

@@ -18,7 +18,7 @@ use crate::{
 /// Arguments of `ls`.
 #[derive(Args, Clone, Debug)]
 pub struct Ls {
-    /// A directory: CID, CID/path/inside, NAME or PEER/NAME; without it, the whole catalogue
+    /// A directory: CID, CID/path/inside, NAME or PEER/NAME; without it, the whole catalogue: by name, or, of more than 4,096 entries, in the order in which they are read
     #[arg(value_name = "REF")]
     pub reference: Option<String>,
 }

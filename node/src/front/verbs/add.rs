@@ -13,7 +13,7 @@ use crate::{
     node::{Node, Rooms},
     report::{AddOptions, Added, ChunkerChoice, Copies},
     service::{
-        catalogue::{Draft, PublishError},
+        catalogue::Draft,
         ingest::{Ingested, ReadOptions},
         replicate::{Report, Wish},
     },
@@ -94,11 +94,7 @@ fn check(rooms: &Rooms, options: &AddOptions) -> Result<()> {
     if let Some(name) = &options.name {
         check_name(name).map_err(|error| Error::usage(format!("the name {name:?} cannot be published: {error}")))?;
     }
-    if rooms.catalogue.has_room(options.name.as_deref(), keep(options)) {
-        Ok(())
-    } else {
-        Err(PublishError::Share.into())
-    }
+    Ok(rooms.catalogue.check_room(options.name.as_deref(), keep(options))?)
 }
 
 fn keep(options: &AddOptions) -> u64 {

@@ -1,6 +1,6 @@
 //! `ls`: the catalogue, or a directory's entries.
 
-use futures::{FutureExt as _, future::ready};
+use futures::{FutureExt as _, StreamExt as _, future::ready};
 use p2p_protocol::{
     PeerId,
     catalogue::{Kind as RootKind, Publication},
@@ -23,9 +23,9 @@ impl Verb for LsRequest {
     type Answer = CatalogueLine;
 
     fn answer(self, node: Node, _: Call) -> Answering<CatalogueLine> {
-        let entries = node.rooms().catalogue.entries();
         let locate = node.rooms().locate.clone();
-        ready(Ok(many(entries.into_iter().map(move |entry| catalogue_line(&entry, &locate))))).boxed()
+        let lines = node.rooms().catalogue.list().map(move |entry| Ok(catalogue_line(&entry?, &locate)));
+        ready(Ok(lines.boxed())).boxed()
     }
 }
 

@@ -96,15 +96,9 @@ impl Catalogue {
 
 impl Catalogue {
     /// Which publications become live and cease to be from now on, in the order of the changes, each once it is on disk. A
-    /// receiver that lags loses the oldest, and is told so: then it compares with [`live`](Self::live) anew.
+    /// receiver that lags loses the oldest, and is told so: then it compares with [`live_pages`](Self::live_pages) anew.
     pub fn liveness(&self) -> broadcast::Receiver<Live> {
         self.ledger.liveness()
-    }
-
-    /// All that are live, in no order. One that becomes so after [`liveness`](Self::liveness) was called may be told there
-    /// too.
-    pub fn live(&self) -> Vec<Publication> {
-        self.ledger.map().live().collect()
     }
 }
 

@@ -10,13 +10,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use p2p_protocol::catalogue::{Outcome, SignedPublication};
+use p2p_protocol::catalogue::{Outcome, SignedPublication, VersionKey};
 use tokio::{
     sync::{oneshot, watch},
     time::sleep,
 };
 
-use super::{Change, Live, ledger::Ledger, records};
+use super::{
+    Change, Live,
+    ledger::Ledger,
+    records::{self, Value},
+};
 use crate::{service::worker::Work, store::StoreError};
 
 /// Changes that may wait to be written; whoever brings more waits. As many as a busy second of catch-up brings: some
@@ -30,7 +34,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What is to be written, in order.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    items: VecDeque<Item>,
+    /// With their numbers.
+    items: VecDeque<(u64, Item)>,
     /// How many were ever put in.
     entered: u64,
 }
@@ -39,9 +44,9 @@ pub(super) struct Queue {
 #[derive(Debug)]
 pub(super) struct Item {
     /// A record.
-    pub(super) write: Option<(Bytes, Bytes)>,
-    /// Records of what does not stand any more.
-    pub(super) gone: Vec<Bytes>,
+    pub(super) write: Option<(VersionKey, Value)>,
+    /// Those of what does not stand any more.
+    pub(super) gone: Vec<VersionKey>,
     /// The last position that was given by then.
     pub(super) position: u64,
     /// What became live by it, and what ceased to be.
@@ -81,18 +86,25 @@ pub(super) struct Progress {
 }
 
 impl Queue {
-    pub(super) fn push(&mut self, item: Item) {
-        self.items.push_back(item);
+    /// Puts one in; gives its number.
+    pub(super) fn push(&mut self, item: Item) -> u64 {
         self.entered += 1;
+        self.items.push_back((self.entered, item));
+        self.entered
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
     }
 
     /// The next to be written.
-    pub(super) fn take(&mut self) -> Vec<Item> {
+    pub(super) fn take(&mut self) -> Vec<(u64, Item)> {
         self.items.drain(..self.items.len().min(AT_ONCE)).collect()
     }
 
     /// Puts back what could not be written.
-    fn put_back(&mut self, items: Vec<Item>) {
+    fn put_back(&mut self, items: Vec<(u64, Item)>) {
         for item in items.into_iter().rev() {
             self.items.push_front(item);
         }
@@ -140,7 +152,8 @@ pub(super) async fn run(ledger: Arc<Ledger>, progress: watch::Sender<Progress>, 
         match write(&ledger, &items).await {
             Ok(()) => {
                 let written = items.len() as u64;
-                items.into_iter().for_each(|item| conclude(&ledger, item));
+                ledger.written(&items);
+                items.into_iter().for_each(|(_, item)| conclude(&ledger, item));
                 progress.send_modify(|now| now.done += written);
             }
             Err(StoreError::Closed) => return,
@@ -155,20 +168,22 @@ pub(super) async fn run(ledger: Arc<Ledger>, progress: watch::Sender<Progress>, 
 
 /// Writes the records, and then removes those of what they superseded: a crash between the two leaves more than stands,
 /// never less.
-async fn write(ledger: &Ledger, items: &[Item]) -> Result<(), StoreError> {
+async fn write(ledger: &Ledger, items: &[(u64, Item)]) -> Result<(), StoreError> {
     let (mut writes, mut gone) = (BTreeMap::new(), BTreeSet::new());
-    for item in items {
+    for (_, item) in items {
         for key in &item.gone {
-            writes.remove(key);
-            gone.insert(key.clone());
+            let key = records::key(key);
+            writes.remove(&key);
+            gone.insert(key);
         }
         if let Some((key, value)) = &item.write {
-            gone.remove(key);
-            writes.insert(key.clone(), Some(value.clone()));
+            let key = records::key(key);
+            gone.remove(&key);
+            writes.insert(key, Some(value.encode()));
         }
     }
     if !gone.is_empty()
-        && let Some(last) = items.last()
+        && let Some((_, last)) = items.last()
     {
         // The position of what goes must not be given again.
         let position = Bytes::copy_from_slice(&last.position.to_be_bytes());
@@ -204,17 +219,17 @@ fn conclude(ledger: &Ledger, item: Item) {
 }
 
 /// This node's own publications are given up, and whoever made them is told; the rest, which stands in memory, goes back.
-pub(super) fn fail(ledger: &Ledger, items: Vec<Item>, error: StoreError, progress: &watch::Sender<Progress>) {
+pub(super) fn fail(ledger: &Ledger, items: Vec<(u64, Item)>, error: StoreError, progress: &watch::Sender<Progress>) {
     let mut again = Vec::new();
     let mut given_up = 0;
-    for item in items {
+    for (number, item) in items {
         match item.then {
             Then::Merge(own) => {
                 given_up += 1;
                 // Whoever published may have gone.
                 let _ = own.answer.send(Err(error.clone()));
             }
-            then => again.push(Item { then, ..item }),
+            then => again.push((number, Item { then, ..item })),
         }
     }
     ledger.state().queue.put_back(again);

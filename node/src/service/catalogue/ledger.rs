@@ -10,13 +10,17 @@ use bytes::Bytes;
 use libp2p::identity::Keypair;
 use p2p_protocol::{
     PeerId,
-    catalogue::{Catalogue as Map, Class, EntryKey, MAX_SIGNED_BYTES, Merge, Outcome, Publication, SignedPublication},
+    catalogue::{
+        Catalogue as Map, Class, EntryKey, Kept as _, Limits, MAX_SIGNED_BYTES, Merge, Outcome, Publication,
+        PublicationId, SignedPublication, VersionKey,
+    },
 };
 use tokio::sync::{Mutex as AsyncMutex, Notify, broadcast, oneshot, watch};
 
 use super::{
     Change, Event, Live, PublishError, keep,
     keep::{Item, Own, Progress, Queue, Then},
+    kept::{self, Lookup, Pending},
     payload,
     records::{self, NetworkTag, Value},
     same_content,
@@ -60,9 +64,18 @@ pub(in crate::service) struct Ledger {
 pub(super) struct State {
     map: Map,
     pub(super) queue: Queue,
+    pending: Pending,
     /// The last that was given to a change.
     position: u64,
     known: HashSet<PeerId>,
+}
+
+#[cfg(test)]
+impl State {
+    /// Whether nothing waits to be written or is held until it is.
+    pub(super) fn is_settled(&self) -> bool {
+        self.queue.is_empty() && self.pending.is_empty()
+    }
 }
 
 impl fmt::Debug for Ledger {
@@ -90,10 +103,11 @@ impl Ledger {
         keypair: Keypair,
         network_name: &str,
         topic: &str,
+        limits: Limits,
         progress: watch::Receiver<Progress>,
     ) -> Result<Self, StoreError> {
         let local = keypair.public().to_peer_id();
-        let mut map = Map::default();
+        let mut map = Map::with_limits(limits);
         map.set_class(&local, Class::Own);
         let position = read(&store, records::network_tag(network_name), &mut map).await?;
         Ok(Self {
@@ -104,7 +118,13 @@ impl Ledger {
             network_tag: records::network_tag(network_name),
             topic: topic.to_owned(),
             local,
-            state: Mutex::new(State { map, queue: Queue::default(), position, known: HashSet::new() }),
+            state: Mutex::new(State {
+                map,
+                queue: Queue::default(),
+                pending: Pending::default(),
+                position,
+                known: HashSet::new(),
+            }),
             queued: Notify::new(),
             progress,
             own: AsyncMutex::default(),
@@ -149,6 +169,72 @@ impl Ledger {
     /// The map, for a short look.
     pub(in crate::service) fn map(&self) -> MapGuard<'_> {
         MapGuard(self.state())
+    }
+
+    /// A look at the map that needs bytes of what stands, which may have to be read from the disk.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Map, &Lookup<'_>) -> T) -> T {
+        let state = self.state();
+        look(&state.map, &self.lookup(&state.pending))
+    }
+
+    fn lookup<'a>(&'a self, pending: &'a Pending) -> Lookup<'a> {
+        Lookup { pending, store: &self.store, network: self.network_tag }
+    }
+
+    /// The signed bytes of a publication, if it still stands.
+    pub(in crate::service) fn bytes_of(&self, publication: &Publication) -> Option<Bytes> {
+        let (publisher, key, version) = (&publication.publisher, publication.key(), publication.version);
+        self.look(|map, kept| {
+            let stands = map.stands(publisher, &key, version);
+            stands.then(|| kept.signed_bytes(&publication.version_key())).flatten()
+        })
+    }
+
+    /// The signed bytes of what stands by an id, without holding anybody up while they are read. What is lost on the disk
+    /// is forgotten: then it comes again from others.
+    pub(in crate::service) fn signed_bytes(&self, id: &PublicationId) -> Option<Bytes> {
+        let key = {
+            let state = self.state();
+            let key = state.map.key_of(id)?;
+            if let Some(bytes) = state.pending.get(&key) {
+                return Some(bytes);
+            }
+            key
+        };
+        let read = || kept::read(&self.store, self.network_tag, &key);
+        let is_it = |bytes: &Bytes| blake3::hash(bytes) == *id;
+        match read() {
+            Ok(Some(bytes)) if is_it(&bytes) => return Some(bytes),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a publication could not be read");
+                return None;
+            }
+        }
+        // It may have been superseded, or replaced by one that is not on disk yet, or written just now.
+        let mut state = self.state();
+        if state.map.key_of(id)? != key || state.pending.get(&key).is_some() {
+            return None;
+        }
+        match read() {
+            Ok(Some(bytes)) if is_it(&bytes) => Some(bytes),
+            Ok(_) => {
+                tracing::warn!("a publication is lost on the disk; it is asked for again");
+                state.map.forget_id(id);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// These are on disk.
+    pub(super) fn written(&self, items: &[(u64, Item)]) {
+        let mut state = self.state();
+        for (number, item) in items {
+            if let Some((key, _)) = &item.write {
+                state.pending.written(key, *number);
+            }
+        }
     }
 
     pub(super) fn changes(&self) -> broadcast::Receiver<Change> {
@@ -222,22 +308,23 @@ impl Ledger {
         if signed.publication().publisher == self.local {
             return self.take_own(signed).await;
         }
-        self.merge(signed)
+        self.merge(signed).0
     }
 
     /// This node's own publication comes back from the network: its log was lost, or another run of it was ahead.
     async fn take_own(&self, signed: SignedPublication) -> Outcome {
         let own = self.own.lock().await;
-        let (publication, outcome) = (signed.publication().clone(), self.merge(signed));
+        let publication = signed.publication().clone();
+        let (outcome, previous) = self.merge(signed);
         // What was published in this run before the network's higher version was known is the later word of the two.
-        if let Outcome::Taken { current: true, previous: Some(mine) } = &outcome
+        if let (Outcome::Taken { current: true, .. }, Some(mine)) = (&outcome, &previous)
             && own.contains(&publication.key())
             && mine.time_milliseconds > publication.time_milliseconds
             && !same_content(mine, &publication)
             && let Some(version) = publication.version.checked_add(1)
         {
             let floor = if mine.removed { version } else { self.map().floor(&self.local, &publication.key()) };
-            let again = Publication { version, floor, ..(**mine).clone() };
+            let again = Publication { version, floor, ..mine.clone() };
             if let Err(error) = self.issue(again).await {
                 tracing::warn!(%error, "could not publish again what an older publication of this node superseded");
             }
@@ -255,13 +342,13 @@ impl Ledger {
         let mut own = self.own.lock().await;
         let publication = {
             let state = self.state();
-            let current = state.map.get(&self.local, &key);
+            let current = state.map.get(&self.local, &key, &self.lookup(&state.pending));
             let publication = match next(current, state.map.floor(&self.local, &key))? {
                 Next::Stands(publication) => return Ok(publication),
                 Next::Publish(publication) => publication,
             };
             if !state.map.has_room(&self.local, &key, publication.version, publication.floor) {
-                return Err(PublishError::Share);
+                return Err(PublishError::Share(state.map.limits().entries_per_publisher));
             }
             publication
         };
@@ -277,7 +364,7 @@ impl Ledger {
         let (answer, kept) = oneshot::channel();
         {
             let mut state = self.state();
-            let previous = state.map.get(&self.local, &publication.key());
+            let previous = state.map.get(&self.local, &publication.key(), &self.lookup(&state.pending));
             let (position, event) = (state.position + 1, event(&publication, previous.as_ref()));
             state.position = position;
             let value = Value {
@@ -288,7 +375,7 @@ impl Ledger {
             };
             let change = Change { position, event, publication: publication.clone() };
             state.queue.push(Item {
-                write: Some((records::key(&publication), value.encode())),
+                write: Some((publication.version_key(), value)),
                 gone: Vec::new(),
                 position,
                 // That is known once it is merged.
@@ -309,9 +396,9 @@ impl Ledger {
     /// Merges one of this node that is in the log already.
     pub(super) fn merge_kept(&self, signed: SignedPublication) -> Outcome {
         let mut state = self.state();
-        let Merged { publication, outcome, mut gone, live } = merge(&mut state.map, signed);
+        let Merged { outcome, mut gone, live } = self.merge_into(&mut state, &signed);
         if matches!(outcome, Outcome::Older | Outcome::Beyond) {
-            gone.push(records::key(&publication));
+            gone.push(signed.publication().version_key());
         }
         if !gone.is_empty() || !live.is_empty() {
             let position = state.position;
@@ -321,52 +408,57 @@ impl Ledger {
         outcome
     }
 
-    /// Merges, and puts what changed into the queue.
-    fn merge(&self, signed: SignedPublication) -> Outcome {
-        let signed_bytes = Bytes::copy_from_slice(signed.bytes());
+    /// Merges, and puts what changed into the queue; gives what was current before.
+    fn merge(&self, signed: SignedPublication) -> (Outcome, Option<Publication>) {
         let mut state = self.state();
-        let Merged { publication, outcome, gone, live } = merge(&mut state.map, signed);
+        let (publisher, key) = (&signed.publication().publisher, signed.publication().key());
+        let previous = state.map.get(publisher, &key, &self.lookup(&state.pending));
+        let Merged { outcome, gone, live } = self.merge_into(&mut state, &signed);
+        let signed_bytes = Bytes::copy_from_slice(signed.bytes());
+        let publication = signed.into_parts().0;
+        let key = publication.version_key();
         let (mut write, mut then) = (None, Then::Nothing);
-        if let Outcome::Taken { current, previous } = &outcome {
+        if let Outcome::Taken { current, .. } = &outcome {
             state.position += 1;
             let position = state.position;
-            let event = current.then(|| event(&publication, previous.as_deref()));
-            let value = Value { position, event, network: self.network_tag, signed_bytes };
-            write = Some((records::key(&publication), value.encode()));
+            let event = current.then(|| event(&publication, previous.as_ref()));
+            write =
+                Some((key, Value { position, event, network: self.network_tag, signed_bytes: signed_bytes.clone() }));
             if let Some(event) = event {
                 then = Then::Tell(Box::new(Change { position, event, publication }));
             }
         }
         if write.is_some() || !gone.is_empty() {
-            let position = state.position;
-            state.queue.push(Item { write, gone, position, live, then });
+            let (position, wrote) = (state.position, write.is_some());
+            let number = state.queue.push(Item { write, gone, position, live, then });
+            if wrote {
+                state.pending.put(key, number, signed_bytes);
+            }
             self.queued.notify_one();
         }
-        outcome
+        (outcome, previous)
+    }
+
+    fn merge_into(&self, state: &mut State, signed: &SignedPublication) -> Merged {
+        let State { map, pending, .. } = state;
+        let Merge { outcome, dropped } = map.merge(signed, &self.lookup(pending));
+        let publication = signed.publication();
+        // One of the same version is overwritten.
+        let gone = dropped.iter().map(|other| other.key).filter(|key| *key != publication.version_key()).collect();
+        let ceased = dropped.into_iter().filter_map(|other| other.publication).filter(|other| !other.removed);
+        let became = (outcome.is_taken() && !publication.removed).then(|| Live::Became(publication.clone()));
+        // What comes first: chunks that both list are wanted all the time.
+        let live = became.into_iter().chain(ceased.map(Live::Ceased)).collect();
+        Merged { outcome, gone, live }
     }
 }
 
 /// What a merge did, and what follows from it.
 struct Merged {
-    publication: Publication,
     outcome: Outcome,
-    /// Records of what does not stand any more.
-    gone: Vec<Bytes>,
+    /// What does not stand any more.
+    gone: Vec<VersionKey>,
     live: Vec<Live>,
-}
-
-fn merge(map: &mut Map, signed: SignedPublication) -> Merged {
-    let publication = signed.publication().clone();
-    let Merge { outcome, dropped } = map.merge(signed);
-    let record = records::key(&publication);
-    let mut gone: Vec<Bytes> = dropped.iter().map(|other| records::key(&other.publication)).collect();
-    // One of the same version is overwritten.
-    gone.retain(|key| *key != record);
-    let ceased = dropped.into_iter().map(|other| other.publication).filter(|other| !other.removed).map(Live::Ceased);
-    let became = (outcome.is_taken() && !publication.removed).then(|| Live::Became(publication.clone()));
-    // What comes first: chunks that both list are wanted all the time.
-    let live = became.into_iter().chain(ceased).collect();
-    Merged { publication, outcome, gone, live }
 }
 
 /// What is to be published.
@@ -389,6 +481,8 @@ fn event(publication: &Publication, previous: Option<&Publication>) -> Event {
 async fn read(store: &Store, network: NetworkTag, map: &mut Map) -> Result<u64, StoreError> {
     let last = store.record(records::POSITION)?;
     let mut position = last.and_then(|value| value[..].try_into().ok()).map_or(0, u64::from_be_bytes);
+    let pending = Pending::default();
+    let lookup = Lookup { pending: &pending, store, network };
     let mut gone = Vec::new();
     let mut after: Option<Bytes> = None;
     loop {
@@ -409,8 +503,8 @@ async fn read(store: &Store, network: NetworkTag, map: &mut Map) -> Result<u64, 
             // Its signature was checked before it was written.
             match SignedPublication::read_back(&value.signed_bytes) {
                 Ok(signed) if records::is_key_of(&key, signed.publication()) => {
-                    let Merge { outcome, dropped } = map.merge(signed);
-                    gone.extend(dropped.iter().map(|other| records::key(&other.publication)));
+                    let Merge { outcome, dropped } = map.merge(&signed, &lookup);
+                    gone.extend(dropped.iter().map(|other| records::key(&other.key)));
                     if !outcome.is_taken() {
                         gone.push(key);
                     }

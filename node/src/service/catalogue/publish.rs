@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use p2p_protocol::{
     Cid, PeerId,
-    catalogue::{EntryKey, Kind, MAX_ENTRIES_PER_PUBLISHER, MAX_TIME_MILLISECONDS, Publication, label_from},
+    catalogue::{EntryKey, Kind, MAX_TIME_MILLISECONDS, Publication, label_from},
     manifest::Listing,
 };
 
@@ -38,10 +38,8 @@ pub struct Draft {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PublishError {
     /// It has as many publications as the catalogue keeps of one publisher.
-    #[error(
-        "this node has published {MAX_ENTRIES_PER_PUBLISHER} versions, and the catalogue keeps no more of one publisher"
-    )]
-    Share,
+    #[error("this node has published {0} versions, and the catalogue keeps no more of one publisher")]
+    Share(usize),
     /// It cannot be signed.
     #[error("cannot publish {what}: {why}")]
     Invalid {
@@ -72,12 +70,20 @@ type Result<T, E = PublishError> = std::result::Result<T, E>;
 impl Catalogue {
     /// Whether a version more of a name (or something without one) would find room; for who is about to do much work
     /// before it publishes.
-    pub fn has_room(&self, name: Option<&str>, keep: u64) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Share`] where it would not.
+    pub fn check_room(&self, name: Option<&str>, keep: u64) -> Result<()> {
         let (local, map) = (self.ledger.local(), self.ledger.map());
         // Without a name nobody knows the root yet: any other key will do.
         let key = EntryKey::named(&local, name.unwrap_or(""));
-        let version = map.get(&local, &key).map_or(0, |current| current.version).saturating_add(1);
-        map.has_room(&local, &key, version, floor(version, keep, map.floor(&local, &key)))
+        let version = map.current(&local, &key).unwrap_or(0).saturating_add(1);
+        if map.has_room(&local, &key, version, floor(version, keep, map.floor(&local, &key))) {
+            Ok(())
+        } else {
+            Err(PublishError::Share(map.limits().entries_per_publisher))
+        }
     }
 
     /// Signs, keeps durably, gossips. Publishing what already stands unchanged makes no new version, unless one of the

@@ -1,15 +1,14 @@
 //! The catalogue's records in the store's log (`protocol/SPEC.md`, "On disk"): one for each publication that stands.
 
 use bytes::Bytes;
-use p2p_protocol::catalogue::{EntryKey, Publication};
+use p2p_protocol::catalogue::{Publication, VersionKey};
 
 use super::Event;
 
-/// What the keys of publications' records begin with; then come the entry's key and the version.
+/// What the keys of publications' records begin with; then come the entry's place and the version.
 pub(super) const PREFIX: &[u8] = b"publication/";
 /// The record of the last position that was given, where no publication that stands may have it.
 pub(super) const POSITION: &[u8] = b"catalogue/position";
-const KEY_BYTES: usize = 32;
 /// Position, event and network.
 const HEAD_BYTES: usize = 8 + 1 + 8;
 
@@ -24,14 +23,13 @@ pub(super) fn network_tag(name: &str) -> NetworkTag {
 }
 
 /// The record's key of one version: its bytes sort by entry and then by version.
-pub(super) fn key(publication: &Publication) -> Bytes {
-    let EntryKey(key) = publication.key();
-    [PREFIX, &key, &publication.version.to_be_bytes()].concat().into()
+pub(super) fn key(VersionKey { place, version }: &VersionKey) -> Bytes {
+    [PREFIX, place, &version.to_be_bytes()].concat().into()
 }
 
 /// Whether a record's key is that of `publication`.
 pub(super) fn is_key_of(record: &[u8], publication: &Publication) -> bool {
-    record.len() == PREFIX.len() + KEY_BYTES + size_of::<u64>() && record == key(publication)
+    record == key(&publication.version_key())
 }
 
 /// What a record's value says.

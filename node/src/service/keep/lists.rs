@@ -3,9 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream, FuturesUnordered},
+};
 use p2p_protocol::{
     HashCode, Multihash, PeerId,
     catalogue::Publication,
@@ -15,9 +20,12 @@ use p2p_protocol::{
         reach::Reach,
     },
 };
-use tokio::sync::{
-    broadcast::{self, error::RecvError},
-    mpsc, watch,
+use tokio::{
+    sync::{
+        broadcast::{self, error::RecvError},
+        mpsc, watch,
+    },
+    time::sleep,
 };
 
 use super::{
@@ -26,6 +34,9 @@ use super::{
     read::{Purpose, Reading, Touched},
 };
 use crate::{runner::World, service::catalogue::Live, store::StoreError};
+
+/// After the catalogue could not be read it is read again so much later.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What runs for the lister, and the inputs that it has not had.
 pub(super) struct Lists {
@@ -39,8 +50,11 @@ pub(super) struct Lists {
     comparisons: mpsc::Receiver<Comparison>,
     /// Publications that are to be read again only to be compared with the rows.
     comparing: BTreeSet<u64>,
-    /// Who published what is live, by what rows know it as.
-    publishers: BTreeMap<u64, PeerId>,
+    /// Who published what is live, by what rows know it as, and when it was seen last.
+    publishers: BTreeMap<u64, (PeerId, u64)>,
+    /// All that is live, while it is told, and which time that is.
+    telling: Option<BoxStream<'static, Result<Vec<Publication>, StoreError>>>,
+    round: u64,
     covered: BTreeMap<u64, Arc<Spans>>,
     /// Bounded by the machine.
     running: FuturesUnordered<BoxFuture<'static, Option<Input>>>,
@@ -50,7 +64,7 @@ pub(super) struct Lists {
 }
 
 impl Lists {
-    /// Everything that is live is told first.
+    /// Everything that is live is told first, a page of the log after the other.
     pub(super) fn new(
         around: Around,
         keeper: mpsc::Sender<duty::Input>,
@@ -74,6 +88,8 @@ impl Lists {
             comparisons,
             comparing: BTreeSet::new(),
             publishers: BTreeMap::new(),
+            telling: None,
+            round: 0,
             covered,
             running: FuturesUnordered::new(),
             most_copies: 0,
@@ -83,23 +99,37 @@ impl Lists {
         Ok(lists)
     }
 
-    /// All that is live is live, and what rows were read for and is not, is gone.
-    fn compare(&mut self) {
-        let live = self.around.catalogue.live();
-        let now: BTreeMap<u64, Publication> = live.into_iter().map(|live| (reference(&live), live)).collect();
-        let known = self.covered.keys().chain(self.publishers.keys());
-        let gone: Vec<u64> = known.filter(|known| !now.contains_key(known)).copied().collect();
-        for (id, publication) in now {
-            if !self.publishers.contains_key(&id) {
-                self.became(&publication);
+    /// A page more of all that is live; behind the last one, what rows were read for and was in none is gone.
+    fn compared(&mut self, page: Option<Result<Vec<Publication>, StoreError>>) {
+        match page {
+            Some(Ok(page)) => {
+                for publication in page {
+                    let id = reference(&publication);
+                    match self.publishers.get_mut(&id) {
+                        Some((_, round)) => *round = self.round,
+                        None => self.became(&publication),
+                    }
+                }
             }
-        }
-        for id in gone {
-            self.publishers.remove(&id);
-            self.waiting.push_back(Input::Gone(id));
-            // One of an earlier run is unknown to the machine, and its manifest may be gone: its rows are looked through.
-            if self.covered.remove(&id).is_some() {
-                self.waiting.push_back(Input::Named(vec![id]));
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the catalogue could not be read; it is tried again");
+                self.compare();
+                let later = stream::once(sleep(RETRY)).map(|()| Ok(Vec::new()));
+                self.telling = self.telling.take().map(|pages| later.chain(pages).boxed());
+            }
+            None => {
+                self.telling = None;
+                let gone = self.publishers.iter().filter(|(_, (_, round))| *round != self.round).map(|(id, _)| *id);
+                let unknown = self.covered.keys().filter(|id| !self.publishers.contains_key(id)).copied();
+                for id in gone.chain(unknown).collect::<Vec<_>>() {
+                    self.publishers.remove(&id);
+                    self.waiting.push_back(Input::Gone(id));
+                    // One of an earlier run is unknown to the machine, and its manifest may be gone: its rows are looked
+                    // through.
+                    if self.covered.remove(&id).is_some() {
+                        self.waiting.push_back(Input::Named(vec![id]));
+                    }
+                }
             }
         }
     }
@@ -128,9 +158,15 @@ impl Lists {
         self.running.push(looking.boxed());
     }
 
+    /// Begins to tell, from the start.
+    fn compare(&mut self) {
+        self.round += 1;
+        self.telling = Some(self.around.catalogue.live_pages());
+    }
+
     fn became(&mut self, publication: &Publication) {
         let id = reference(publication);
-        self.publishers.insert(id, publication.publisher);
+        self.publishers.insert(id, (publication.publisher, self.round));
         let covered = self.covered.get(&id).cloned().unwrap_or_default();
         let listed = Listed {
             publication: id,
@@ -159,7 +195,7 @@ impl World<Lister> for Lists {
         let (around, keeper) = (self.around.clone(), self.keeper.clone());
         match output {
             Output::Read { listed, spans, list, covers } => {
-                let publisher = self.publishers.get(&listed.publication).copied();
+                let publisher = self.publishers.get(&listed.publication).map(|(publisher, _)| *publisher);
                 let purpose = match self.comparing.remove(&listed.publication) {
                     true if list => Purpose::Compare,
                     _ if list => Purpose::List,
@@ -217,8 +253,10 @@ impl World<Lister> for Lists {
             if let Some(input) = self.waiting.pop_front() {
                 return Some(input);
             }
+            // What is live is told before anything is decided by it.
+            let told = self.telling.is_none();
             tokio::select! {
-                changed = self.reaches.changed() => {
+                changed = self.reaches.changed(), if told => {
                     changed.ok()?;
                     if let Some(reach) = self.reaches.borrow_and_update().clone() {
                         return Some(Input::Moved(reach));
@@ -229,8 +267,9 @@ impl World<Lister> for Lists {
                     Err(RecvError::Lagged(_)) => self.compare(),
                     Err(RecvError::Closed) => return None,
                 },
-                Some(comparison) = self.comparisons.recv() => self.look_through(comparison),
-                Some(done) = self.running.next() => if let Some(input) = done {
+                Some(comparison) = self.comparisons.recv(), if told => self.look_through(comparison),
+                page = next_page(&mut self.telling), if !told => self.compared(page),
+                Some(done) = self.running.next(), if told => if let Some(input) = done {
                     return Some(input);
                 },
             }
@@ -295,4 +334,11 @@ fn told(outcome: Result<bool, StoreError>) -> bool {
         tracing::warn!(%error, "what a publication lists could not be noted");
         false
     })
+}
+
+async fn next_page<T>(pages: &mut Option<BoxStream<'static, T>>) -> Option<T> {
+    match pages {
+        Some(pages) => pages.next().await,
+        None => std::future::pending().await,
+    }
 }

@@ -38,13 +38,8 @@ impl Sync {
     /// each that fails, the next. Takes 12 s at the most. Cancel-safe: those that took it keep it.
     pub async fn confirm(&self, publication: &Publication, candidates: Vec<PeerId>, copies: u8) -> Confirmed {
         let deadline = Instant::now() + ALL;
-        let bytes = {
-            let map = self.ledger.map();
-            map.version_bytes(&publication.publisher, &publication.key(), publication.version)
-                .map(Bytes::copy_from_slice)
-        };
         // Superseded already: whoever did that answers for what stands now.
-        let Some(bytes) = bytes else { return Confirmed { copies, failures: Vec::new() } };
+        let Some(bytes) = self.ledger.bytes_of(publication) else { return Confirmed { copies, failures: Vec::new() } };
         let mut confirmed = Confirmed::default();
         let mut candidates = candidates.into_iter();
         let mut asked = FuturesUnordered::new();

@@ -36,7 +36,7 @@ async fn say(stranger: &Stranger, to: &Node, frames: &[Frame]) -> Stream {
 }
 
 /// The next frame that is said: its kind, request and payload.
-async fn hear(stream: &mut Stream) -> (u8, u32, Vec<u8>) {
+pub(super) async fn hear(stream: &mut Stream) -> (u8, u32, Vec<u8>) {
     let mut header = [0; HEADER_BYTES];
     timeout(LONG, stream.read_exact(&mut header)).await.expect("it answers").expect("all of it");
     let [kind, a, b, c, d, e, f, g, h] = header;
@@ -151,7 +151,7 @@ async fn a_replayed_older_version_is_ignored() {
     let old = signed(3, NETWORK, publication(3, "x", 1));
     let mut stream = say(&stranger, &a, &[Frame::Push(vec![Bytes::copy_from_slice(old.bytes())])]).await;
     assert_eq!(answer(&mut stream).await, (0x31, vec![0, 0]));
-    assert_eq!(a.catalogue.entries(), [publication(3, "x", 2)]);
+    assert_eq!(entries(&a), [publication(3, "x", 2)]);
     assert!(hub.bans().is_empty());
 }
 

@@ -1,6 +1,6 @@
 //! Versions, removals and what is told of them; what is on disk; who confirms.
 
-use p2p_protocol::catalogue::{Class, EntryKey, MAX_ENTRIES_PER_PUBLISHER};
+use p2p_protocol::catalogue::{Class, EntryKey};
 
 use super::{ledger::Next, *};
 
@@ -59,14 +59,14 @@ async fn what_is_removed_is_gone_everywhere_until_it_is_restored() {
     assert_eq!((removed.version, removed.floor, removed.removed, removed.root), (3, 3, true, two.root));
     let change = next(&mut changes).await;
     assert_eq!((change.event, &change.publication), (Event::Removed, &removed));
-    assert_eq!((b.catalogue.entries(), b.catalogue.by_root(&two.root)), (vec![], vec![]));
+    assert_eq!((entries(&b), b.catalogue.by_root(&two.root)), (vec![], vec![]));
     assert_eq!((versions(&b, &a), versions(&a, &a)), (vec![3], vec![3]));
     assert!(matches!(a.catalogue.withdraw(site(&a)).await, Err(PublishError::Nothing)));
     assert!(matches!(a.catalogue.restore(site(&a), Some(2)).await, Err(PublishError::Nothing)));
     // Who was away is told of the removal, and never of what it removed.
     hub.connect(b.peer, c.peer);
     eventually("it caught up", || versions(&c, &a) == [3]).await;
-    assert_eq!(c.catalogue.entries(), vec![]);
+    assert_eq!(entries(&c), vec![]);
 
     let restored = a.catalogue.restore(site(&a), None).await.expect("it is kept");
     assert_eq!((restored.version, restored.root, restored.removed), (4, two.root, false));
@@ -162,7 +162,7 @@ async fn a_position_is_never_given_twice() {
     a.catalogue.ledger.flushed().await.expect("it is on disk");
     assert!(a.workers.stop(LONG).await);
     // As if the last one had been pushed out for want of room.
-    let last = records::key(&publication(3, "x", 6));
+    let last = records::key(&publication(3, "x", 6).version_key());
     a.store.remove_record(last).await.expect("it is removed");
     let a = start(&hub, a.keypair, a.store).await;
     let mut changes = a.catalogue.changes(None).await.expect("it is told");
@@ -179,10 +179,10 @@ async fn what_a_crash_left_over_is_removed_at_the_start() {
         let signed_bytes = Bytes::copy_from_slice(signed.bytes());
         let network = records::network_tag(NETWORK);
         let value = records::Value { position: version, event: Some(Event::Added), network, signed_bytes };
-        store.put_record(records::key(signed.publication()), value.encode()).await.expect("it is kept");
+        store.put_record(records::key(&signed.publication().version_key()), value.encode()).await.expect("it is kept");
     }
     let a = start(&hub, keypair(1), store).await;
-    assert_eq!((a.catalogue.entries().len(), records(&a.store).len()), (1, 1));
+    assert_eq!((entries(&a).len(), records(&a.store).len()), (1, 1));
 }
 
 #[tokio::test]
@@ -200,7 +200,7 @@ async fn who_confirms_has_it_on_disk() {
     assert_eq!((confirmed.copies, confirmed.failures.len(), confirmed.failures[0].0), (3, 1, away));
     for node in [&b, &c] {
         assert_eq!(records(&node.store).len(), 1, "it is on disk before that is said");
-        assert_eq!(node.catalogue.entries(), std::slice::from_ref(&published));
+        assert_eq!(entries(node), std::slice::from_ref(&published));
     }
     // Who has it already says so too, and no more are asked than there are to be.
     let again = a.sync.confirm(&published, vec![b.peer, c.peer, away], 2).await;
@@ -211,7 +211,7 @@ async fn who_confirms_has_it_on_disk() {
     b.store.close().await.expect("it closes");
     let second = a.catalogue.publish(draft("y")).await.expect("it is kept");
     let confirmed = a.sync.confirm(&second, vec![b.peer], 1).await;
-    assert_eq!((confirmed.copies, confirmed.failures.len(), b.catalogue.entries().len()), (0, 1, 2));
+    assert_eq!((confirmed.copies, confirmed.failures.len(), b.catalogue.ledger.map().len()), (0, 1, 2));
 }
 
 #[tokio::test]
@@ -235,31 +235,37 @@ async fn what_could_not_be_written_is_tried_again_in_its_order_and_own_publicati
     let refused = publishing.await.expect("it ends");
     assert!(matches!(refused, Err(PublishError::Store(StoreError::Closed))), "{refused:?}");
     assert!(progress.has_changed().expect("it is there"));
-    let again: Vec<u64> = ledger.state().queue.take().iter().map(|item| item.position).collect();
-    assert_eq!((again, a.catalogue.entries().len()), (vec![1, 3], 2), "what nobody can keep does not stand");
+    let again: Vec<u64> = ledger.state().queue.take().iter().map(|(_, item)| item.position).collect();
+    assert_eq!((again, entries(&a).len()), (vec![1, 3], 2), "what nobody can keep does not stand");
 }
 
 #[tokio::test]
 async fn a_full_share_is_said_and_nothing_vanishes() {
+    const MOST: usize = 40;
+    let has_room = |node: &Node, name: Option<&str>, keep| match node.catalogue.check_room(name, keep) {
+        Ok(()) => true,
+        Err(PublishError::Share(MOST)) => false,
+        Err(error) => panic!("{error}"),
+    };
     let hub = Fabric::sparse();
-    let a = node(&hub, 1).await;
+    let a = start_with(&hub, keypair(1), Store::in_memory(1 << 20), Limits::of(2 * MOST)).await;
     // Its own entries, as they come from the network: all that one may have.
-    for number in 0..MAX_ENTRIES_PER_PUBLISHER - 1 {
+    for number in 0..MOST - 1 {
         let publication = publication(1, &number.to_string(), 1);
         assert!(a.catalogue.ledger.take(signed(1, NETWORK, publication)).await.is_taken());
     }
-    assert!(a.catalogue.has_room(None, 10) && a.catalogue.has_room(Some("site"), 10));
+    assert!(has_room(&a, None, 10) && has_room(&a, Some("site"), 10));
     a.catalogue.publish(named("one", 10)).await.expect("the last one");
-    assert!(!a.catalogue.has_room(None, 10) && !a.catalogue.has_room(Some("site"), 10));
-    let count = a.catalogue.live().len();
-    assert!(matches!(a.catalogue.publish(draft("x")).await, Err(PublishError::Share)));
-    assert!(matches!(a.catalogue.publish(named("two", 10)).await, Err(PublishError::Share)));
-    assert_eq!((count, a.catalogue.live().len()), (MAX_ENTRIES_PER_PUBLISHER, MAX_ENTRIES_PER_PUBLISHER));
+    assert!(!has_room(&a, None, 10) && !has_room(&a, Some("site"), 10));
+    let count = live(&a).len();
+    assert!(matches!(a.catalogue.publish(draft("x")).await, Err(PublishError::Share(MOST))));
+    assert!(matches!(a.catalogue.publish(named("two", 10)).await, Err(PublishError::Share(MOST))));
+    assert_eq!((count, live(&a).len()), (MOST, MOST));
     // What takes no more room is published, and what is removed makes some.
-    assert!(a.catalogue.has_room(Some("site"), 1));
+    assert!(has_room(&a, Some("site"), 1));
     a.catalogue.publish(named("two", 1)).await.expect("it takes the place of the first");
     a.catalogue.withdraw(site(&a)).await.expect("it takes no more room");
-    assert_eq!(a.catalogue.live().len(), MAX_ENTRIES_PER_PUBLISHER - 1);
+    assert_eq!(live(&a).len(), MOST - 1);
 }
 
 #[tokio::test]
@@ -296,7 +302,7 @@ async fn whoever_keeps_chunks_is_told_what_became_live_and_what_ceased_to_be() {
                 }
             }
         }
-        let mut stand = node.catalogue.live();
+        let mut stand = super::live(node);
         stand.sort_by_key(|publication| (publication.name.clone(), publication.version));
         live.sort_by_key(|publication| (publication.name.clone(), publication.version));
         assert_eq!((&stand, stand.len()), (&*live, 2));
