@@ -34,7 +34,7 @@ use crate::{
         catalogue::{Catalogue, StartError},
         export::Export,
         fetch::Fetch,
-        ingest::Ingest,
+        ingest::{self, Ingest},
         inspect::Inspect,
         keep::{Around, Keep, drain},
         locate::Locate,
@@ -167,8 +167,15 @@ impl Rooms {
             Transfer::start(network.clone(), store.clone(), wanted.clone(), network_name, storing, &layer).await?;
         transfer.introduce(label);
         let locate = Locate::start(network.clone(), transfer.clone(), storing, &workers.layer());
-        let replicate =
-            Replicate::new(store.clone(), wanted.clone(), locate.clone(), transfer.clone(), &workers.layer());
+        let replicate = Replicate::new(
+            store.clone(),
+            wanted.clone(),
+            locate.clone(),
+            transfer.clone(),
+            duty.grace,
+            ingest::scratch(data_dir),
+            &workers.layer(),
+        );
         let fetch = Fetch::new(network.clone(), store.clone(), locate.clone(), transfer.clone(), workers.layer());
         let ingest = Ingest::new(replicate.clone(), data_dir.map(Path::to_owned), blocking.clone());
         let catalogue =

@@ -179,6 +179,7 @@ fn transfers() -> Vec<Vec<u8>> {
         vec![Message::Have(vec![cid.hash; 3]), Message::Holdings(vec![held(5), None, held(0)])],
         vec![Message::Offer(vec![offer; 2]), Message::Send, Message::Kept],
         vec![Message::Put(cid, content.clone()), Message::NoSpace, Message::Unsupported],
+        vec![Message::Renew(vec![cid.hash; 2]), Message::Renewed(vec![true, false])],
         vec![Message::Put(cid, content), Message::Refused("not today, änd nöt tomorrow".to_owned())],
     ];
     let frames = |messages: &Vec<Message>| {

@@ -58,6 +58,7 @@ under_seeds! {
     a_full_peer_is_passed_over_for_the_next_nearest
     what_a_lost_machine_held_is_made_again_by_exactly_one_other_each
     what_is_removed_is_freed_everywhere_once_its_grace_is_over
+    an_add_that_outlasts_the_grace_is_whole_and_what_a_dropped_one_left_is_freed
     rooms_end_from_the_top_and_can_be_built_again_on_the_same_network_and_store
 }
 
@@ -351,6 +352,54 @@ async fn a_full_peer_is_passed_over_for_the_next_nearest(seed: u64) {
         let usage = net.node(number).store.usage();
         assert!(usage.bytes <= usage.capacity_bytes, "{usage:?}");
     }
+}
+
+async fn an_add_that_outlasts_the_grace_is_whole_and_what_a_dropped_one_left_is_freed(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
+    net.join(7).await;
+    net.acquainted(6).await;
+    let wish = Wish { wanted: K, wait: None, local: false };
+    let (sent, dropped) = (chunks(&mut random, 30), chunks(&mut random, 30));
+    let job = net.node(0).replicate.begin(wish).await;
+    let other = net.node(1).replicate.begin(wish).await;
+    for (one, another) in sent.iter().zip(&dropped) {
+        job.submit(one.clone()).await.expect("kept");
+        other.submit(another.clone()).await.expect("kept");
+    }
+    eventually("both have their copies", SOON, || {
+        let whole = |chunk: &Chunk| net.having(&chunk.cid().hash).len() >= usize::from(K);
+        sent.iter().chain(&dropped).all(whole)
+    })
+    .await;
+    drop(other);
+    let hours = |count: u64| Duration::from_secs(count * 3600);
+    tokio::time::sleep(hours(30)).await;
+    // Somebody loses what it was given, and so does the adder itself.
+    for (number, chunk) in sent.iter().enumerate().take(6) {
+        let holders: Vec<PeerId> = net.having(&chunk.cid().hash).into_iter().collect();
+        let loser = if number % 2 == 0 { holders[number % holders.len()] } else { net.order[0] };
+        net.nodes[&loser].store.remove(vec![chunk.cid().hash]).await.expect("removed");
+    }
+    tokio::time::sleep(hours(30)).await;
+    let alive = net.alive();
+    for chunk in &sent {
+        assert!(net.having(&chunk.cid().hash).is_superset(&closest_and(&chunk.cid().hash, &alive, net.order[0])));
+    }
+    for chunk in &dropped {
+        assert_eq!(net.having(&chunk.cid().hash), BTreeSet::new(), "nobody lists it, and nobody renews it");
+    }
+    // What is gone just before the end is sent again before anything is published.
+    tokio::time::sleep(hours(5)).await;
+    let others = |hash: &Multihash| !truth(hash, &alive, usize::from(K)).contains(&net.order[0]);
+    let hash = sent.iter().map(|chunk| chunk.cid().hash).find(others).expect("some are not the adder's");
+    for peer in truth(&hash, &alive, usize::from(K)) {
+        net.nodes[&peer].store.remove(vec![hash]).await.expect("removed");
+    }
+    tokio::time::sleep(hours(7)).await;
+    let report = job.finish().await.expect("finished");
+    assert_eq!(report.min, K, "{report:?}");
+    assert!(net.having(&hash).is_superset(&truth(&hash, &alive, usize::from(K))));
 }
 
 async fn rooms_end_from_the_top_and_can_be_built_again_on_the_same_network_and_store(seed: u64) {

@@ -12,14 +12,14 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use p2p_protocol::{
-    Chunk, Key,
+    Chunk, Key, Multihash,
     duty::{
         Moment, Reference, Row, SCAN_ROWS, Scanned, Span, Spans, span,
         wanted::{Change, merge},
@@ -65,6 +65,8 @@ struct Inner {
     acknowledging: RwLock<()>,
     lost: Notify,
     sums: Mutex<Sums>,
+    /// A chunk came that was not here.
+    news: AtomicBool,
 }
 
 impl Wanted {
@@ -77,7 +79,9 @@ impl Wanted {
         let started = (now(), Moment(clock.unwrap_or(0)));
         let (generation, acknowledging, lost) = (AtomicU64::new(generation), RwLock::default(), Notify::new());
         let sums = Mutex::default();
-        Ok(Self { inner: Arc::new(Inner { store, keys, started, generation, acknowledging, lost, sums }) })
+        // What an earlier run left is found by the first look at everything.
+        let news = AtomicBool::new(false);
+        Ok(Self { inner: Arc::new(Inner { store, keys, started, generation, acknowledging, lost, sums, news }) })
     }
 
     /// The time of this node's own clock.
@@ -132,21 +136,31 @@ impl Wanted {
         let change = self.change(vec![self.renewal(&entry)], Vec::new());
         let (put, noted) = self.inner.store.put_with(chunk, change).await?;
         self.noted(noted);
+        if put == Put::New {
+            self.inner.news.store(true, Ordering::Relaxed);
+        }
         Ok(put)
     }
 
-    /// Notes that these, which are here, are acknowledged now; on disk on return.
-    pub async fn renew(&self, entries: &[Entry]) -> Result<(), StoreError> {
+    /// Whether chunks came since this was asked last: perhaps nothing will ever list them.
+    pub fn take_news(&self) -> bool {
+        self.inner.news.swap(false, Ordering::Relaxed)
+    }
+
+    /// Notes those of these that are here as acknowledged now, on disk on return, and says which they are: none of them is
+    /// freed between the look and the note.
+    pub async fn renew(&self, hashes: &[Multihash]) -> Result<Vec<bool>, StoreError> {
         let _acknowledging = self.inner.acknowledging.read().await;
-        if !self.is_made() {
-            return Ok(());
+        let held = hashes.iter().map(|hash| self.inner.store.entry(hash)).collect::<Result<Vec<_>, _>>()?;
+        let here: Vec<_> = held.iter().flatten().map(|held| Entry { cid: held.cid, length: held.length }).collect();
+        if self.is_made() {
+            for part in here.chunks(MAX_TABLE_CHANGES - 1) {
+                let edits = part.iter().map(|entry| self.renewal(entry)).collect();
+                let noted = self.inner.keys.commit(self.change(edits, Vec::new())).await?;
+                self.noted(noted);
+            }
         }
-        for part in entries.chunks(MAX_TABLE_CHANGES - 1) {
-            let edits = part.iter().map(|entry| self.renewal(entry)).collect();
-            let noted = self.inner.keys.commit(self.change(edits, Vec::new())).await?;
-            self.noted(noted);
-        }
-        Ok(())
+        Ok(held.iter().map(Option::is_some).collect())
     }
 
     /// Up to [`SCAN_ROWS`] rows of a span, in key order, and whether those are all. A row that nothing lists and of whose
@@ -220,7 +234,8 @@ impl Wanted {
         Ok(())
     }
 
-    /// Frees those of these chunks that were listed once, whose grace is over, and that nothing lists by now.
+    /// Frees those of these chunks whose grace is over, and that nothing lists by now: it was withdrawn, or an add brought
+    /// them that did not come to its end.
     pub async fn free(&self, entries: &[Entry], grace: Duration) -> Result<u64, StoreError> {
         // Nobody is told "kept" meanwhile.
         let _alone = self.inner.acknowledging.write().await;
@@ -229,7 +244,7 @@ impl Wanted {
         for entry in entries {
             let key = entry.key();
             let Some(row) = self.row(&key)? else { continue };
-            if row.was_listed() && row.grace_ends(grace).is_some_and(|ends| ends <= moment) {
+            if row.grace_ends(grace).is_some_and(|ends| ends <= moment) {
                 over.push(entry.cid.hash);
                 edits.push((key, Edit::Merge(merge, Change::Forget(row.to_bytes()).to_bytes().into())));
             }
@@ -373,3 +388,7 @@ impl Wanted {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "wanted_tests.rs"]
+mod tests;

@@ -22,6 +22,8 @@ pub const MAX_WANTS: usize = 256;
 pub const MAX_HAVES: usize = 1024;
 /// The most chunks that one [`Message::Offer`] offers.
 pub const MAX_OFFERS: usize = 256;
+/// The most chunks that one [`Message::Renew`] is about: a page of what an add has sent.
+pub const MAX_RENEWALS: usize = 1024;
 /// The most bytes of a reason in [`Message::Refused`].
 pub const MAX_REASON_BYTES: usize = 256;
 
@@ -37,6 +39,8 @@ const KEPT: u8 = 0x32;
 const SEND: u8 = 0x33;
 const NO_SPACE: u8 = 0x34;
 const REFUSED: u8 = 0x35;
+const RENEW: u8 = 0x36;
+const RENEWED: u8 = 0x37;
 
 /// Of these, three say nothing yet.
 const HELD_BYTES: usize = 8;
@@ -111,6 +115,10 @@ pub enum Message {
     NoSpace,
     /// It is not taken, for this reason.
     Refused(String),
+    /// Asks for these, 1 to [`MAX_RENEWALS`], to be kept as if they had been put now; one answer, `Renewed`.
+    Renew(Vec<Multihash>),
+    /// As many as were asked about, in that order: whether it is here, and was noted on disk.
+    Renewed(Vec<bool>),
     /// The frame that began with this request is not understood, and all of it not done.
     Unsupported,
 }
@@ -127,6 +135,8 @@ pub const fn limit(kind: u8) -> Option<u32> {
         OFFER => MAX_OFFERS * OFFER_BYTES,
         PUT => CID_BYTES + MAX_CHUNK_BYTES,
         REFUSED => MAX_REASON_BYTES,
+        RENEW => MAX_RENEWALS * MULTIHASH_BYTES,
+        RENEWED => MAX_RENEWALS,
         _ => return None,
     };
     // Every limit above is a few MiB.
@@ -140,12 +150,12 @@ pub const fn carries_chunk(kind: u8) -> bool {
 
 /// Whether the opener of a stream may send a frame of `kind` after its greeting.
 pub const fn is_request(kind: u8) -> bool {
-    matches!(kind, GREETING | GREET | WANT | HAVE | OFFER | PUT)
+    matches!(kind, GREETING | GREET | WANT | HAVE | OFFER | PUT | RENEW)
 }
 
 /// Whether the acceptor of a stream may send a frame of `kind`.
 pub const fn is_answer(kind: u8) -> bool {
-    matches!(kind, GREETING | CHUNK | MISSING | HOLDINGS | KEPT | SEND | NO_SPACE | REFUSED | UNSUPPORTED)
+    matches!(kind, GREETING | CHUNK | MISSING | HOLDINGS | KEPT | SEND | NO_SPACE | REFUSED | RENEWED | UNSUPPORTED)
 }
 
 impl Message {
@@ -165,6 +175,8 @@ impl Message {
             Self::Send => SEND,
             Self::NoSpace => NO_SPACE,
             Self::Refused(_) => REFUSED,
+            Self::Renew(_) => RENEW,
+            Self::Renewed(_) => RENEWED,
             Self::Unsupported => UNSUPPORTED,
         }
     }
@@ -187,7 +199,7 @@ impl Message {
                 out.extend_from_slice(greeting.label.as_str().as_bytes());
             }
             Self::Greet | Self::Missing | Self::Kept | Self::Send | Self::NoSpace | Self::Unsupported => {}
-            Self::Want(hashes) | Self::Have(hashes) => {
+            Self::Want(hashes) | Self::Have(hashes) | Self::Renew(hashes) => {
                 hashes.iter().for_each(|hash| out.extend_from_slice(&hash.to_bytes()));
             }
             Self::Chunk(bytes) => payload = bytes.clone(),
@@ -202,6 +214,7 @@ impl Message {
                 out.extend_from_slice(&cid.to_bytes());
                 payload = bytes.clone();
             }
+            Self::Renewed(renewed) => out.extend(renewed.iter().map(|renewed| u8::from(*renewed))),
             Self::Refused(reason) => out.extend_from_slice(shortened(reason, MAX_REASON_BYTES).as_bytes()),
         }
         let length = out.len() - start - HEADER_BYTES + payload.len();
@@ -232,6 +245,8 @@ impl Message {
             SEND => Self::Send,
             NO_SPACE => Self::NoSpace,
             REFUSED => Self::Refused(decode_reason(&body)),
+            RENEW => Self::Renew(decode_hashes(&body)?),
+            RENEWED => Self::Renewed(decode_renewed(&body)?),
             UNSUPPORTED => Self::Unsupported,
             kind => return Err(WireError::Unsupported { what: "frame kind", value: kind }),
         })
@@ -290,6 +305,15 @@ fn decode_holdings(body: &[u8]) -> Result<Vec<Option<Held>>, WireError> {
             other => Err(WireError::Value { field: "holding", value: u32::from(other) }),
         })
         .collect()
+}
+
+fn decode_renewed(body: &[u8]) -> Result<Vec<bool>, WireError> {
+    let state = |byte: &u8| match byte {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(WireError::Value { field: "renewal", value: u32::from(*other) }),
+    };
+    body.iter().map(state).collect()
 }
 
 fn decode_offers(body: &[u8]) -> Result<Vec<Offer>, WireError> {

@@ -74,6 +74,8 @@ fn golden_vectors() {
         (Message::Send, "330000000700000000".into()),
         (Message::NoSpace, "340000000700000000".into()),
         (Message::Refused("no".into()), "3500000007000000026e6f".into()),
+        (Message::Renew(vec![cid.hash, root.hash]), format!("360000000700000044{hash}{empty}")),
+        (Message::Renewed(vec![true, false]), "3700000007000000020100".into()),
         (Message::Unsupported, "7f0000000700000000".into()),
     ];
     for (message, expected) in vectors {
@@ -105,6 +107,8 @@ fn every_kind_has_a_limit_that_its_longest_message_meets() {
         Message::Have(vec![cid.hash; MAX_HAVES]),
         Message::Offer(vec![Offer { cid, length: 0 }; MAX_OFFERS]),
         Message::Holdings(vec![None; MAX_HAVES]),
+        Message::Renew(vec![cid.hash; MAX_RENEWALS]),
+        Message::Renewed(vec![true; MAX_RENEWALS]),
     ] {
         assert_eq!(read(&bytes_of(&message, 1)), Ok((1, message)));
     }
@@ -127,6 +131,11 @@ fn what_breaks_the_rules_is_refused() {
     // What has no meaning yet is read over.
     holding[HEADER_BYTES..][..4].copy_from_slice(&[1, 9, 9, 9]);
     assert_eq!(read(&holding), Ok((1, Message::Holdings(vec![Some(Held { length: 1 })]))));
+    assert_eq!(
+        Message::decode(RENEWED, Bytes::from_static(&[1, 2])),
+        Err(WireError::Value { field: "renewal", value: 2 })
+    );
+    assert_eq!(Message::decode(RENEW, Bytes::new()), Err(WireError::Empty));
     assert_eq!(Message::decode(WANT, Bytes::new()), Err(WireError::Empty));
     assert_eq!(Message::decode(OFFER, Bytes::new()), Err(WireError::Empty));
     assert_eq!(Message::decode(WANT, Bytes::from_static(&[0x1e])), Err(WireError::Truncated));
@@ -196,6 +205,8 @@ fn a_message() -> impl Strategy<Value = Message> {
         vec(a_cid().prop_map(|cid| cid.hash), 1..20).prop_map(Message::Have),
         vec(option::of(held), 0..20).prop_map(Message::Holdings),
         vec(offer, 1..20).prop_map(Message::Offer),
+        vec(a_cid().prop_map(|cid| cid.hash), 1..20).prop_map(Message::Renew),
+        vec(any::<bool>(), 0..20).prop_map(Message::Renewed),
         (a_cid(), payload()).prop_map(|(cid, bytes)| Message::Put(cid, bytes)),
         Just(Message::Kept),
         Just(Message::Send),

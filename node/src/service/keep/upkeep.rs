@@ -146,6 +146,9 @@ impl<'a> Upkeep<'a> {
     fn look_around(&mut self) {
         let usage = self.around.store.usage();
         self.waiting.push_back(Input::Space { used: usage.bytes, capacity: usage.capacity_bytes });
+        if self.around.wanted.take_news() {
+            self.waiting.push_back(Input::Unlisted);
+        }
         match self.around.store.damaged(None, DAMAGED) {
             Ok(damaged) => {
                 let spans = damaged.iter().map(|entry| Span::of(Key::from(&entry.cid.hash)));

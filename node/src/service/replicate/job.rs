@@ -2,22 +2,24 @@
 //!
 //! A chunk is kept here whether or not this node is of its replica set: it serves whoever asks before the copies are
 //! made. An add that is given up (its job dropped before the end) was never published, and what it left is freed when
-//! its grace is over.
+//! its grace is over. One that takes long renews what it sent (`renew.rs`), so that its beginning is still there at its
+//! end.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64, atomic::Ordering},
 };
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use p2p_protocol::{
     Chunk, Multihash, PeerId,
+    manifest::Entry,
     replicate::{Plan, Tally, most_asked},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Report, Shared, UNIT_BYTES, Wish};
+use super::{Report, Shared, UNIT_BYTES, Wish, sent::Sent};
 use crate::store::{Put, StoreError};
 
 /// Chunk bytes that one add may have in flight: two windows of a session, so that neither disk nor link waits.
@@ -35,22 +37,28 @@ pub struct Job {
 }
 
 #[derive(Debug)]
-struct State {
-    shared: Arc<Shared>,
-    wish: Wish,
+pub(super) struct State {
+    pub(super) shared: Arc<Shared>,
+    pub(super) wish: Wish,
+    /// What is to be renewed if it takes long.
+    pub(super) sent: Sent,
+    /// Held by who renews.
+    pub(super) renewing: tokio::sync::Mutex<()>,
     units: Arc<Semaphore>,
     /// Chunks that have not yet what the wish waits for.
     unsettled: watch::Sender<u64>,
     copies: AtomicU64,
     progress: Mutex<Progress>,
     given_up: CancellationToken,
+    /// It is over, well or not.
+    pub(super) over: CancellationToken,
 }
 
 #[derive(Debug, Default)]
-struct Progress {
-    tally: Tally,
+pub(super) struct Progress {
+    pub(super) tally: Tally,
     /// The first failure of this node's own store: the add cannot go on.
-    failed: Option<StoreError>,
+    pub(super) failed: Option<StoreError>,
     remembered: HashSet<Multihash>,
     order: VecDeque<Multihash>,
 }
@@ -93,7 +101,7 @@ impl Drop for Unsettled {
 }
 
 impl State {
-    fn progress(&self) -> MutexGuard<'_, Progress> {
+    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
         // Nothing under this lock panics.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,21 +145,40 @@ impl State {
         }
         let wait = self.wish.wait.unwrap_or(wanted).min(wanted);
         let mut unsettled = Some(unsettled);
-        let mut asks = FuturesUnordered::new();
-        loop {
-            while let Some(peer) = plan.poll_ask() {
-                if peer == local {
-                    plan.kept(&local);
-                } else {
-                    let chunk = chunk.clone();
-                    asks.push(async move { (peer, shared.hand_over(peer, chunk).await) });
-                }
-            }
+        self.spread(&mut plan, &chunk, &BTreeSet::new(), |plan| {
             if plan.copies() >= wait
                 && let Some(unsettled) = unsettled.take()
             {
                 unsettled.settle(plan.copies());
             }
+        })
+        .await;
+        if let Some(unsettled) = unsettled {
+            unsettled.settle(plan.copies());
+        }
+        Ok(())
+    }
+
+    /// Has those of a plan keep a chunk that is here, but for those that `have` it anyway; after each step, `told`.
+    pub(super) async fn spread(
+        &self,
+        plan: &mut Plan,
+        chunk: &Chunk,
+        have: &BTreeSet<PeerId>,
+        mut told: impl FnMut(&Plan),
+    ) {
+        let (shared, local) = (&self.shared, self.shared.locate.local());
+        let mut asks = FuturesUnordered::new();
+        loop {
+            while let Some(peer) = plan.poll_ask() {
+                if peer == local || have.contains(&peer) {
+                    plan.kept(&peer);
+                } else {
+                    let chunk = chunk.clone();
+                    asks.push(async move { (peer, shared.hand_over(peer, chunk).await) });
+                }
+            }
+            told(plan);
             let Some((peer, answer)) = asks.next().await else { break };
             match answer {
                 Ok(()) => {
@@ -164,25 +191,27 @@ impl State {
                 }
             }
         }
-        if let Some(unsettled) = unsettled {
-            unsettled.settle(plan.copies());
-        }
-        Ok(())
     }
 }
 
 impl Job {
     pub(super) fn new(shared: Arc<Shared>, wish: Wish) -> Self {
+        let sent = Sent::new(&shared.scratch);
         let state = State {
             shared,
             wish,
+            sent,
+            renewing: tokio::sync::Mutex::default(),
             units: Arc::new(Semaphore::new(JOB_UNITS)),
             unsettled: watch::Sender::new(0),
             copies: AtomicU64::new(0),
             progress: Mutex::default(),
             given_up: CancellationToken::new(),
+            over: CancellationToken::new(),
         };
-        Self { state: Arc::new(state), finished: false }
+        let state = Arc::new(state);
+        drop(state.shared.workers.task(state.clone().renew_on()));
+        Self { state, finished: false }
     }
 
     /// Takes a chunk to keep it here and to send it to the replica set, and returns whether it was new to this node, before any of that is done: what fails at the own store
@@ -206,6 +235,9 @@ impl Job {
                 return Ok(Put::Known);
             }
         }
+        // A chunk has 2 MiB at the most.
+        let sent = state.sent.push(Entry { cid: *chunk.cid(), length: chunk.len() as u32 }).await;
+        sent.map_err(|source| StoreError::Io { doing: "noting what was sent".into(), source: Arc::new(source) })?;
         // Counted before the task runs: `finish` may look before it does.
         drop(state.shared.workers.task(state.clone().run(chunk, (own, all), Unsettled::new(state))));
         Ok(if entry.is_some() { Put::Known } else { Put::New })
@@ -221,6 +253,9 @@ impl Job {
         let mut unsettled = self.state.unsettled.subscribe();
         // The sender lives in this job.
         let _ = unsettled.wait_for(|count| *count == 0).await;
+        if self.state.failed().is_none() {
+            self.state.renew_once_more().await;
+        }
         if let Some(error) = self.state.failed() {
             return Err(error);
         }
@@ -233,6 +268,7 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
+        self.state.over.cancel();
         if !self.finished {
             self.state.given_up.cancel();
         }

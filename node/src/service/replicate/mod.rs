@@ -4,11 +4,14 @@
 //! (`service/keep`): nothing is remembered here of what is short.
 
 mod job;
+mod renew;
+mod sent;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -79,6 +82,10 @@ struct Shared {
     /// Peers that are not worth asking now, until when, and why.
     shunned: Mutex<HashMap<PeerId, (Instant, TransferError)>>,
     workers: Layer,
+    /// As [`p2p_protocol::duty::Settings::grace`].
+    grace: Duration,
+    /// For what does not fit into memory.
+    scratch: PathBuf,
 }
 
 impl Shared {
@@ -137,8 +144,17 @@ impl Drop for InFlight<'_> {
 }
 
 impl Replicate {
-    /// Puts chunks where `locate` says, by way of `transfer`.
-    pub fn new(store: Store, wanted: Wanted, locate: Locate, transfer: Transfer, workers: &Layer) -> Self {
+    /// Puts chunks where `locate` says, by way of `transfer`. What nothing lists is freed after `grace`; `scratch` is a
+    /// directory for what does not fit into memory.
+    pub fn new(
+        store: Store,
+        wanted: Wanted,
+        locate: Locate,
+        transfer: Transfer,
+        grace: Duration,
+        scratch: PathBuf,
+        workers: &Layer,
+    ) -> Self {
         let shared = Arc::new(Shared {
             store,
             wanted,
@@ -148,6 +164,8 @@ impl Replicate {
             in_flight: AtomicU64::new(0),
             shunned: Mutex::default(),
             workers: workers.clone(),
+            grace,
+            scratch,
         });
         Self { shared }
     }

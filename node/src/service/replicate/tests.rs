@@ -11,6 +11,7 @@ use crate::{
     store::Put,
 };
 
+const GRACE: Duration = Duration::from_secs(3600);
 const THREE: Wish = Wish { wanted: 3, wait: None, local: false };
 
 /// All rooms of a node.
@@ -30,6 +31,8 @@ impl Node {
             Wanted::open(store.clone()).expect("it opens"),
             locate.clone(),
             transfer,
+            GRACE,
+            std::env::temp_dir(),
             &Layer::alone(),
         );
         Self { seed, store, locate, replicate }

@@ -25,7 +25,7 @@ pub use p2p_protocol::wire::transfer::{Greeting, Held};
 use p2p_protocol::{
     Chunk, Cid, Multihash, PeerId,
     wire::{
-        transfer::{MAX_HAVES, Offer},
+        transfer::{MAX_HAVES, MAX_RENEWALS, Offer},
         version::{Hello, Spoken},
     },
 };
@@ -369,6 +369,17 @@ impl Transfer {
             holdings.extend(session.have(batch.to_vec()).await?);
         }
         Ok(holdings)
+    }
+
+    /// Has the peer keep these as if they were put now, and says of each whether it has it; it is on its disk then.
+    /// Cancel-safe.
+    pub async fn renew(&self, peer: PeerId, hashes: Vec<Multihash>) -> Result<Vec<bool>, TransferError> {
+        let session = self.shared.session(peer).await?;
+        let mut renewed = Vec::with_capacity(hashes.len());
+        for batch in hashes.chunks(MAX_RENEWALS) {
+            renewed.extend(session.renew(batch.to_vec()).await?);
+        }
+        Ok(renewed)
     }
 
     /// Chunk bytes since the start: sent, received.

@@ -10,7 +10,6 @@ use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, StreamExt as _, stream::
 use p2p_protocol::{
     Chunk, ChunkError, Cid, Multihash, PeerId,
     bucket::Bucket,
-    manifest::Entry as ManifestEntry,
     wire::transfer::{Held, Message, Offer, WireError, carries_chunk, is_request, limit},
 };
 use tokio::{
@@ -179,6 +178,15 @@ async fn listen<R: AsyncRead + Unpin>(
                 let held = holdings(shared, &hashes).await;
                 send(&replies, Reply::new(request, Message::Holdings(held))).await;
             }
+            Message::Renew(hashes) => {
+                let place = permit(&open, 1).await;
+                let (asked, replies) = (shared.clone(), replies.clone());
+                drop(shared.workers.task(async move {
+                    let renewed = renew(&asked, &hashes).await;
+                    send(&replies, Reply::new(request, renewed)).await;
+                    drop(place);
+                }));
+            }
             Message::Offer(offers) => {
                 let place = permit(&open, 1).await;
                 let (asked, replies, promised) = (shared.clone(), replies.clone(), promised.clone());
@@ -222,6 +230,7 @@ fn cost(message: &Message) -> u32 {
     let count = match message {
         Message::Want(hashes) => hashes.len(),
         Message::Offer(offers) => offers.len(),
+        Message::Renew(hashes) => hashes.len(),
         Message::Have(hashes) => hashes.len().div_ceil(8),
         _ => 1,
     };
@@ -281,22 +290,38 @@ async fn consider(shared: &Shared, first: u32, offers: Vec<Offer>, promised: &Pr
                     let has_room = promised.take(offer.cid.hash, offer.length, free, now());
                     if has_room { Message::Send } else { Message::NoSpace }
                 }
-                Ok(Some(entry)) => {
-                    kept.push((request, ManifestEntry { cid: offer.cid, length: entry.length }));
+                Ok(Some(_)) => {
+                    kept.push((request, offer.cid.hash));
                     continue;
                 }
             }
         };
         send(replies, Reply::new(request, answer)).await;
     }
-    let entries: Vec<_> = kept.iter().map(|(_, entry)| *entry).collect();
-    let renewed = shared.wanted.renew(&entries).await;
-    for (request, _) in kept {
+    let hashes: Vec<_> = kept.iter().map(|(_, hash)| *hash).collect();
+    let renewed = shared.wanted.renew(&hashes).await;
+    for (at, (request, _)) in kept.into_iter().enumerate() {
         let message = match &renewed {
-            Ok(()) => Message::Kept,
+            Ok(renewed) if renewed[at] => Message::Kept,
+            // It went between the look and the note.
+            Ok(_) => Message::Send,
             Err(error) => refusal(error),
         };
         send(replies, Reply::new(request, message)).await;
+    }
+}
+
+/// Notes what is here as acknowledged once more.
+async fn renew(shared: &Shared, hashes: &[Multihash]) -> Message {
+    if !shared.storing {
+        return Message::Renewed(vec![false; hashes.len()]);
+    }
+    match shared.wanted.renew(hashes).await {
+        Ok(renewed) => Message::Renewed(renewed),
+        Err(error) => {
+            tracing::warn!(%error, "what a peer counts on could not be noted");
+            Message::Renewed(vec![false; hashes.len()])
+        }
     }
 }
 

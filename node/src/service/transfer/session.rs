@@ -70,6 +70,7 @@ enum Call {
     Offer { offer: Offer, answer: Answer<Offered>, permit: OwnedSemaphorePermit },
     Put { cid: Cid, bytes: Bytes, answer: Answer<()>, permit: OwnedSemaphorePermit },
     Have { hashes: Vec<Multihash>, answer: Answer<Vec<Option<Held>>> },
+    Renew { hashes: Vec<Multihash>, answer: Answer<Vec<bool>> },
     Greet { answer: Answer<Greeting> },
     Tell(Box<Greeting>),
 }
@@ -80,6 +81,7 @@ enum Waiting {
     Offered { answer: Answer<Offered>, _permit: OwnedSemaphorePermit },
     Kept { answer: Answer<()>, _permit: OwnedSemaphorePermit },
     Holdings(usize, Answer<Vec<Option<Held>>>),
+    Renewed(usize, Answer<Vec<bool>>),
     Greeting(Answer<Greeting>),
 }
 
@@ -91,6 +93,7 @@ impl Waiting {
             Self::Offered { answer, .. } => drop(answer.send(Err(error))),
             Self::Kept { answer, .. } => drop(answer.send(Err(error))),
             Self::Holdings(_, answer) => drop(answer.send(Err(error))),
+            Self::Renewed(_, answer) => drop(answer.send(Err(error))),
             Self::Greeting(answer) => drop(answer.send(Err(error))),
         }
     }
@@ -304,6 +307,10 @@ impl Session {
         self.call(|answer| Call::Have { hashes, answer }).await
     }
 
+    pub(super) async fn renew(&self, hashes: Vec<Multihash>) -> Result<Vec<bool>, TransferError> {
+        self.call(|answer| Call::Renew { hashes, answer }).await
+    }
+
     async fn permit(&self, window: &Arc<Semaphore>, units: u32) -> Result<OwnedSemaphorePermit, TransferError> {
         window.clone().acquire_many_owned(units).await.map_err(|_| self.state.error())
     }
@@ -381,6 +388,11 @@ async fn write<W: AsyncWrite + Unpin>(
                 Call::Have { hashes, answer } if !answer.is_closed() => {
                     state.register(next, next, Waiting::Holdings(hashes.len(), answer));
                     writer.push(next, &Message::Have(hashes)).await?;
+                    next = next.wrapping_add(1);
+                }
+                Call::Renew { hashes, answer } if !answer.is_closed() => {
+                    state.register(next, next, Waiting::Renewed(hashes.len(), answer));
+                    writer.push(next, &Message::Renew(hashes)).await?;
                     next = next.wrapping_add(1);
                 }
                 Call::Greet { answer } if !answer.is_closed() => {
@@ -541,6 +553,9 @@ fn settle(shared: &Arc<Shared>, state: &Arc<State>, waiting: Waiting, message: M
         }
         (Waiting::Holdings(count, answer), Message::Holdings(held)) if held.len() == count => {
             drop(answer.send(Ok(held)));
+        }
+        (Waiting::Renewed(count, answer), Message::Renewed(renewed)) if renewed.len() == count => {
+            drop(answer.send(Ok(renewed)));
         }
         (Waiting::Greeting(answer), Message::Greeting(greeting)) => {
             *state.greeting.lock().unwrap_or_else(PoisonError::into_inner) = greeting.clone();

@@ -1,6 +1,6 @@
 //! What an add says that it added: inline, or in a manifest that lists exactly the DAG's chunks and is kept beside them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use p2p_protocol::{
     Key,
@@ -219,6 +219,8 @@ async fn a_manifest_is_placed_like_any_chunks() {
             Wanted::open(store.clone()).expect("it opens"),
             locate.clone(),
             transfer,
+            Duration::from_secs(24 * 3600),
+            std::env::temp_dir(),
             &Layer::alone(),
         );
         nodes.push((store, locate, replicate));

@@ -1,0 +1,60 @@
+//! What was acknowledged is not freed while somebody counts on it, and what nobody counts on any more is.
+
+use p2p_protocol::{Codec, duty::Reference};
+
+use super::*;
+
+const GRACE: Duration = Duration::from_secs(3600);
+
+fn chunk(number: u64) -> (Chunk, Entry) {
+    let chunk = Chunk::new(Codec::Raw, number.to_be_bytes().to_vec()).expect("it is short");
+    let entry = Entry { cid: *chunk.cid(), length: 8 };
+    (chunk, entry)
+}
+
+/// A table in memory, and so many chunks that came at once.
+async fn with(count: u64) -> (Wanted, Vec<Entry>) {
+    let wanted = Wanted::open(Store::in_memory(1 << 30)).expect("it opens");
+    assert!(wanted.make().expect("it is made"));
+    let mut entries = Vec::new();
+    for number in 0..count {
+        let (chunk, entry) = chunk(number);
+        assert_eq!(wanted.put(chunk).await.expect("there is room"), Put::New);
+        entries.push(entry);
+    }
+    (wanted, entries)
+}
+
+fn hashes(entries: &[Entry]) -> Vec<Multihash> {
+    entries.iter().map(|entry| entry.cid.hash).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_and_was_never_listed_is_freed_when_its_grace_is_over_and_not_before() {
+    let (wanted, entries) = with(200).await;
+    assert!(wanted.take_news() && !wanted.take_news(), "said once");
+    tokio::time::advance(GRACE - Duration::from_secs(2)).await;
+    assert_eq!(wanted.free(&entries, GRACE).await.expect("it writes"), 0);
+    tokio::time::advance(Duration::from_secs(4)).await;
+    assert_eq!(wanted.free(&entries, GRACE).await.expect("it writes"), 200);
+    assert!(entries.iter().all(|entry| !wanted.holds(entry).expect("it reads")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_renewed_put_again_or_listed_meanwhile_is_not_freed() {
+    let (wanted, entries) = with(400).await;
+    tokio::time::advance(GRACE * 2).await;
+    assert_eq!(wanted.renew(&hashes(&entries[..100])).await.expect("it writes"), vec![true; 100]);
+    for number in 100..200 {
+        assert_eq!(wanted.put(chunk(number).0).await.expect("it is here"), Put::Known);
+    }
+    let listed: Vec<_> = entries[200..300].iter().map(|entry| (entry.key(), *entry)).collect();
+    wanted.list(Reference { publication: 1, copies: 3 }, &listed).expect("it writes");
+    assert_eq!(wanted.free(&entries, GRACE).await.expect("it writes"), 100);
+    let held = |entry: &Entry| wanted.holds(entry).expect("it reads");
+    assert!(entries[..300].iter().all(held) && !entries[300..].iter().any(held));
+    // What is gone is not called renewed, whoever asks; what is not there has no row either.
+    let renewed = wanted.renew(&hashes(&entries[250..350])).await.expect("it writes");
+    assert_eq!(renewed, [[true; 50], [false; 50]].concat());
+    assert!(entries[300..].iter().all(|entry| wanted.row(&entry.key()).expect("it reads").is_none()));
+}
