@@ -60,6 +60,7 @@ under_seeds! {
     what_is_removed_is_freed_everywhere_once_its_grace_is_over
     an_add_that_outlasts_the_grace_is_whole_and_what_a_dropped_one_left_is_freed
     rooms_end_from_the_top_and_can_be_built_again_on_the_same_network_and_store
+    what_is_kept_on_outlives_its_grace_and_what_nobody_has_is_named
 }
 
 /// Those of a usual run, or the one that `P2P_TEST_SEED` names.
@@ -434,6 +435,43 @@ async fn rooms_end_from_the_top_and_can_be_built_again_on_the_same_network_and_s
         })
         .await;
     }
+}
+
+async fn what_is_kept_on_outlives_its_grace_and_what_nobody_has_is_named(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
+    net.join(7).await;
+    net.acquainted(6).await;
+    let added = chunks(&mut random, 30);
+    let job = net.node(0).replicate.begin(Wish { wanted: K, wait: None, local: false }).await;
+    for chunk in &added {
+        job.submit(chunk.clone()).await.expect("kept");
+    }
+    assert_eq!(job.finish().await.expect("finished").min, K);
+    // Nothing lists them. Shortly before the grace is over they are wanted again, by a node that added none of it.
+    let hours = |count: u64| Duration::from_secs(count * 3600);
+    tokio::time::sleep(hours(20)).await;
+    let (lost, left) = added.split_first().expect("thirty");
+    for peer in net.having(&lost.cid().hash) {
+        net.nodes[&peer].store.remove(vec![lost.cid().hash]).await.expect("removed");
+    }
+    // One of the k closest has lost a copy of another: it is made again.
+    let alive = net.alive();
+    let loser = *truth(&left[0].cid().hash, &alive, usize::from(K)).first().expect("three");
+    net.nodes[&loser].store.remove(vec![left[0].cid().hash]).await.expect("removed");
+    let again = net.node(3).replicate.begin_again(K).await;
+    let entry = |chunk: &Chunk| Entry { cid: *chunk.cid(), length: chunk.len() as u32 };
+    let entries: Vec<Entry> = added.iter().map(entry).collect();
+    assert_eq!(again.keep_on(&entries).await.expect("it is kept on"), [entry(lost)]);
+    // A long look at the rest renews what was looked at first.
+    tokio::time::sleep(hours(40)).await;
+    for chunk in left {
+        let hash = &chunk.cid().hash;
+        assert_eq!(net.having(hash), truth(hash, &alive, usize::from(K)), "the k closest, and not the adder");
+    }
+    drop(again);
+    tokio::time::sleep(hours(30)).await;
+    assert!(added.iter().all(|chunk| net.having(&chunk.cid().hash).is_empty()), "nobody renews it any more");
 }
 
 /// A file of random bytes, added and published by a node: its publication, and the chunks that it lists.

@@ -1,6 +1,7 @@
 //! `restore`: undoes a removal, or brings an earlier version back.
 
 use futures::{FutureExt as _, StreamExt as _, stream};
+use p2p_protocol::catalogue::Publication;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -9,10 +10,17 @@ use super::{
 };
 use crate::{
     error::Result,
-    node::Node,
+    node::{Node, Rooms},
     report::Changed,
-    service::{catalogue::PublishError, inspect::Named},
+    service::{
+        catalogue::PublishError,
+        inspect::{Named, Through, fetch_error},
+        replicate::Job,
+    },
 };
+
+/// Chunks that are asked about at a time: what one request takes.
+const BATCH: usize = 1024;
 
 /// `restore REF`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -46,9 +54,31 @@ async fn restore(node: Node, named: Named) -> Result<Changed> {
     if version.is_none() && !current.removed {
         return Err(PublishError::Stands(super::ls::shown_name(&current)).into());
     }
-    // What nobody has any more is not promised again. That its root is there is no proof of the rest.
-    rooms.inspect.resolve(&content.root.to_string()).await?;
+    let job = keep_on(rooms, &content).await?;
     let restored = rooms.catalogue.restore(content.key(), version).await?;
     let short = publish::confirm(rooms, &restored, restored.replicas).await;
+    // Until then what it lists is renewed.
+    drop(job);
     Ok(changed(&restored, short))
+}
+
+/// Has all that a publication lists kept on by those that should hold it, before it is promised again: what was looked at
+/// first would be freed while the last is. What is with none of them is fetched from whoever has it; what nobody has any
+/// more is the end of it.
+async fn keep_on(rooms: &Rooms, content: &Publication) -> Result<Job> {
+    let job = rooms.replicate.begin_again(content.replicas).await;
+    let name = super::ls::shown_name(content);
+    let fetching = rooms.fetch.begin(content.root, vec![content.publisher], content.replicas);
+    let mut listed = Through::new(content, &name, &fetching);
+    loop {
+        let batch = listed.next(BATCH).await?;
+        if batch.is_empty() {
+            return Ok(job);
+        }
+        for entry in job.keep_on(&batch).await? {
+            let found = fetching.sized_chunk(entry.cid, entry.length.into()).await;
+            let (chunk, _) = found.map_err(|why| fetch_error(&name, &why))?;
+            job.submit(chunk).await?;
+        }
+    }
 }

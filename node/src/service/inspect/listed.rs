@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 
 use p2p_protocol::{
-    Key,
+    Cid, Key,
+    catalogue::Publication,
     manifest::{Entry, Listing, Manifest, OwnChunks, RangeReader, Step},
 };
 
+use super::{ReadError, fetch_error};
 use crate::service::fetch::{FetchError, FetchJob};
 
 /// The first key.
@@ -22,6 +24,49 @@ pub(super) struct Listed<'a> {
     /// Listed and not taken yet.
     waiting: VecDeque<(Key, Entry)>,
     unreadable: bool,
+}
+
+/// All that a publication lists, the chunks of its manifest first, a batch at a time.
+#[derive(Debug)]
+pub struct Through<'a> {
+    listed: Listed<'a>,
+    /// Of the manifest; `None`: not read yet.
+    own: Option<VecDeque<Entry>>,
+    reference: String,
+    root: Cid,
+}
+
+impl<'a> Through<'a> {
+    /// `job` is one for the publication's root.
+    pub fn new(publication: &Publication, reference: &str, job: &'a FetchJob) -> Self {
+        let root = match &publication.listing {
+            Listing::Inline(_) => publication.root,
+            Listing::Manifest(root) => *root,
+        };
+        let listed = Listed::new(&publication.listing, publication.chunks, job);
+        Self { listed, own: None, reference: reference.to_owned(), root }
+    }
+
+    /// The next of it, at most `most`; empty: that was all.
+    ///
+    /// # Errors
+    ///
+    /// Where part of the manifest cannot be had, or is malformed.
+    pub async fn next(&mut self, most: usize) -> Result<Vec<Entry>, ReadError> {
+        let failed = |why| fetch_error(&self.reference, &why);
+        if self.own.is_none() {
+            self.own = Some(self.listed.own().await.map_err(failed)?.into());
+        }
+        if let Some(own) = self.own.as_mut().filter(|own| !own.is_empty()) {
+            return Ok(own.drain(..own.len().min(most)).collect());
+        }
+        self.listed.fill(most).await.map_err(failed)?;
+        if self.listed.is_unreadable() {
+            return Err(ReadError::Missing { reference: self.reference.clone(), cid: self.root, asked: 0 });
+        }
+        let count = self.listed.waiting.len().min(most);
+        Ok(self.listed.waiting.drain(..count).map(|(_, entry)| entry).collect())
+    }
 }
 
 impl<'a> Listed<'a> {

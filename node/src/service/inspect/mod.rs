@@ -25,6 +25,7 @@ pub(crate) use self::resolve::resolved;
 pub use self::{
     check::{Agreement, Checked},
     error::ReadError,
+    listed::Through,
     own::Named,
     placement::{Copies, Survey},
     resolve::Resolved,

@@ -40,6 +40,8 @@ pub struct Job {
 pub(super) struct State {
     pub(super) shared: Arc<Shared>,
     pub(super) wish: Wish,
+    /// It keeps a copy of everything here, as an add does.
+    pub(super) keeps_all: bool,
     /// What is to be renewed if it takes long.
     pub(super) sent: Sent,
     /// Held by who renews.
@@ -195,11 +197,12 @@ impl State {
 }
 
 impl Job {
-    pub(super) fn new(shared: Arc<Shared>, wish: Wish) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, wish: Wish, keeps_all: bool) -> Self {
         let sent = Sent::new(&shared.scratch);
         let state = State {
             shared,
             wish,
+            keeps_all,
             sent,
             renewing: tokio::sync::Mutex::default(),
             units: Arc::new(Semaphore::new(JOB_UNITS)),
@@ -236,11 +239,27 @@ impl Job {
             }
         }
         // A chunk has 2 MiB at the most.
-        let sent = state.sent.push(Entry { cid: *chunk.cid(), length: chunk.len() as u32 }).await;
-        sent.map_err(|source| StoreError::Io { doing: "noting what was sent".into(), source: Arc::new(source) })?;
+        self.note(Entry { cid: *chunk.cid(), length: chunk.len() as u32 }).await?;
         // Counted before the task runs: `finish` may look before it does.
         drop(state.shared.workers.task(state.clone().run(chunk, (own, all), Unsettled::new(state))));
         Ok(if entry.is_some() { Put::Known } else { Put::New })
+    }
+
+    /// Has those that should hold these chunks go on keeping them, as if they were sent now, and makes the copies that are
+    /// missing of those that are left. Gives the chunks that are neither here nor with any of those: whoever finds one
+    /// elsewhere submits it.
+    pub async fn keep_on(&self, entries: &[Entry]) -> Result<Vec<Entry>, StoreError> {
+        let gone = self.state.renew(entries).await?;
+        for entry in entries.iter().filter(|entry| !gone.contains(entry)) {
+            self.note(*entry).await?;
+        }
+        Ok(gone)
+    }
+
+    /// Notes what is to be renewed if it takes long.
+    async fn note(&self, entry: Entry) -> Result<(), StoreError> {
+        let noted = self.state.sent.push(entry).await;
+        noted.map_err(|source| StoreError::Io { doing: "noting what was sent".into(), source: Arc::new(source) })
     }
 
     /// Copies that other peers acknowledged so far.

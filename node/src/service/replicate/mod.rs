@@ -175,7 +175,14 @@ impl Replicate {
         if !wish.local {
             self.shared.locate.discovered().await;
         }
-        Job::new(self.shared.clone(), wish)
+        Job::new(self.shared.clone(), wish, true)
+    }
+
+    /// Begins to have chunks kept on that were added before, by [`Job::keep_on`]; waits for the first round of discovery.
+    /// This node takes a copy only where it is to hold one.
+    pub async fn begin_again(&self, wanted: u8) -> Job {
+        self.shared.locate.discovered().await;
+        Job::new(self.shared.clone(), Wish { wanted, wait: None, local: false }, false)
     }
 
     /// Copies that adds are making now.

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use futures::{StreamExt as _, future::join_all, stream};
+use futures::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
 use p2p_protocol::{
     Chunk, Multihash, PeerId,
     manifest::Entry,
@@ -66,7 +66,13 @@ impl State {
                 Ok(None) => return ControlFlow::Continue(()),
                 Ok(Some((page, entries))) => {
                     let began = Instant::now();
-                    self.renew(&entries).await.map(|()| self.sent.renewed(page, began))
+                    self.renew(&entries).await.and_then(|gone| match gone.first() {
+                        Some(entry) => Err(is_gone(entry)),
+                        None => {
+                            self.sent.renewed(page, began);
+                            Ok(())
+                        }
+                    })
                 }
                 Err(source) => Err(StoreError::Io { doing: "reading what was sent".into(), source: Arc::new(source) }),
             };
@@ -77,8 +83,9 @@ impl State {
         }
     }
 
-    /// Renews these here and at their k closest; what is not there any more is sent again.
-    async fn renew(&self, entries: &[Entry]) -> Result<(), StoreError> {
+    /// Renews these here and at their k closest; what is not there any more is sent again. Gives those that none of all
+    /// these has.
+    pub(super) async fn renew(&self, entries: &[Entry]) -> Result<Vec<Entry>, StoreError> {
         let shared = &self.shared;
         let hashes: Vec<_> = entries.iter().map(|entry| entry.cid.hash).collect();
         let here = shared.wanted.renew(&hashes).await?;
@@ -109,39 +116,61 @@ impl State {
             let have: BTreeSet<PeerId> = peers.iter().copied().filter(has).collect();
             let local = shared.locate.local();
             let closest = peers.iter().take(self.wish.wanted.into());
-            let whole = here && closest.into_iter().all(|peer| *peer == local || have.contains(peer));
+            let whole = closest.into_iter().all(|peer| if *peer == local { here } else { have.contains(peer) });
+            let whole = whole && (here || !self.keeps_all);
             (!whole).then_some((*entry, peers, have))
         });
         let short: Vec<_> = short.collect();
         let mended = stream::iter(short).map(|(entry, peers, have)| self.mend(entry, peers, have));
-        mended.buffer_unordered(MENDING).fold(Ok(()), async |all, one| all.and(one)).await
+        let mended: Vec<_> = mended.buffer_unordered(MENDING).try_collect().await?;
+        Ok(mended.into_iter().flatten().collect())
     }
 
-    /// Makes the copies of a chunk that are missing, of one that is left.
-    async fn mend(&self, entry: Entry, peers: Vec<PeerId>, have: BTreeSet<PeerId>) -> Result<(), StoreError> {
+    /// Makes the copies of a chunk that are missing, of one that is left; gives it back where none is.
+    async fn mend(
+        &self,
+        entry: Entry,
+        mut peers: Vec<PeerId>,
+        have: BTreeSet<PeerId>,
+    ) -> Result<Option<Entry>, StoreError> {
         let shared = &self.shared;
-        let chunk = match shared.store.get(&entry.cid.hash).await? {
-            Some(chunk) => chunk,
-            None => self.fetch_back(&entry, &have).await?,
+        let found = match shared.store.get(&entry.cid.hash).await? {
+            Some(chunk) => Some(chunk),
+            None => self.fetch_back(&entry, &have).await,
         };
-        // Here too it may have been freed just now.
-        shared.wanted.put(chunk.clone()).await?;
+        let Some(chunk) = found else { return Ok(Some(entry)) };
+        let local = shared.locate.local();
+        if self.keeps_all || peers.iter().take(self.wish.wanted.into()).any(|peer| *peer == local) {
+            // Here too it may have been freed just now.
+            match shared.wanted.put(chunk.clone()).await {
+                Ok(_) => {}
+                // The next nearest takes it.
+                Err(StoreError::NoSpace { .. }) if !self.keeps_all => peers.retain(|peer| *peer != local),
+                Err(error) => return Err(error),
+            }
+        } else {
+            peers.retain(|peer| *peer != local);
+        }
         if self.wish.local {
-            return Ok(());
+            return Ok(None);
         }
         let mut plan = Plan::new(self.wish.wanted, peers);
         self.spread(&mut plan, &chunk, &have, |_| {}).await;
         self.progress().tally.chunk(plan.copies());
-        Ok(())
+        Ok(None)
     }
 
-    async fn fetch_back(&self, entry: &Entry, have: &BTreeSet<PeerId>) -> Result<Chunk, StoreError> {
+    async fn fetch_back(&self, entry: &Entry, have: &BTreeSet<PeerId>) -> Option<Chunk> {
         for peer in have {
             if let Ok(Some(chunk)) = self.shared.transfer.fetch(*peer, entry.cid).await {
-                return Ok(chunk);
+                return Some(chunk);
             }
         }
-        let source = io::Error::new(io::ErrorKind::NotFound, "nobody has it any more");
-        Err(StoreError::Io { doing: format!("renewing chunk {}", entry.cid), source: Arc::new(source) })
+        None
     }
+}
+
+fn is_gone(entry: &Entry) -> StoreError {
+    let source = io::Error::new(io::ErrorKind::NotFound, "nobody has it any more");
+    StoreError::Io { doing: format!("renewing chunk {}", entry.cid), source: Arc::new(source) }
 }
