@@ -175,9 +175,15 @@ async fn what_a_neighbour_lost_unnoticed_is_found_by_the_others_and_made_again()
     net.nodes[&victim].store.remove(lost.clone()).await.expect("they are removed");
     let others =
         |net: &Net, hash: &Multihash| net.all().iter().filter(|peer| **peer != victim && net.holds(peer, hash)).count();
+    let copies = |net: &Net| {
+        let spared = hashes.iter().filter(|hash| !lost.contains(hash));
+        spared.map(|hash| others(net, hash)).collect::<Vec<_>>()
+    };
+    let before = copies(&net);
     eventually("the next in line has a copy of each", 3 * HOUR, || lost.iter().all(|hash| others(&net, hash) >= K))
         .await;
     assert!(!lost.iter().any(|hash| net.holds(&victim, hash)), "nobody told the victim");
+    assert_eq!(copies(&net), before, "it is still counted on for what it has, and was not taken for a liar");
     let lacking = |net: &Net| net.nodes.values().map(|node| node.keep.health().lacking).max();
     assert!(lacking(&net) > Some(10), "it can be seen that copies are missing");
     eventually("it looks at everything", 8 * HOUR, || net.placed(&hashes, &net.all())).await;
