@@ -215,3 +215,29 @@ async fn what_is_below_a_node_that_nobody_has_is_looked_at_by_what_lists_it() {
     assert_eq!(found.missing, 2);
     assert!(found.listing.is_some_and(|listing| listing.unreadable), "{found:?}");
 }
+
+/// What a listing says of keys that the other side has not come to yet is compared when it comes to them.
+#[tokio::test(start_paused = true)]
+async fn a_short_listing_of_a_large_file_is_compared_key_by_key() {
+    let alone = with(6, 1100).await;
+    let (_, root) = alone.listed.iter().find(|(_, entry)| entry.cid == alone.root).expect("it is listed");
+    let (_, last) = alone.listed.iter().rfind(|(_, entry)| entry.length == 1024).expect("it has leaves");
+    let mut entries = vec![*root, *last];
+    entries.sort_unstable_by_key(Entry::key);
+    let Publication { root, kind, size, chunks, .. } = alone.publication_of;
+    let draft = Draft {
+        name: Some("another".to_owned()),
+        label: "another".to_owned(),
+        root,
+        kind,
+        size,
+        replicas: 3,
+        chunks: 2,
+        listing: Listing::Inline(entries),
+        keep: 10,
+    };
+    alone.rooms.catalogue.publish(draft).await.expect("it is published");
+    let found = check(&alone).await;
+    let differs = Agreement { unlisted: chunks - 2, surplus: 0, unreadable: false };
+    assert_eq!((found.chunks, found.listing, found.missing), (chunks, Some(differs), 0));
+}
