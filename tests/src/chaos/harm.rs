@@ -263,10 +263,12 @@ impl Harm<'_> {
         }
     }
 
-    /// Has every kept content read from each damaged machine, from its own disk first: damage is found by reading.
+    /// Has each damaged machine look at all that it has, manifests too, and every kept content read from it, which must be
+    /// whole: damage is found by reading.
     fn read_flipped(&mut self) {
         let scene = self.scene;
-        self.flipped.retain(|place| !work::read_all(scene, *place));
+        let verified = |place| scene.field.run(place, ["verify"]).is_some_and(|output| output.code == 0);
+        self.flipped.retain(|place| !(verified(*place) && work::read_all(scene, *place)));
     }
 
     fn event(&self, text: impl AsRef<str>) {

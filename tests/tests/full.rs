@@ -1,0 +1,173 @@
+//! Disks that are full: who has no room refuses before it takes bytes, the next nearest has the copy for as long, and what
+//! does not fit is acknowledged by nobody.
+//!
+//! What needs root is reported as ignored without it, with the reason.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use p2p_tests::process::{
+    Cluster, Daemon, Program, Scratch, mounts::SmallDisk, placement, text, tree, until, utf8, wait::check,
+};
+use serde_json::Value;
+
+const NODE: Program = Program(env!("CARGO_BIN_EXE_p2p-node-tested"));
+const K: usize = 3;
+/// The full machine's place in the row.
+const FULL: usize = 4;
+/// Graces, looks at everything and copies, one after the other.
+const PATIENCE: Duration = Duration::from_secs(240);
+const MIB: u64 = 1 << 20;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
+    let trials = vec![
+        Trial::test("who_is_full_refuses_and_the_next_nearest_has_the_copy_until_there_is_room", || {
+            a_full_machine();
+            Ok(())
+        }),
+        Trial::ignorable_test("a_disk_that_fills_up_during_an_add_acknowledges_nothing_of_it", a_disk_that_fills_up),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn received(node: &Daemon) -> u64 {
+    node.status()["transfers"]["received_bytes"].as_u64().expect("a number")
+}
+
+fn held(nodes: &[Daemon]) -> Vec<BTreeMap<String, String>> {
+    nodes.iter().map(placement::held).collect()
+}
+
+/// A chunk that is not on each of the k nearest that have room, or have it.
+fn lacking(nodes: &[Daemon], chunks: &[String]) -> Option<String> {
+    let (ids, stores): (Vec<&str>, _) = (nodes.iter().map(Daemon::peer_id).collect(), held(nodes));
+    let nearest = |chunk: &str, count| placement::closest(chunk, ids.iter().copied(), count);
+    chunks.iter().find_map(|chunk| {
+        let has = |id: &str| (0..ids.len()).any(|place| ids[place] == id && stores[place].contains_key(chunk));
+        // Whoever is full and has not got it does not count.
+        let instead = nearest(chunk, K).contains(&ids[FULL]) && !has(ids[FULL]);
+        let belongs = nearest(chunk, K + usize::from(instead)).into_iter().filter(|id| !instead || *id != ids[FULL]);
+        let without: Vec<&str> = belongs.filter(|id| !has(id)).collect();
+        (!without.is_empty()).then(|| format!("{chunk} is not at {without:?}"))
+    })
+}
+
+/// Adds a file in small chunks, so that a disk can be full to the last hundredth.
+fn add(node: &Daemon, file: &Path) -> Value {
+    node.json(["add", utf8(file), "--chunker", "size-65536"])
+}
+
+fn a_full_machine() {
+    let settings = ["--repair-delay", "3s", "--gc-grace", "5s"];
+    let cluster = Cluster::start_with(NODE, 5, |place, options| {
+        let options = options.arguments(settings);
+        if place == FULL { options.capacity("8MiB") } else { options }
+    });
+    let work = Scratch::new("full-machine");
+    let (first, second, third) = (work.join("first"), work.join("second"), work.join("third"));
+    // Of a chunk in five machines three keep it: this is more than it has room for.
+    tree::noise_file(&first, 301, 24 * MIB);
+    let added = add(&cluster[0], &first);
+    assert_eq!(added["replicas"]["min"], 3, "{added}");
+    let root = text(&added["cid"]);
+    let bytes = |node: &Daemon| node.status()["bytes"].as_u64().expect("a number");
+    let (before, had) = (received(&cluster[FULL]), bytes(&cluster[FULL]));
+    assert!(had <= 8 * MIB, "{had}");
+    tree::noise_file(&second, 302, 8 * MIB);
+    let added = add(&cluster[1], &second);
+    assert_eq!(added["replicas"]["min"], 3, "{added}");
+    let second_root = text(&added["cid"]);
+    let taken = received(&cluster[FULL]) - before;
+    assert!(taken < 8 * MIB - had + MIB / 4, "{taken} bytes came to a machine that had {had} of eight MiB");
+    let chunks = placement::chunks(&cluster[0], &second_root);
+    until("the next nearest have what the full one has not", PATIENCE, || {
+        let lacking = lacking(&cluster.nodes, &chunks);
+        check(lacking.is_none(), format!("{lacking:?}"))
+    });
+
+    // It stays so, and the full one is left alone, while a grace passes: long enough for something else to be freed.
+    let before = received(&cluster[FULL]);
+    tree::noise_file(&third, 303, 2 * MIB);
+    let third_root = text(&cluster[2].add(&third)["cid"]);
+    let third_chunks = placement::chunks(&cluster[0], &third_root);
+    cluster[2].run(["rm", &third_root]).ok();
+    until("what was removed is freed", PATIENCE, || {
+        let left = held(&cluster.nodes)
+            .iter()
+            .filter(|store| third_chunks.iter().any(|chunk| store.contains_key(chunk)))
+            .count();
+        check(left == 0, format!("{left} machines have some of it"))
+    });
+    assert_eq!(lacking(&cluster.nodes, &chunks), None);
+    let asked = received(&cluster[FULL]) - before;
+    assert!(asked < MIB, "{asked} bytes came to a machine that was known to be full");
+    cluster[FULL].gives(&second_root, &second);
+
+    // With room again, it takes its share, and the stand-ins are none any more.
+    cluster[0].run(["rm", &root]).ok();
+    until("the copies are on the k closest", PATIENCE, || {
+        let wrong = placement::misplaced(&cluster.nodes, &chunks, K);
+        check(wrong.is_empty(), format!("{wrong:?}"))
+    });
+    assert!(bytes(&cluster[FULL]) <= 8 * MIB);
+    cluster[FULL].gives(&second_root, &second);
+}
+
+/// The disk is filled to its last byte by somebody else while files are added.
+fn a_disk_that_fills_up() -> Result<Completion, Failed> {
+    let disk = match SmallDisk::new(192) {
+        Ok(disk) => disk,
+        Err(reason) => return Ok(Completion::ignored_with(reason)),
+    };
+    let work = Scratch::new("fills-up");
+    let mut node = disk.on(NODE.daemon()).start();
+    let kept = work.join("kept");
+    let root = node.keep(&kept, 311, 3 * MIB);
+    for round in 0..4 {
+        let file = work.join(format!("file-{round}"));
+        tree::noise_file(&file, 312 + round, 40 * MIB);
+        let begun = AtomicBool::new(false);
+        let output = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                until("the add has begun", PATIENCE, || check(begun.load(Ordering::Relaxed), "not yet"));
+                // Each round fills it in larger steps, so that it is full at other moments; both end where there is no room.
+                let step = 1 << round;
+                disk.shell(&format!("dd if=/dev/zero of=ballast bs={step}M; dd if=/dev/zero of=rest bs=512")).0
+            });
+            begun.store(true, Ordering::Relaxed);
+            node.run_json(["add", utf8(&file)])
+        });
+        let listed = node.json_lines(["ls"]).len();
+        if output.code == 0 {
+            // It was faster.
+            let cid = text(&output.json()["cid"]);
+            disk.shell("rm -f ballast rest");
+            node.gives(&cid, &file);
+            node.run(["rm", &cid]).ok();
+        } else {
+            let message = output.failure(6, "refused");
+            assert!(message.to_lowercase().contains("space") || message.contains("full"), "{message}");
+            assert_eq!(listed, 1, "what did not fit was published");
+        }
+        assert!(node.is_alive(), "{}", node.log());
+        node.gives(&root, &kept);
+        // What was acknowledged is on the disk, also where it is full and nobody had time to say goodbye.
+        node.kill();
+        disk.shell("rm -f ballast rest");
+        node.restart();
+        node.gives(&root, &kept);
+    }
+    let last = work.join("last");
+    let last_root = node.keep(&last, 320, 3 * MIB);
+    node.gives(&last_root, &last);
+    assert!(node.terminate().0.success(), "{}", node.log());
+    Ok(Completion::Completed)
+}
