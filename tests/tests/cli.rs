@@ -11,9 +11,9 @@ use rustix::process::{Pid, Signal};
 
 const NODE: Program = Program(env!("CARGO_BIN_EXE_p2p-node-tested"));
 
-const VERBS: [&str; 14] = [
-    "daemon", "verify", "add", "get", "cat", "ls", "stat", "rm", "restore", "history", "watch", "peers", "connect",
-    "status",
+const VERBS: [&str; 16] = [
+    "daemon", "gc", "drain", "verify", "add", "get", "cat", "ls", "stat", "rm", "restore", "history", "watch", "peers",
+    "connect", "status",
 ];
 
 #[test]
@@ -29,7 +29,7 @@ fn help_is_there_for_every_verb_and_says_what_exit_codes_mean() {
     assert!(help.text().contains("open to all"), "it does not say that the network is open");
     assert!(NODE.run(["--version"]).ok().text().contains(env!("CARGO_PKG_VERSION")));
     // What is not there yet is not half there.
-    for verb in ["gc", "pin", "drain"] {
+    for verb in ["pin", "unpin", "web"] {
         NODE.run([verb]).expect(2);
     }
 }
