@@ -115,6 +115,8 @@ pub async fn finish(network: &Network, store: &Store, locate: &Locate, name: &st
     let _ = write_now(&mut network.peers(), store, locate, name, Written::new()).await;
 }
 
+/// On disk when it returns: a node that is killed young would else think itself among fewer peers when it comes back, and
+/// fetch what is not its share.
 async fn write_now(
     table: &mut watch::Receiver<Arc<PeerTable>>,
     store: &Store,
@@ -124,9 +126,19 @@ async fn write_now(
 ) -> Option<Written> {
     let now = Arc::clone(&table.borrow_and_update());
     let storing = locate.met();
-    let (store, name) = (store.clone(), name.to_owned());
+    let name = name.to_owned();
     // sled may touch the disk: not on the runtime's own threads.
-    tokio::task::spawn_blocking(move || write(&store, &now, &storing, &name, written)).await.ok()
+    let writing = store.clone();
+    let step = move || {
+        let mut news = false;
+        let written = write(&writing, &now, &storing, &name, written, &mut news);
+        (written, news)
+    };
+    let (written, news) = tokio::task::spawn_blocking(step).await.ok()?;
+    if news && let Err(error) = store.key_table().flush().await {
+        tracing::debug!(%error, "the peers that were met are not on disk yet");
+    }
+    Some(written)
 }
 
 fn write(
@@ -135,6 +147,7 @@ fn write(
     storing: &BTreeMap<PeerId, Duration>,
     name: &str,
     mut written: Written,
+    news: &mut bool,
 ) -> Written {
     let here = |(peer, state): &(&PeerId, &Arc<Peer>)| state.connected || storing.contains_key(peer);
     for (peer, state) in table.peers.iter().filter(here).take(MAX_PEERS) {
@@ -155,6 +168,7 @@ fn write(
         match store.set_meta(TREE, &peer.to_bytes(), &value) {
             Ok(()) => {
                 written.insert(*peer, now);
+                *news = true;
             }
             Err(error) => tracing::warn!(%peer, %error, "cannot remember a peer"),
         }

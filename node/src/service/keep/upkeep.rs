@@ -62,6 +62,9 @@ pub(super) struct Upkeep<'a> {
     minute: Interval,
     /// The first round of discovery, until it is over: before that it is not known where this node stands.
     discovering: Option<BoxFuture<'static, ()>>,
+    /// What the machine wanted until then: a node that saw only some of its peers would fetch what is theirs. Bounded by
+    /// the machine, which has a few looks and questions under way.
+    held_back: Vec<Output>,
     health: Arc<Mutex<Health>>,
     questions: &'a mut mpsc::Receiver<Question>,
     /// Answered when the machine stands still.
@@ -103,6 +106,7 @@ impl<'a> Upkeep<'a> {
             pulling: Arc::default(),
             minute,
             discovering: Some(discovering),
+            held_back: Vec::new(),
             health,
             questions,
             asked: Vec::new(),
@@ -164,6 +168,10 @@ impl<'a> Upkeep<'a> {
 
 impl World<Keeper> for Upkeep<'_> {
     fn act(&mut self, output: Output) {
+        if self.discovering.is_some() {
+            self.held_back.push(output);
+            return;
+        }
         let around = self.around.clone();
         let grace = self.settings.grace;
         let doing = match output {
@@ -224,6 +232,8 @@ impl World<Keeper> for Upkeep<'_> {
                     self.peers.clear();
                     self.follow();
                     self.look_around();
+                    // What waits is told to the machine before any of these is answered.
+                    std::mem::take(&mut self.held_back).into_iter().for_each(|output| self.act(output));
                 }
                 _ = self.minute.tick() => self.look_around(),
             }
