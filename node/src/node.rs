@@ -222,6 +222,7 @@ impl Rooms {
             locate.clone(),
             fetch.clone(),
             catalogue.clone(),
+            sync.clone(),
             replicas,
             scratch.clone(),
             blocking.clone(),
@@ -289,9 +290,17 @@ impl Node {
     /// Opens the store (taking the data directory's lock first), joins the network, starts the services.
     pub async fn start(settings: Settings) -> Result<Self> {
         let opened = settings.clone();
-        let (store, keypair, known, port) =
+        let (store, (keypair, made), known, port) =
             tokio::task::spawn_blocking(move || open(&opened)).await.map_err(|_| NodeError::Opening)??;
-        let started = match Self::join(&settings, store.clone(), keypair, known, port).await {
+        let joining = async {
+            if made {
+                sync::begins_with(&store, &keypair.public().to_peer_id(), settings.bootstrap.is_empty())
+                    .await
+                    .map_err(NodeError::from)?;
+            }
+            Self::join(&settings, store.clone(), keypair, known, port).await
+        };
+        let started = match joining.await {
             Ok(node) => node,
             Err(error) => {
                 // Whatever failed, the lock must not outlive the attempt.
@@ -447,15 +456,17 @@ async fn announce(network: Network, locate: Locate, catalogue: Catalogue, work: 
     }
 }
 
-type Opened = (Store, Keypair, Vec<remember::Known>, Option<u16>);
+type Opened = (Store, (Keypair, bool), Vec<remember::Known>, Option<u16>);
 
 fn open(settings: &Settings) -> Result<Opened> {
     make_directory(&settings.data_dir)?;
     let store = Store::open(&settings.data_dir, settings.capacity_bytes)?;
+    // The data directory is locked: nobody makes one in between.
+    let made = !settings.data_dir.join(identity::FILE).exists();
     let keypair = identity::load_or_make(&settings.data_dir)?;
     let known = remember::known(&store, &settings.network)?;
     let port = store.record(PORT_RECORD)?.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
-    Ok((store, keypair, known, port))
+    Ok((store, (keypair, made), known, port))
 }
 
 fn make_directory(directory: &Path) -> Result<()> {

@@ -414,6 +414,9 @@ pub struct Changed {
     pub name: String,
     /// The version that says so.
     pub version: u64,
+    /// What is to be said of it on standard error.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Set where peers that should have it on disk did not take it: the exit code is then 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub short: Option<String>,

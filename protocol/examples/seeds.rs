@@ -9,6 +9,7 @@ use p2p_protocol::{
     catalogue::{Kind, Publication, SignedPublication},
     dag::{DirectoryBuilder, FileBuilder, Link, Metadata, Profile, symlink},
     decoders::{DECODERS, NETWORK, own_id, own_ids, placeholder},
+    fresh::Member,
     manifest::{ENTRY_BYTES, Entry, LEAF_BYTES, Listing, Writer},
     reconcile::{Fingerprint, IdSet, Initiator, MIN_MESSAGE_BYTES, ReconcileLimits, Step, respond},
     wire::{
@@ -18,6 +19,7 @@ use p2p_protocol::{
             Frame::{Compare, Compared, Proofs, Prove},
         },
         sync::Frame,
+        sync_fresh::{Ask, AskName, Told},
         transfer::{Greeting, Held, Message, Offer},
         version::Hello,
     },
@@ -245,6 +247,7 @@ fn publications() -> Vec<Vec<u8>> {
 
 fn catch_ups() -> Vec<Vec<u8>> {
     let entries: Vec<Bytes> = signed().iter().map(|signed| Bytes::copy_from_slice(signed.bytes())).collect();
+    let told = entries[..1].to_vec();
     let hello = Frame::Greeting(Hello { version: 1, features: 0 });
     let request = Initiator::new(ReconcileLimits::default()).initiate(&own_ids());
     let difference = respond(&IdSet::default(), &request, MIN_MESSAGE_BYTES).expect("a good request");
@@ -255,6 +258,17 @@ fn catch_ups() -> Vec<Vec<u8>> {
         vec![Frame::Want(Vec::new()), Frame::Entries { answered: 0, entries: Vec::new() }, Frame::Push(Vec::new())],
     ];
     let encode = |(request, frame): (u32, &Frame)| frame.encode(request);
+    let peer = |seed| Keypair::ed25519_from_bytes([seed; 32]).expect("32 bytes").public().to_peer_id();
+    let member = |seed| Member { peer: peer(seed), ago_seconds: 60, complete: seed == 1 };
+    let members = vec![member(1), member(2)];
+    let name = |publisher| Some(AskName { publisher, name: "site".to_owned() });
+    let told = Told { complete: true, own: true, stores: true, cut: false, members: members.clone(), entries: told };
+    let dialogues = dialogues.into_iter().chain([
+        vec![Frame::Ask(Ask { stores: true, members, name: name(Some(peer(1))) }), Frame::Told(told)],
+        vec![Frame::Ask(Ask { name: name(None), ..Default::default() }), Frame::Told(Told::default())],
+        vec![Frame::Ask(Ask::default())],
+    ]);
+    let dialogues: Vec<_> = dialogues.collect();
     dialogues.iter().map(|frames| (0..).zip(frames).flat_map(encode).collect()).collect()
 }
 

@@ -17,6 +17,7 @@ pub mod decoders;
 pub mod discovery;
 pub mod duty;
 pub mod fetch;
+pub mod fresh;
 pub mod key;
 pub mod label;
 pub mod locate;

@@ -170,7 +170,10 @@ const SERVICES_BELOW: [(&str, &[&str]); 20] = [
     ("ingest", &["blocking", "distinct", "progress", "reason", "replicate"]),
     ("catalogue", &["worker"]),
     ("sync", &["blocking", "catalogue", "worker"]),
-    ("inspect", &["blocking", "catalogue", "distinct", "fetch", "holders", "locate", "progress", "reason", "transfer"]),
+    (
+        "inspect",
+        &["blocking", "catalogue", "distinct", "fetch", "holders", "locate", "progress", "reason", "sync", "transfer"],
+    ),
     ("export", &["blocking", "distinct", "fetch", "inspect", "progress", "reason"]),
     ("audit", &["blocking", "catalogue", "transfer", "wanted", "worker"]),
     (

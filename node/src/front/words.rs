@@ -35,6 +35,11 @@ impl From<ReadError> for Error {
             ReadError::UnknownName(_) => {
                 Self::not_found(message).hint("`p2p-node ls` shows what there is; a CID works without a name")
             }
+            ReadError::FreshRoot(_) => Self::usage(message).hint("leave --fresh out"),
+            ReadError::NotFresh { .. } => Self::not_found(message).hint(
+                "try again when they are back; for PEER/NAME that peer's own answer is enough; without --fresh the \
+                 newest version that is known here is used",
+            ),
             ReadError::NoVersion { .. } => Self::not_found(message).hint("`p2p-node history` shows which are kept"),
             ReadError::Inside(_) => {
                 Self::usage(message).hint("name the whole of it; `p2p-node ls` shows what there is")

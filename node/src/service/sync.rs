@@ -5,6 +5,7 @@
 //! sides say. A node that was away has all within seconds of its first connection.
 
 mod confirm;
+mod fresh;
 mod session;
 
 use std::{
@@ -27,13 +28,14 @@ use tokio::{
 
 use super::{
     blocking::Blocking,
-    catalogue::{Catalogue, ledger::Ledger},
+    catalogue::{Catalogue, StartError, ledger::Ledger},
     worker::{Layer, Work},
 };
 use crate::{
     net::{Acceptor, BAN, NetError, Network, PeerTable},
     runner::{self, World, now},
 };
+use fresh::Circle;
 use session::{Budget, SessionError, Summary};
 
 /// Inbound streams that may wait for their turn.
@@ -54,6 +56,7 @@ const SESSION: Duration = Duration::from_secs(300);
 const OPENING: Duration = Duration::from_secs(15);
 
 pub use confirm::Confirmed;
+pub use fresh::{Short, begins_with};
 
 /// The handle: clone it freely.
 #[derive(Clone, Debug)]
@@ -63,6 +66,8 @@ pub struct Sync {
     protocol: Spoken,
     compared: broadcast::Sender<Compared>,
     asked: mpsc::Sender<PeerId>,
+    circle: Arc<Circle>,
+    blocking: Blocking,
 }
 
 /// A comparison of two catalogues that was completed: both know what either knew when it began.
@@ -90,21 +95,26 @@ impl Sync {
 /// Serves catch-up for `catalogue` and runs this node's own sessions, by the chance of `seed`.
 ///
 /// # Errors
-/// Where the protocol's streams cannot be accepted.
+/// Where the store cannot be read, or the protocol's streams cannot be accepted.
 pub async fn start(
     network: Network,
     catalogue: &Catalogue,
     blocking: Blocking,
     seed: u64,
     workers: &Layer,
-) -> Result<Sync, NetError> {
+) -> Result<Sync, StartError> {
     let ledger = catalogue.ledger().clone();
+    let circle = Arc::new(Circle::load(ledger.clone(), network.clone())?);
     let protocol = Spoken::new(ledger.network_name(), "catalogue", network.dialect().catalogue);
-    let inbound = network.accept_spoken(&protocol, INBOUND_WAITING).await?;
+    let inbound = network.accept_spoken(&protocol, INBOUND_WAITING).await.map_err(|why| StartError::Join {
+        topic: protocol.names().next().map_or_else(String::new, |(_, name)| name.to_owned()),
+        why: Box::new(why),
+    })?;
     let (served, serves) = mpsc::channel(SERVED_WAITING);
     let (compared, (asked, asks)) = (broadcast::Sender::new(COMPARED), mpsc::channel(COMPARED));
-    let (serving, from, telling, checking) = (ledger.clone(), network.clone(), compared.clone(), blocking.clone());
-    workers.spawn("catch-up, served", |work| serve(serving, checking, from, inbound, served, telling, work));
+    let (serving, from) = ((ledger.clone(), circle.clone(), blocking.clone()), network.clone());
+    let telling = compared.clone();
+    workers.spawn("catch-up, served", |work| serve(serving, from, inbound, served, telling, work));
     let mut peers = network.peers();
     peers.mark_changed();
     let handle = Sync {
@@ -113,7 +123,11 @@ pub async fn start(
         protocol: protocol.clone(),
         compared: compared.clone(),
         asked,
+        circle,
+        blocking: blocking.clone(),
     };
+    let introducing = handle.clone();
+    workers.spawn("introductions", |work| fresh::run(introducing, work));
     let machine = CatchUp::new(ledger.local(), Chance::new(seed), now());
     workers.spawn("catch-up", |work| {
         let sessions = FuturesUnordered::new();
@@ -204,7 +218,7 @@ fn hello(network: &Network) -> Hello {
 async fn settle(ledger: &Ledger, network: &Network, peer: PeerId, outcome: Result<Summary, SessionError>) -> bool {
     match outcome {
         Ok(summary) => {
-            if summary != Summary::default() {
+            if summary.pulled > 0 || summary.pushed > 0 {
                 tracing::debug!(%peer, pulled = summary.pulled, pushed = summary.pushed, "caught up");
             }
             if summary.pulled > 0 {
@@ -227,8 +241,7 @@ async fn settle(ledger: &Ledger, network: &Network, peer: PeerId, outcome: Resul
 
 /// Serves others' sessions, until the network is gone. Says on `served` with whom one came to its end.
 async fn serve(
-    ledger: Arc<Ledger>,
-    blocking: Blocking,
+    (ledger, circle, blocking): (Arc<Ledger>, Arc<Circle>, Blocking),
     network: Network,
     mut inbound: Acceptor,
     served: mpsc::Sender<PeerId>,
@@ -255,10 +268,10 @@ async fn serve(
                     continue;
                 }
                 *count += 1;
-                let (ledger, blocking) = (ledger.clone(), blocking.clone());
+                let (ledger, circle, blocking) = (ledger.clone(), circle.clone(), blocking.clone());
                 let (own, begun) = (hello(&network), now());
                 sessions.spawn(async move {
-                    let session = session::serve(&ledger, &blocking, own, stream, &budget);
+                    let session = session::serve(&ledger, &circle, &blocking, own, (peer, stream), &budget);
                     let outcome = tokio::time::timeout(SESSION, session).await;
                     (peer, begun, outcome.unwrap_or(Err(SessionError::Timeout)))
                 });
@@ -273,7 +286,8 @@ async fn serve(
                         running.remove(&peer);
                     }
                 }
-                let good = outcome.is_ok();
+                // One that only handed something over, or asked for a name, compared nothing.
+                let good = outcome.as_ref().is_ok_and(|summary| summary.compared);
                 settle(&ledger, &network, peer, outcome).await;
                 if good {
                     // One that is lost costs a session that finds nothing.

@@ -280,6 +280,26 @@ impl Catalogue {
         named.filter(|entry| self.current(&entry.publisher, &entry.key()) == Some(entry.version)).collect()
     }
 
+    /// Under which keys the bytes of what may have a name are kept, one publisher's or everybody's: those of what is
+    /// current, then those of the versions before it, removals too. Whoever looks compares the name: among everybody's may
+    /// be some of another whose hash begins alike.
+    pub fn keys_with_name(&self, publisher: Option<&PeerId>, name: &str) -> (Vec<VersionKey>, Vec<VersionKey>) {
+        let handles: Vec<u32> = match publisher {
+            Some(publisher) => {
+                let versions = self.versions(publisher, &EntryKey::named(publisher, name)).unwrap_or_default();
+                versions.iter().map(|standing| standing.held).collect()
+            }
+            None => self.entries.with_name(name).collect(),
+        };
+        let mut keys: Vec<_> =
+            handles.into_iter().filter_map(|handle| self.entries.get(handle)).map(Entry::key).collect();
+        // Each place's together, the current one first.
+        keys.sort_unstable_by(|a, b| b.cmp(a));
+        let places = keys.chunk_by(|a, b| a.place == b.place).filter_map(<[VersionKey]>::split_first);
+        let (current, earlier): (Vec<_>, Vec<_>) = places.unzip();
+        (current.into_iter().copied().collect(), earlier.concat())
+    }
+
     /// The ids of all that stand, removals too: what catch-up compares.
     pub fn ids(&self) -> &IdMap<u32> {
         &self.ids

@@ -160,6 +160,20 @@ pub(super) fn check_consistent(catalogue: &Whole, limits: Limits) {
             assert_eq!(catalogue.by_name(name).contains(&publication), listed);
             let shown = map.current_with_name(name, kept).contains(&publication);
             assert_eq!(shown, publication == current);
+            let of_all = map.keys_with_name(None, name);
+            let of_one = map.keys_with_name(Some(publisher), name);
+            assert_eq!(of_one.0, [current.version_key()]);
+            let before: Vec<_> = history.iter().skip(1).map(Publication::version_key).collect();
+            assert_eq!(of_one.1, before);
+            assert!(
+                of_one.0.iter().all(|key| of_all.0.contains(key)) && of_one.1.iter().all(|key| of_all.1.contains(key))
+            );
+            let named = |key: &VersionKey| {
+                kept.get(key).is_some_and(|bytes| {
+                    signed::read_checked(bytes).is_ok_and(|entry| entry.name.as_deref() == Some(name.as_str()))
+                })
+            };
+            assert!(of_all.0.iter().chain(&of_all.1).all(named));
         }
     }
     assert_eq!(catalogue.live().count(), live);

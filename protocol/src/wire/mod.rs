@@ -4,5 +4,6 @@ pub mod announce;
 pub mod audit;
 pub mod frame;
 pub mod sync;
+pub mod sync_fresh;
 pub mod transfer;
 pub mod version;

@@ -1,13 +1,14 @@
 //! Frames of the catch-up protocol `/p2p-node/<network>/catalogue/<version>` (`SPEC.md`, "Catch-up").
 //!
 //! Both sides begin with a greeting. Then the opener of the stream asks and the acceptor answers, one frame at a time:
-//! RECONCILE is answered by DIFFERENCE, WANT by ENTRIES, PUSH by TAKEN. So neither side ever has to hold more than one
-//! frame.
+//! RECONCILE is answered by DIFFERENCE, WANT by ENTRIES, PUSH by TAKEN, ASK by TOLD. So neither side ever has to hold
+//! more than one frame.
 
 use bytes::Bytes;
 
 use super::{
     frame::{FrameError, GREETING, GROWING_LIMIT, HEADER_BYTES, Header, UNKNOWN_LIMIT, UNSUPPORTED},
+    sync_fresh::{Ask, Told},
     version::Hello,
 };
 use crate::{catalogue::MAX_ENTRY_BYTES, reconcile::Id};
@@ -24,6 +25,8 @@ const WANT: u8 = 0x20;
 const ENTRIES: u8 = 0x21;
 const PUSH: u8 = 0x30;
 const TAKEN: u8 = 0x31;
+const ASK: u8 = 0x40;
+const TOLD: u8 = 0x41;
 
 /// One frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +50,10 @@ pub enum Frame {
     Push(Vec<Bytes>),
     /// How many of a PUSH were new.
     Taken(u16),
+    /// What is here of a name, and who is known to store.
+    Ask(Ask),
+    /// The answer to it.
+    Told(Told),
     /// The request is not understood.
     Unsupported,
 }
@@ -55,7 +62,7 @@ pub enum Frame {
 pub const fn limit(kind: u8) -> Option<u32> {
     Some(match kind {
         GREETING | UNSUPPORTED => GROWING_LIMIT,
-        RECONCILE | DIFFERENCE | ENTRIES | PUSH => MAX_PAYLOAD_BYTES as u32,
+        RECONCILE | DIFFERENCE | ENTRIES | PUSH | ASK | TOLD => MAX_PAYLOAD_BYTES as u32,
         WANT => (MAX_WANTED * size_of::<Id>()) as u32,
         TAKEN => 2,
         _ => return None,
@@ -96,6 +103,14 @@ impl Frame {
                 out.extend_from_slice(&count.to_be_bytes());
                 TAKEN
             }
+            Self::Ask(ask) => {
+                ask.encode(&mut out);
+                ASK
+            }
+            Self::Told(told) => {
+                told.encode(&mut out);
+                TOLD
+            }
             Self::Unsupported => UNSUPPORTED,
         };
         // A frame over 4 GiB is never made; the other side refuses far shorter ones.
@@ -131,6 +146,8 @@ impl Frame {
                 Ok(count) => Self::Taken(u16::from_be_bytes(count)),
                 Err(_) => return Err(SyncError::Malformed("no number of taken entries")),
             },
+            ASK => Self::Ask(Ask::decode(&payload)?),
+            TOLD => Self::Told(Told::decode(&payload)?),
             UNSUPPORTED => Self::Unsupported,
             kind => return Err(SyncError::Unsupported(kind)),
         })
@@ -148,7 +165,7 @@ pub fn pack(packed: &mut usize, length: usize) -> bool {
     fits
 }
 
-fn put_entries(out: &mut Vec<u8>, entries: &[Bytes]) {
+pub(super) fn put_entries(out: &mut Vec<u8>, entries: &[Bytes]) {
     for entry in entries {
         // `pack` lets nothing through that is longer than two bytes can say.
         out.extend_from_slice(&(entry.len() as u16).to_be_bytes());
@@ -156,7 +173,7 @@ fn put_entries(out: &mut Vec<u8>, entries: &[Bytes]) {
     }
 }
 
-fn take_entries(mut payload: Bytes) -> Result<Vec<Bytes>, SyncError> {
+pub(super) fn take_entries(mut payload: Bytes) -> Result<Vec<Bytes>, SyncError> {
     let mut entries = Vec::new();
     while !payload.is_empty() {
         let Some((&length, _)) = payload.split_first_chunk() else {

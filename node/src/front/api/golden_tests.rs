@@ -202,7 +202,7 @@ fn ls_and_watch() {
 
 #[test]
 fn rm_restore_and_history() {
-    let mut changed = Changed { cid: "c".into(), name: "n".into(), version: 2, short: None };
+    let mut changed = Changed { cid: "c".into(), name: "n".into(), version: 2, warnings: Vec::new(), short: None };
     golden(&changed, r#"{"cid":"c","name":"n","version":2}"#);
     changed.short = Some("s".into());
     golden(&changed, r#"{"cid":"c","name":"n","version":2,"short":"s"}"#);
@@ -259,7 +259,13 @@ fn events_requests_and_failures() {
         r#"{"path":"/a","shown":"a","options":{"name":null,"replicas":2,"chunker":"fastcdc","preserve":false,"local":false,"wait":null}}"#,
     );
     golden(
-        &GetRequest { reference: "r".into(), output: None, directory: WirePath("/d".into()), force: false },
+        &GetRequest {
+            reference: "r".into(),
+            output: None,
+            directory: WirePath("/d".into()),
+            force: false,
+            fresh: true,
+        },
         r#"{"reference":"r","output":null,"directory":"/d","force":false}"#,
     );
     golden(&ChunkerChoice::Size(1024), r#"{"size":1024}"#);

@@ -167,7 +167,7 @@ impl Fake {
                 labels: BTreeMap::new(),
             }]);
         }
-        if let Some(CatRequest { reference, offset, length }) = verb.downcast_ref() {
+        if let Some(CatRequest { reference, offset, length, .. }) = verb.downcast_ref() {
             let piece = || any(Piece(vec![b'x'; 3 << 20].into()));
             let content: Result<Items<Anything>> = match reference.as_str() {
                 "absent" => Err(Error::not_found("nobody has it")),
@@ -190,7 +190,7 @@ impl Fake {
             };
             return at_once((0..1000).map(line).collect());
         }
-        if let Some(StatRequest { reference, placement }) = verb.downcast_ref() {
+        if let Some(StatRequest { reference, placement, .. }) = verb.downcast_ref() {
             let root = Cid::of(Codec::Raw, reference.as_bytes());
             let row = |bytes| inspect::Copies { cid: root, bytes, holders: Vec::new(), cached: Vec::new() };
             let survey = Survey {
@@ -338,6 +338,7 @@ async fn paths_that_are_not_utf8_arrive() {
         output: Some(WirePath(odd.clone())),
         directory: WirePath("/plain".into()),
         force: true,
+        fresh: true,
     };
     let mut events = served.client.call(&request).await.expect("it answers");
     assert!(events.next(|_| {}).await.is_ok_and(|got| got.is_some()));
@@ -422,7 +423,7 @@ async fn a_refusal_reaches_a_sender_that_has_not_finished() {
 async fn cat_gives_the_bytes_and_says_how_it_ended() {
     let served = Served::start().await;
     let read = async |reference: &str| {
-        let request = CatRequest { reference: reference.to_owned(), offset: 5, length: Some(6) };
+        let request = CatRequest { reference: reference.to_owned(), offset: 5, length: Some(6), fresh: false };
         let mut content = served.client.content(&request).await?;
         let mut out = Vec::new();
         loop {
@@ -468,7 +469,7 @@ async fn lists_come_whole_and_failures_after_them() {
 async fn stat_comes_in_parts() {
     let served = Served::start().await;
     for placement in [true, false] {
-        let request = StatRequest { reference: "r".into(), placement };
+        let request = StatRequest { reference: "r".into(), placement, fresh: true };
         let mut parts = served.client.call(&request).await.expect("it answers");
         let Ok(Some(StatPart::Stat(stat))) = parts.next(|_| {}).await else { panic!("the summary is first") };
         assert_eq!(stat.placement, placement.then(Vec::new));

@@ -229,6 +229,7 @@ Examples:
   p2p-node get bafy.../docs/a.txt -o a.txt
   p2p-node get laptop -o restored
   p2p-node get laptop@3 -o earlier           an earlier version, if it is kept (p2p-node history laptop)
+  p2p-node get laptop --fresh -o now         the newest version there is, whatever this node has heard of
 
 Exit codes: 0 done; 1 failed (also: the target exists); 2 usage; 3 no daemon; 4 not found.";
 

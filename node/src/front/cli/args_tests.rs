@@ -73,7 +73,7 @@ fn every_option_of_the_other_verbs_is_read() {
     assert!(stat.no_placement && stat.reference.is_some());
     let Command::Stat(stat) = parsed("stat --local").command else { panic!("it is stat") };
     assert!(stat.local && stat.reference.is_none());
-    assert!(matches!(parsed("ls").command, Command::Ls(Ls { reference: None })));
+    assert!(matches!(parsed("ls").command, Command::Ls(Ls { reference: None, .. })));
     let Command::Watch(watch) = parsed("watch --json --since 7").command else { panic!("it is watch") };
     assert_eq!(watch.since, Some(7));
     let Command::Rm(rm) = parsed("rm a b").command else { panic!("it is rm") };

@@ -22,11 +22,15 @@ pub struct Cat {
     /// Write at most so many bytes (a SIZE) [default: to the end]
     #[arg(long, value_name = "N", value_parser = parse_size)]
     pub length: Option<u64>,
+    /// The newest version of the NAME, asked of a majority of the storing peers, or of its publisher (PEER/NAME); where too
+    /// few answer, it fails with exit code 4 rather than give an older one
+    #[arg(long)]
+    pub fresh: bool,
 }
 
 /// Writes the bytes, in pieces as big as they come.
 pub(super) async fn run(verb: Cat, client: &Client) -> Result<(), Failure> {
-    let request = CatRequest { reference: verb.reference, offset: verb.offset, length: verb.length };
+    let request = CatRequest { reference: verb.reference, offset: verb.offset, length: verb.length, fresh: verb.fresh };
     let mut content = client.content(&request).await?;
     warn_of_version(content.version_difference());
     let mut stdout = raw_stdout()?;

@@ -31,6 +31,10 @@ pub struct Get {
     /// Replace what is there
     #[arg(long)]
     pub force: bool,
+    /// The newest version of the NAME, asked of a majority of the storing peers, or of its publisher (PEER/NAME); where too
+    /// few answer, it fails with exit code 4 rather than give an older one
+    #[arg(long)]
+    pub fresh: bool,
 }
 
 /// Fetches, and prints the path that was written.
@@ -42,6 +46,7 @@ pub(super) async fn run(verb: Get, client: &Client, global: &Global, output: &mu
         directory: WirePath(directory),
         reference: verb.reference,
         force: verb.force,
+        fresh: verb.fresh,
     };
     let answer = client.call(&request).await?;
     warn_of_version(answer.version_difference());

@@ -21,13 +21,17 @@ pub struct Ls {
     /// A directory: CID, CID/path/inside, NAME or PEER/NAME; without it, the whole catalogue: by name, or, of more than 4,096 entries, in the order in which they are read
     #[arg(value_name = "REF")]
     pub reference: Option<String>,
+    /// The newest version of the NAME, asked of a majority of the storing peers, or of its publisher (PEER/NAME); where too
+    /// few answer, it fails with exit code 4 rather than give an older one
+    #[arg(long, requires = "reference")]
+    pub fresh: bool,
 }
 
 /// A line an entry.
 pub(super) async fn run(verb: Ls, client: &Client, output: &mut Output) -> Result<(), Failure> {
     match verb.reference {
         None => catalogue(client, output).await,
-        Some(reference) => directory(reference, client, output).await,
+        Some(reference) => directory(LsInsideRequest { reference, fresh: verb.fresh }, client, output).await,
     }
 }
 
@@ -56,8 +60,8 @@ async fn catalogue(client: &Client, output: &mut Output) -> Result<(), Failure> 
     columns.finish(output)
 }
 
-async fn directory(reference: String, client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let mut lines = client.call(&LsInsideRequest { reference }).await?;
+async fn directory(request: LsInsideRequest, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let mut lines = client.call(&request).await?;
     warn_of_version(lines.version_difference());
     let mut columns = Columns::new(&['>', '<', '<', '<']);
     while let Some(line) = lines.next(|_| {}).await? {

@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    output::{Failure, Output, warn_of_version},
+    output::{self, Failure, Output, warn_of_version},
     text,
 };
 use crate::{
@@ -55,6 +55,9 @@ where
             output.json(&changed)?;
         } else {
             output.line(&text::shown(&changed.cid))?;
+        }
+        for warning in &changed.warnings {
+            output::warn(warning);
         }
         if let Some(why) = changed.short {
             short = true;

@@ -29,12 +29,16 @@ pub struct Stat {
     /// Leave out the list of chunks and their copies
     #[arg(long, conflicts_with = "local")]
     pub no_placement: bool,
+    /// The newest version of the NAME, asked of a majority of the storing peers, or of its publisher (PEER/NAME); where too
+    /// few answer, it fails with exit code 4 rather than give an older one
+    #[arg(long, conflicts_with = "local")]
+    pub fresh: bool,
 }
 
 /// A table, or a line a chunk.
 pub(super) async fn run(verb: Stat, client: &Client, output: &mut Output) -> Result<(), Failure> {
     let Some(reference) = verb.reference else { return local(client, output).await };
-    let request = StatRequest { reference, placement: !verb.no_placement };
+    let request = StatRequest { reference, placement: !verb.no_placement, fresh: verb.fresh };
     let mut parts = client.call(&request).await?;
     warn_of_version(parts.version_difference());
     let Some(StatPart::Stat(stat)) = parts.next(|_| {}).await? else {

@@ -130,7 +130,7 @@ async fn conclude(
     };
     let publication = rooms.catalogue.publish(draft).await?;
     let unconfirmed = if options.local {
-        None
+        publish::Told::default()
     } else {
         publish::confirm(rooms, &publication, options.wait.map_or(wanted, |wait| wait.min(wanted))).await
     };
@@ -143,8 +143,9 @@ async fn conclude(
         }
     }));
     let missing = rooms.locate.missing();
-    let (warnings, short) = assess(&ingested.report, &missing, wanted, options);
-    let short = short.or(unconfirmed);
+    let (mut warnings, short) = assess(&ingested.report, &missing, wanted, options);
+    let short = short.or(unconfirmed.short);
+    warnings.extend(unconfirmed.warning);
     Ok(Added {
         cid: root.to_string(),
         path: shown,

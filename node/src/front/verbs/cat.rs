@@ -15,6 +15,9 @@ pub struct CatRequest {
     pub offset: u64,
     /// How many; `None`: to the end.
     pub length: Option<u64>,
+    /// The newest version of the name, asked of a majority.
+    #[serde(default)]
+    pub fresh: bool,
 }
 
 impl Verb for CatRequest {
@@ -22,8 +25,13 @@ impl Verb for CatRequest {
     type Answer = Piece;
 
     fn answer(self, node: Node, _: Call) -> Answering<Piece> {
-        let Self { reference, offset, length } = self;
-        async move { Ok(node.rooms().export.cat(&reference, offset, length).await?.map_ok(Piece).err_into().boxed()) }
-            .boxed()
+        let Self { reference, offset, length, fresh } = self;
+        async move {
+            if fresh {
+                node.rooms().inspect.freshen(&reference).await?;
+            }
+            Ok(node.rooms().export.cat(&reference, offset, length).await?.map_ok(Piece).err_into().boxed())
+        }
+        .boxed()
     }
 }

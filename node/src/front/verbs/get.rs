@@ -18,6 +18,9 @@ pub struct GetRequest {
     pub directory: WirePath,
     /// Replace what is there.
     pub force: bool,
+    /// The newest version of the name, asked of a majority.
+    #[serde(default)]
+    pub fresh: bool,
 }
 
 impl Verb for GetRequest {
@@ -25,6 +28,7 @@ impl Verb for GetRequest {
     type Answer = Got;
 
     fn answer(self, node: Node, call: Call) -> Answering<Got> {
+        let fresh = self.fresh;
         let options = GetOptions {
             reference: self.reference,
             output: self.output.map(|path| path.0),
@@ -33,6 +37,9 @@ impl Verb for GetRequest {
         };
         async move {
             let began = Instant::now();
+            if fresh {
+                node.rooms().inspect.freshen(&options.reference).await?;
+            }
             let written = node.rooms().export.get(options, &call.progress).await?;
             let locate = &node.rooms().locate;
             let labels =

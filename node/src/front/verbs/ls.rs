@@ -34,6 +34,9 @@ impl Verb for LsRequest {
 pub struct LsInsideRequest {
     /// What.
     pub reference: String,
+    /// The newest version of the name, asked of a majority.
+    #[serde(default)]
+    pub fresh: bool,
 }
 
 impl Verb for LsInsideRequest {
@@ -41,8 +44,13 @@ impl Verb for LsInsideRequest {
     type Answer = DirectoryLine;
 
     fn answer(self, node: Node, _: Call) -> Answering<DirectoryLine> {
-        async move { Ok(many(node.rooms().inspect.ls_inside(&self.reference).await?.into_iter().map(directory_line))) }
-            .boxed()
+        async move {
+            if self.fresh {
+                node.rooms().inspect.freshen(&self.reference).await?;
+            }
+            Ok(many(node.rooms().inspect.ls_inside(&self.reference).await?.into_iter().map(directory_line)))
+        }
+        .boxed()
     }
 }
 

@@ -56,10 +56,10 @@ async fn restore(node: Node, named: Named) -> Result<Changed> {
     }
     let job = keep_on(rooms, &content).await?;
     let restored = rooms.catalogue.restore(content.key(), version).await?;
-    let short = publish::confirm(rooms, &restored, restored.replicas).await;
+    let told = publish::confirm(rooms, &restored, restored.replicas).await;
     // Until then what it lists is renewed.
     drop(job);
-    Ok(changed(&restored, short))
+    Ok(changed(&restored, told))
 }
 
 /// Has all that a publication lists kept on by those that should hold it, before it is promised again: what was looked at

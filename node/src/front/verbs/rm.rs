@@ -45,8 +45,8 @@ impl Verb for RmRequest {
 async fn remove(node: Node, named: Named) -> Result<Changed> {
     let rooms = node.rooms();
     let removed = rooms.catalogue.withdraw(named.key()).await?;
-    let short = publish::confirm(rooms, &removed, removed.replicas).await;
-    Ok(changed(&removed, short))
+    let told = publish::confirm(rooms, &removed, removed.replicas).await;
+    Ok(changed(&removed, told))
 }
 
 /// Looks again once the catalogue of the peers is here, where there is nothing to be found before.
@@ -60,6 +60,12 @@ pub(super) async fn settled<T>(rooms: &Rooms, find: impl Fn() -> Result<T, ReadE
     }
 }
 
-pub(super) fn changed(publication: &Publication, short: Option<String>) -> Changed {
-    Changed { cid: publication.root.to_string(), name: shown_name(publication), version: publication.version, short }
+pub(super) fn changed(publication: &Publication, publish::Told { short, warning }: publish::Told) -> Changed {
+    Changed {
+        cid: publication.root.to_string(),
+        name: shown_name(publication),
+        version: publication.version,
+        warnings: warning.into_iter().collect(),
+        short,
+    }
 }

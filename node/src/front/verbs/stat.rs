@@ -30,6 +30,9 @@ pub struct StatRequest {
     pub reference: String,
     /// Whether each chunk's copies are listed.
     pub placement: bool,
+    /// The newest version of the name, asked of a majority.
+    #[serde(default)]
+    pub fresh: bool,
 }
 
 /// The answer to `stat REF`, in parts: the placement of a big DAG is far longer than a line may be.
@@ -80,6 +83,9 @@ impl Verb for StatRequest {
 
     fn answer(self, node: Node, _: Call) -> Answering<StatPart> {
         async move {
+            if self.fresh {
+                node.rooms().inspect.freshen(&self.reference).await?;
+            }
             let survey = node.rooms().inspect.stat(&self.reference, self.placement).await?;
             let locate = node.rooms().locate.clone();
             Ok(many(StatPart::of(survey, move |peer| label(&locate, peer))))

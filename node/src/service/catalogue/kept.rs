@@ -41,7 +41,7 @@ impl Pending {
 }
 
 /// Where the map finds bytes.
-pub(super) struct Lookup<'a> {
+pub(in crate::service) struct Lookup<'a> {
     pub(super) pending: &'a Pending,
     pub(super) store: &'a Store,
     pub(super) network: NetworkTag,

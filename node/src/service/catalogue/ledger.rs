@@ -147,12 +147,12 @@ impl Ledger {
         self.network_tag
     }
 
-    pub(super) fn store(&self) -> &Store {
+    pub(in crate::service) fn store(&self) -> &Store {
         &self.store
     }
 
     /// Whether the peers that are here were compared with, as it is and as it changes.
-    pub(super) fn caught_up(&self) -> watch::Receiver<bool> {
+    pub(in crate::service) fn caught_up(&self) -> watch::Receiver<bool> {
         self.caught_up.subscribe()
     }
 
@@ -172,7 +172,7 @@ impl Ledger {
     }
 
     /// A look at the map that needs bytes of what stands, which may have to be read from the disk.
-    pub(super) fn look<T>(&self, look: impl FnOnce(&Map, &Lookup<'_>) -> T) -> T {
+    pub(in crate::service) fn look<T>(&self, look: impl FnOnce(&Map, &Lookup<'_>) -> T) -> T {
         let state = self.state();
         look(&state.map, &self.lookup(&state.pending))
     }

@@ -24,6 +24,10 @@ pub enum ReadError {
     UnknownName(String),
     #[error("{name} has no version {version}: {} kept", kept_versions(kept))]
     NoVersion { name: String, version: u64, kept: Vec<u64> },
+    #[error("{0} is a CID, and what a CID names never changes: only a name has a newest version")]
+    FreshRoot(String),
+    #[error("cannot tell the newest version of {name}: {}", short_of_answers(*answered, *needed, silent))]
+    NotFresh { name: String, answered: usize, needed: usize, silent: Vec<String> },
     #[error("{0} names something inside of what was published, and only all of it can be removed or restored")]
     Inside(String),
     #[error("{0} names one version, and a name is removed as a whole")]
@@ -58,6 +62,25 @@ pub enum ReadError {
     Scratch { directory: String, why: String },
     #[error(transparent)]
     Unfinished(#[from] Unfinished),
+}
+
+/// Peers that did not answer which are named at the most.
+const MOST_NAMED: usize = 16;
+
+/// How many answered of how many that it takes, and who did not.
+fn short_of_answers(answered: usize, needed: usize, silent: &[String]) -> String {
+    let peers = if needed == 1 {
+        "1 storing peer that has to tell did".to_owned()
+    } else {
+        format!("{needed} storing peers that have to tell did")
+    };
+    let named = silent.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = silent.len().saturating_sub(MOST_NAMED);
+    match (silent.len(), more) {
+        (0, _) => format!("{answered} of {peers}"),
+        (_, 0) => format!("{answered} of {peers}; no certain answer from {named}"),
+        _ => format!("{answered} of {peers}; no certain answer from {named} and {more} more"),
+    }
 }
 
 /// The versions that are kept, as a sentence begins with them.

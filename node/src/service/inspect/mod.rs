@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use futures::{StreamExt as _, stream};
 use p2p_protocol::{
-    Cid, Codec,
+    Cid, Codec, PeerId,
     catalogue::Kind,
     dag::{DirectoryWalker, Entry, Node, decode},
 };
@@ -36,6 +36,7 @@ use super::{
     fetch::{ChunkSource, Fetch},
     locate::Locate,
     progress::Progress,
+    sync::{Short, Sync},
     transfer::Transfer,
 };
 use tokio::sync::watch::Sender;
@@ -72,6 +73,7 @@ pub struct Inspect {
     locate: Locate,
     fetch: Fetch,
     catalogue: Catalogue,
+    sync: Sync,
     /// Copies that are looked for first where no publication says how many there are.
     replicas: u8,
     scratch: PathBuf,
@@ -89,11 +91,12 @@ impl Inspect {
         locate: Locate,
         fetch: Fetch,
         catalogue: Catalogue,
+        sync: Sync,
         replicas: u8,
         scratch: PathBuf,
         blocking: Blocking,
     ) -> Self {
-        Self { network, store, transfer, locate, fetch, catalogue, replicas, scratch, blocking }
+        Self { network, store, transfer, locate, fetch, catalogue, sync, replicas, scratch, blocking }
     }
 
     /// What stands behind a reference: `CID`, `NAME`, `PEER/NAME`, `NAME@VERSION`, each with a path inside where there is
@@ -115,6 +118,36 @@ impl Inspect {
         let replicas = meaning.wanted.unwrap_or(self.replicas);
         let job = self.fetch.begin(meaning.root, meaning.publishers.clone(), replicas);
         resolve::follow(reference, meaning, job).await
+    }
+
+    /// Makes sure that the catalogue here has the newest version of the name that `reference` begins with: each one whose
+    /// publishing returned before this was called, as far as it was settled ([`p2p_protocol::fresh`]). Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// A malformed reference; one that begins with a CID; too few peers that can tell have answered.
+    pub async fn freshen(&self, reference: &str) -> Result<()> {
+        let (peer, text) = match resolve::parse(reference)?.what {
+            resolve::What::Root(_) => return Err(ReadError::FreshRoot(reference.to_owned())),
+            resolve::What::Name { peer, text } => (peer, text),
+        };
+        // Before the first round of discovery is over, a node that is new may think itself alone.
+        self.settled().await;
+        let versioned = resolve::versioned(&text).map(|(name, _)| name);
+        for name in [text.as_str()].into_iter().chain(versioned) {
+            self.sync.fresh(peer, name).await.map_err(|Short { answered, needed, silent }| ReadError::NotFresh {
+                name: name.to_owned(),
+                answered,
+                needed,
+                silent: silent.iter().map(|peer| self.shown(peer)).collect(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A peer as people know it: by its label, if it has one, and its id.
+    fn shown(&self, peer: &PeerId) -> String {
+        self.locate.label(peer).map_or_else(|| peer.to_base58(), |label| format!("{label} ({peer})"))
     }
 
     /// Waits for the catalogue of the peers that are found: right after a start it may not be here yet.

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::try_join_all};
+use libp2p::PeerId;
 use p2p_protocol::{
     bucket::Bucket,
     catalogue::{InvalidPublication, Outcome, SignedPublication},
@@ -14,15 +15,18 @@ use p2p_protocol::{
     wire::{
         frame::{HEADER_BYTES, Header},
         sync::{Frame, MAX_PAYLOAD_BYTES, MAX_WANTED, SyncError, limit, pack},
+        sync_fresh::{Ask, Told},
         version::Hello,
     },
 };
 use tokio::time::{sleep, timeout};
 
+use super::fresh::Circle;
 use crate::{
     net::{NetError, Stream},
     runner::now,
     service::{blocking::Blocking, catalogue::ledger::Ledger},
+    store::StoreError,
 };
 
 /// How long one frame may take, either way.
@@ -45,6 +49,8 @@ pub(super) struct Summary {
     pub(super) pulled: usize,
     /// Publications that stand there, on disk, after they were pushed.
     pub(super) pushed: usize,
+    /// The two catalogues were compared, and not only something asked or handed over.
+    pub(super) compared: bool,
 }
 
 /// Why a session did not come to its end.
@@ -56,6 +62,9 @@ pub(super) enum SessionError {
     /// The stream broke.
     #[error("the stream broke: {0}")]
     Stream(#[from] std::io::Error),
+    /// The own store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The peer was too slow.
     #[error("the peer did not answer in time")]
     Timeout,
@@ -102,7 +111,7 @@ pub(super) async fn catch_up(
     own: Hello,
     stream: Stream,
 ) -> Result<Summary, SessionError> {
-    let mut summary = Summary::default();
+    let mut summary = Summary { compared: true, ..Summary::default() };
     let mut initiator = Initiator::new(ReconcileLimits::default());
     let mut message = initiator.initiate(ledger.map().ids());
     let mut dialogue = Dialogue::begin(stream, own, &Frame::Reconcile(message.into())).await?;
@@ -124,14 +133,47 @@ pub(super) async fn catch_up(
     Ok(summary)
 }
 
-/// Gives a peer one signed publication; whether it stands there now, on disk.
-pub(super) async fn hand(own: Hello, stream: Stream, signed_bytes: Bytes) -> Result<bool, SessionError> {
+/// Gives a peer one signed publication; whether it stands there now, on disk, and what the peer then says to `ask`, where
+/// it is asked and understands that.
+pub(super) async fn hand(
+    own: Hello,
+    stream: Stream,
+    signed_bytes: Bytes,
+    ask: Option<Ask>,
+) -> Result<(bool, Option<Told>), SessionError> {
     let mut dialogue = Dialogue::begin(stream, own, &Frame::Push(vec![signed_bytes])).await?;
     let Frame::Taken(count) = dialogue.hear().await? else {
         return Err(out_of_turn());
     };
+    let mut answer = None;
+    if let Some(ask) = ask.filter(|_| count > 0) {
+        dialogue.say(&Frame::Ask(ask)).await?;
+        answer = match dialogue.hear().await {
+            Ok(Frame::Told(told)) => Some(told),
+            Ok(_) => return Err(out_of_turn()),
+            Err(SessionError::Unsupported) => None,
+            Err(error) => return Err(error),
+        };
+    }
     dialogue.end().await;
-    Ok(count > 0)
+    Ok((count > 0, answer))
+}
+
+/// Asks a peer; the publications that it tells are taken in.
+pub(super) async fn ask(
+    ledger: &Ledger,
+    blocking: &Blocking,
+    own: Hello,
+    stream: Stream,
+    ask: Ask,
+) -> Result<Told, SessionError> {
+    let mut dialogue = Dialogue::begin(stream, own, &Frame::Ask(ask)).await?;
+    let Frame::Told(mut told) = dialogue.hear().await? else {
+        return Err(out_of_turn());
+    };
+    take(ledger, blocking, std::mem::take(&mut told.entries), None).await?;
+    dialogue.end().await;
+    Ok(told)
 }
 
 /// A peer that does not understand one half of a session may understand the other.
@@ -203,9 +245,10 @@ async fn push(
 /// The acceptor's side: answers until the opener closes. Its summary counts what was pushed to it as pulled.
 pub(super) async fn serve(
     ledger: &Ledger,
+    circle: &Circle,
     blocking: &Blocking,
     own: Hello,
-    mut stream: Stream,
+    (peer, mut stream): (PeerId, Stream),
     budget: &Budget,
 ) -> Result<Summary, SessionError> {
     let mut summary = Summary::default();
@@ -222,6 +265,7 @@ pub(super) async fn serve(
         budget.frame().await;
         let answer = match frame {
             Ok(Frame::Reconcile(message)) => {
+                summary.compared = true;
                 let response = respond(ledger.map().ids(), &message, MAX_PAYLOAD_BYTES)?;
                 Frame::Difference(response.into())
             }
@@ -239,6 +283,7 @@ pub(super) async fn serve(
                 let kept = ledger.flushed().await.map_or(0, |()| standing);
                 Frame::Taken(u16::try_from(kept).unwrap_or(u16::MAX))
             }
+            Ok(Frame::Ask(ask)) => Frame::Told(circle.answer(peer, &ask).await?),
             Err(SyncError::Unsupported(_)) => Frame::Unsupported,
             Ok(_) => return Err(out_of_turn()),
             Err(error) => return Err(error.into()),
