@@ -23,7 +23,9 @@ type Standing = (Publication, bool);
 impl Catalogue {
     /// How many publications stand here, removals too, and their fingerprint: equal where two catalogues are.
     pub fn standing(&self) -> (usize, Fingerprint) {
-        (self.ledger.map().len(), self.fingerprint())
+        // Each looks under the lock: it must be let go in between.
+        let count = self.ledger.map().len();
+        (count, self.fingerprint())
     }
 
     /// All that are current, removals left out: by name (without one, label), root and publisher where no more than 4,096
