@@ -164,7 +164,9 @@ fn the_node_that_added_may_die_for_good() {
 
 #[test]
 fn copies_that_could_not_be_made_are_made_as_peers_join() {
-    let mut cluster = Cluster::start(NODE, 2);
+    // What is short is seen by audits.
+    let audited = ["--audit-interval", "2s"];
+    let mut cluster = Cluster::start_with(NODE, 2, |_, options| options.arguments(audited));
     let work = Scratch::new("few");
     let file = work.join("file");
     tree::noise_file(&file, 41, 4 << 20);
@@ -176,8 +178,8 @@ fn copies_that_could_not_be_made_are_made_as_peers_join() {
 
     // The one that was asked dies before anybody comes; whoever lives makes the copies.
     cluster.lose(0);
-    let second = NODE.daemon().bootstrap(&cluster[0]).start();
-    let third = NODE.daemon().bootstrap(&cluster[0]).start();
+    let second = NODE.daemon().arguments(audited).bootstrap(&cluster[0]).start();
+    let third = NODE.daemon().arguments(audited).bootstrap(&cluster[0]).start();
     cluster.nodes.extend([second, third]);
     cluster.meet();
     until("three copies of each chunk are there", LONG, || {
