@@ -21,6 +21,7 @@ use p2p_protocol::{
     Chunk, Codec, Multihash,
     catalogue::{Kind, Publication},
     chunker::ChunkerKind,
+    duty,
     manifest::{Entry, Listing},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
@@ -91,6 +92,7 @@ struct Simulation {
     nodes: BTreeMap<PeerId, Rooms>,
     order: Vec<PeerId>,
     capacity: u64,
+    grace: Duration,
 }
 
 impl Simulation {
@@ -100,7 +102,13 @@ impl Simulation {
             nodes: BTreeMap::new(),
             order: Vec::new(),
             capacity: 64 * MIB,
+            grace: duty::Settings::default().grace,
         }
+    }
+
+    /// The same with a grace of so many hours: a day takes long, also where nothing happens.
+    fn with_grace(self, hours: u64) -> Self {
+        Self { grace: Duration::from_secs(hours * 3600), ..self }
     }
 
     async fn join(&mut self, count: usize) {
@@ -120,7 +128,7 @@ impl Simulation {
             network_name: "simulation",
             label: Default::default(),
             replicas: K,
-            duty: Default::default(),
+            duty: duty::Settings { grace: self.grace, ..Default::default() },
             scrub_period: Default::default(),
             limits: Default::default(),
             data_dir: None,
@@ -357,7 +365,7 @@ async fn a_full_peer_is_passed_over_for_the_next_nearest(seed: u64) {
 
 async fn an_add_that_outlasts_the_grace_is_whole_and_what_a_dropped_one_left_is_freed(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
+    let mut net = Simulation::new(seed, Topology::Full, Link::LAN).with_grace(2);
     net.join(7).await;
     net.acquainted(6).await;
     let wish = Wish { wanted: K, wait: None, local: false };
@@ -374,15 +382,15 @@ async fn an_add_that_outlasts_the_grace_is_whole_and_what_a_dropped_one_left_is_
     })
     .await;
     drop(other);
-    let hours = |count: u64| Duration::from_secs(count * 3600);
-    tokio::time::sleep(hours(30)).await;
+    let minutes = |count: u64| Duration::from_secs(count * 60);
+    tokio::time::sleep(minutes(150)).await;
     // Somebody loses what it was given, and so does the adder itself.
     for (number, chunk) in sent.iter().enumerate().take(6) {
         let holders: Vec<PeerId> = net.having(&chunk.cid().hash).into_iter().collect();
         let loser = if number % 2 == 0 { holders[number % holders.len()] } else { net.order[0] };
         net.nodes[&loser].store.remove(vec![chunk.cid().hash]).await.expect("removed");
     }
-    tokio::time::sleep(hours(30)).await;
+    tokio::time::sleep(minutes(150)).await;
     let alive = net.alive();
     for chunk in &sent {
         assert!(net.having(&chunk.cid().hash).is_superset(&closest_and(&chunk.cid().hash, &alive, net.order[0])));
@@ -391,13 +399,13 @@ async fn an_add_that_outlasts_the_grace_is_whole_and_what_a_dropped_one_left_is_
         assert_eq!(net.having(&chunk.cid().hash), BTreeSet::new(), "nobody lists it, and nobody renews it");
     }
     // What is gone just before the end is sent again before anything is published.
-    tokio::time::sleep(hours(5)).await;
+    tokio::time::sleep(minutes(25)).await;
     let others = |hash: &Multihash| !truth(hash, &alive, usize::from(K)).contains(&net.order[0]);
     let hash = sent.iter().map(|chunk| chunk.cid().hash).find(others).expect("some are not the adder's");
     for peer in truth(&hash, &alive, usize::from(K)) {
         net.nodes[&peer].store.remove(vec![hash]).await.expect("removed");
     }
-    tokio::time::sleep(hours(7)).await;
+    tokio::time::sleep(minutes(35)).await;
     let report = job.finish().await.expect("finished");
     assert_eq!(report.min, K, "{report:?}");
     assert!(net.having(&hash).is_superset(&truth(&hash, &alive, usize::from(K))));
@@ -439,7 +447,7 @@ async fn rooms_end_from_the_top_and_can_be_built_again_on_the_same_network_and_s
 
 async fn what_is_kept_on_outlives_its_grace_and_what_nobody_has_is_named(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
+    let mut net = Simulation::new(seed, Topology::Full, Link::LAN).with_grace(2);
     net.join(7).await;
     net.acquainted(6).await;
     let added = chunks(&mut random, 30);
@@ -449,8 +457,8 @@ async fn what_is_kept_on_outlives_its_grace_and_what_nobody_has_is_named(seed: u
     }
     assert_eq!(job.finish().await.expect("finished").min, K);
     // Nothing lists them. Shortly before the grace is over they are wanted again, by a node that added none of it.
-    let hours = |count: u64| Duration::from_secs(count * 3600);
-    tokio::time::sleep(hours(20)).await;
+    let minutes = |count: u64| Duration::from_secs(count * 60);
+    tokio::time::sleep(minutes(100)).await;
     let (lost, left) = added.split_first().expect("thirty");
     for peer in net.having(&lost.cid().hash) {
         net.nodes[&peer].store.remove(vec![lost.cid().hash]).await.expect("removed");
@@ -464,13 +472,13 @@ async fn what_is_kept_on_outlives_its_grace_and_what_nobody_has_is_named(seed: u
     let entries: Vec<Entry> = added.iter().map(entry).collect();
     assert_eq!(again.keep_on(&entries).await.expect("it is kept on"), [entry(lost)]);
     // A long look at the rest renews what was looked at first.
-    tokio::time::sleep(hours(40)).await;
+    tokio::time::sleep(minutes(200)).await;
     for chunk in left {
         let hash = &chunk.cid().hash;
         assert_eq!(net.having(hash), truth(hash, &alive, usize::from(K)), "the k closest, and not the adder");
     }
     drop(again);
-    tokio::time::sleep(hours(30)).await;
+    tokio::time::sleep(minutes(150)).await;
     assert!(added.iter().all(|chunk| net.having(&chunk.cid().hash).is_empty()), "nobody renews it any more");
 }
 
@@ -545,20 +553,20 @@ async fn what_a_lost_machine_held_is_made_again_by_exactly_one_other_each(seed: 
 
 async fn what_is_removed_is_freed_everywhere_once_its_grace_is_over(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut net = Simulation::new(seed, Topology::Full, Link::LAN);
+    let mut net = Simulation::new(seed, Topology::Full, Link::LAN).with_grace(2);
     net.join(6).await;
     net.acquainted(5).await;
     let (kept, kept_hashes) = add_file(&net, 1, &mut random, 20 * 1024).await;
     let (removed, _) = add_file(&net, 2, &mut random, 300 * 1024).await;
     net.node(2).catalogue.withdraw(removed.key()).await.expect("it is withdrawn");
-    tokio::time::sleep(Duration::from_secs(23 * 3600)).await;
+    tokio::time::sleep(Duration::from_secs(110 * 60)).await;
     let held = |net: &Simulation| net.nodes.values().map(|node| node.store.usage().chunks).sum::<u64>();
     assert!(held(&net) > 3 * 300, "the grace runs");
     let all: BTreeSet<Multihash> = kept_hashes.iter().copied().collect();
     let only = |node: &Rooms| {
         node.store.scan(None, 10_000).expect("it reads").iter().all(|entry| all.contains(&entry.cid.hash))
     };
-    eventually("what was removed is gone from every disk", Duration::from_secs(3600 + 120), || {
+    eventually("what was removed is gone from every disk", Duration::from_secs(600 + 120), || {
         net.nodes.values().all(only)
     })
     .await;
