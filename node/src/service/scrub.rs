@@ -4,7 +4,7 @@
 //! aside by the store and then simply missing: the keeper is told, and fetches it again. At the end of each pass the
 //! wanted table is compared with the store and the catalogue. [`Scrub::verify`] does the same at once (`verify.rs`).
 //!
-//! Time is this node's own clock ([`Moment`]): what counts is how long it runs.
+//! Time is this node's own clock ([`Moment`](p2p_protocol::duty::Moment)): what counts is how long it runs.
 
 mod pass;
 mod verify;
