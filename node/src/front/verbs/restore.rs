@@ -15,7 +15,6 @@ use crate::{
     service::{
         catalogue::PublishError,
         inspect::{Named, Through, fetch_error},
-        replicate::Job,
     },
 };
 
@@ -54,18 +53,16 @@ async fn restore(node: Node, named: Named) -> Result<Changed> {
     if version.is_none() && !current.removed {
         return Err(PublishError::Stands(super::ls::shown_name(&current)).into());
     }
-    let job = keep_on(rooms, &content).await?;
+    keep_on(rooms, &content).await?;
     let restored = rooms.catalogue.restore(content.key(), version).await?;
     let told = publish::confirm(rooms, &restored, restored.replicas).await;
-    // Until then what it lists is renewed.
-    drop(job);
     Ok(changed(&restored, told))
 }
 
 /// Has all that a publication lists kept on by those that should hold it, before it is promised again: what was looked at
 /// first would be freed while the last is. What is with none of them is fetched from whoever has it; what nobody has any
 /// more is the end of it.
-async fn keep_on(rooms: &Rooms, content: &Publication) -> Result<Job> {
+async fn keep_on(rooms: &Rooms, content: &Publication) -> Result<()> {
     let job = rooms.replicate.begin_again(content.replicas).await;
     let name = super::ls::shown_name(content);
     let fetching = rooms.fetch.begin(content.root, vec![content.publisher], content.replicas);
@@ -73,7 +70,9 @@ async fn keep_on(rooms: &Rooms, content: &Publication) -> Result<Job> {
     loop {
         let batch = listed.next(BATCH).await?;
         if batch.is_empty() {
-            return Ok(job);
+            // Waits for what was fetched to be where it belongs, and renews once more what was looked at long ago.
+            job.finish().await?;
+            return Ok(());
         }
         for entry in job.keep_on(&batch).await? {
             let found = fetching.sized_chunk(entry.cid, entry.length.into()).await;
