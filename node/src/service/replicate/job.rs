@@ -217,9 +217,9 @@ impl Job {
         Self { state, finished: false }
     }
 
-    /// Takes a chunk to keep it here and to send it to the replica set, and returns whether it was new to this node, before any of that is done: what fails at the own store
-    /// is the error of a later call, of [`finish`](Self::finish) at the latest. Waits while too many bytes are in
-    /// flight. Cancel-safe: until it returns nothing was begun.
+    /// Takes a chunk to keep it here and to send it to the replica set, and returns whether it was new to this node, before
+    /// any of that is done: what fails at the own store is the error of a later call, of [`finish`](Self::finish) at the
+    /// latest. Waits while too many bytes are in flight. Cancel-safe: until it returns nothing was begun.
     pub async fn submit(&self, chunk: Chunk) -> Result<Put, StoreError> {
         let state = &self.state;
         let units = u32::try_from((chunk.len() as u64).div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
