@@ -266,7 +266,7 @@ fn events_requests_and_failures() {
             force: false,
             fresh: true,
         },
-        r#"{"reference":"r","output":null,"directory":"/d","force":false}"#,
+        r#"{"reference":"r","output":null,"directory":"/d","force":false,"fresh":true}"#,
     );
     golden(&ChunkerChoice::Size(1024), r#"{"size":1024}"#);
 }

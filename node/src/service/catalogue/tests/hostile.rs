@@ -45,6 +45,21 @@ pub(super) async fn hear(stream: &mut Stream) -> (u8, u32, Vec<u8>) {
     (kind, u32::from_be_bytes([a, b, c, d]), payload)
 }
 
+/// The next session in which catalogues are compared, greeted, and its first frame. What it asks besides, in sessions of
+/// their own that may come first, is not understood.
+pub(super) async fn compared(inbound: &mut mpsc::Receiver<Inbound>) -> (Stream, (u8, u32, Vec<u8>)) {
+    loop {
+        let (_, mut stream) = timeout(LONG, inbound.recv()).await.expect("it asks").expect("it is there");
+        stream.write_all(&hello()).await.expect("it is sent");
+        assert_eq!(hear(&mut stream).await.0, 1);
+        let first = hear(&mut stream).await;
+        if first.0 == 0x10 {
+            return (stream, first);
+        }
+        stream.write_all(&Frame::Unsupported.encode(first.1)).await.expect("it is sent");
+    }
+}
+
 /// The greeting, then the answer to request 1.
 async fn answer(stream: &mut Stream) -> (u8, Vec<u8>) {
     assert_eq!(hear(stream).await, (1, 0, vec![1, 0, 0, 0, 0, 0, 0, 0, 0]));
@@ -117,9 +132,9 @@ async fn whoever_answers_with_hostile_bytes_is_banned() {
         let hub = Fabric::sparse();
         let (a, mut stranger) = (node(&hub, 1).await, stranger(&hub, 9).await);
         hub.connect(a.peer, stranger.peer);
-        let (_, mut stream) = timeout(LONG, stranger.inbound.recv()).await.expect("it asks").expect("it is there");
-        stream.write_all(&hello()).await.expect("it is sent");
-        assert_eq!(hear(&mut stream).await.0, 1);
+        let (mut stream, _) = compared(&mut stranger.inbound).await;
+        let mut answers = answers.into_iter();
+        stream.write_all(&answers.next().expect("there is one")).await.expect("it is sent");
         for answer in answers {
             hear(&mut stream).await;
             stream.write_all(&answer).await.expect("it is sent");
@@ -225,10 +240,10 @@ async fn what_a_later_version_has_is_asked_for_once_in_a_session_and_the_rest_is
     let mut entries = [format, flag, extended].map(Bytes::from);
     entries.sort_by_key(|entry| *blake3::hash(entry).as_bytes());
     let set = entries.iter().map(|entry| *blake3::hash(entry).as_bytes()).collect::<IdSet>();
-    let (_, mut stream) = timeout(LONG, stranger.inbound.recv()).await.expect("it asks").expect("it is there");
-    stream.write_all(&hello()).await.expect("it is sent");
+    let (mut stream, (_, request, message)) = compared(&mut stranger.inbound).await;
+    let difference = |message: &[u8]| Frame::Difference(respond(&set, message, 65_536).expect("it is honest").into());
+    stream.write_all(&difference(&message).encode(request)).await.expect("it is sent");
     let mut wants = 0;
-    hear(&mut stream).await;
     loop {
         let mut first = [0];
         if timeout(LONG, stream.read(&mut first)).await.expect("it goes on").unwrap_or(0) == 0 {
@@ -240,7 +255,7 @@ async fn what_a_later_version_has_is_asked_for_once_in_a_session_and_the_rest_is
         let mut payload = vec![0; u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]) as usize];
         stream.read_exact(&mut payload).await.expect("all of it");
         let answer = match first[0] {
-            0x10 => Frame::Difference(respond(&set, &payload, 65_536).expect("an honest message").into()),
+            0x10 => difference(&payload),
             0x20 => {
                 wants += 1;
                 assert_eq!(payload.len(), 3 * 32);
@@ -261,10 +276,7 @@ async fn a_peer_that_does_not_understand_a_question_is_not_at_fault() {
         let hub = Fabric::sparse();
         let (a, mut stranger) = (node(&hub, 1).await, stranger(&hub, 9).await);
         hub.connect(a.peer, stranger.peer);
-        let (_, mut stream) = timeout(LONG, stranger.inbound.recv()).await.expect("it asks").expect("it is there");
-        stream.write_all(&hello()).await.expect("it is sent");
-        hear(&mut stream).await;
-        let (_, request, _) = hear(&mut stream).await;
+        let (mut stream, (_, request, _)) = compared(&mut stranger.inbound).await;
         stream.write_all(&[&[kind][..], &request.to_be_bytes(), &[0; 4]].concat()).await.expect("it is sent");
         // It closes, and nothing worse.
         assert_eq!(timeout(LONG, stream.read(&mut [0])).await.expect("it closes").unwrap_or(0), 0);

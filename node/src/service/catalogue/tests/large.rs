@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures::{AsyncWriteExt as _, StreamExt as _};
 use p2p_protocol::{
     reconcile::{IdSet, MIN_MESSAGE_BYTES, respond},
-    wire::{sync::Frame, version::Hello},
+    wire::sync::Frame,
 };
 
 use super::*;
@@ -117,12 +117,7 @@ async fn what_an_answer_shows_is_fetched_before_more_is_asked() {
     let network = hub.join(peer);
     let mut inbound = network.accept_streams(TOPIC, 4).await.expect("the hub takes it");
     hub.connect(a.peer, peer);
-    let (_, mut stream) = timeout(LONG, inbound.recv()).await.expect("it asks").expect("it is there");
-    let hello = Frame::Greeting(Hello { version: 1, features: 0 }).encode(0);
-    stream.write_all(&hello).await.expect("it is sent");
-    assert_eq!(hostile::hear(&mut stream).await.0, 1);
-    let (kind, request, asked) = hostile::hear(&mut stream).await;
-    assert_eq!(kind, 0x10);
+    let (mut stream, (_, request, asked)) = hostile::compared(&mut inbound).await;
     // As much of what it has as a short answer lists.
     let set: IdSet = (0u32..500).map(|number| *blake3::hash(&number.to_be_bytes()).as_bytes()).collect();
     let shown = respond(&set, &asked, MIN_MESSAGE_BYTES).expect("an honest message");
