@@ -13,12 +13,13 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/chaos.sh [--minutes M] [--seed S] [-n N] [--sabotage] [--aloud] [--release]
+Usage: scripts/chaos.sh [--minutes M] [--seed S] [-n N] [--sabotage] [--aloud] [--logs DIR] [--release]
 
   --minutes M   for how long harm is done (default 1); the end takes up to six minutes more
   --seed S      of all chance: the same seed decides the same, as far as processes allow (default 1)
   -n N          how many machines, 5 to 50 (default 6)
   --sabotage    a copy is destroyed behind the machines' backs on all of them: it must exit 1
+  --logs DIR    what the machines logged is kept there, a file each (P2P_TEST_LOG=debug: more of it)
   --aloud       events are told as they come, not only where something was found
   --release     the release build; without, the one that is there, or else a debug build
 TEXT

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             a_full_machine();
             Ok(())
         }),
+        Trial::ignorable_test("a_disk_that_others_filled_takes_its_share_once_they_make_room", room_that_others_make),
         Trial::ignorable_test("a_disk_that_fills_up_during_an_add_acknowledges_nothing_of_it", a_disk_that_fills_up),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -119,6 +120,39 @@ fn a_full_machine() {
     });
     assert!(bytes(&cluster[FULL]) <= 8 * MIB);
     cluster[FULL].gives(&second_root, &second);
+}
+
+/// The disk of one of four is full of what is not the store's, while others publish.
+fn room_that_others_make() -> Result<Completion, Failed> {
+    let disk = match SmallDisk::new(192) {
+        Ok(disk) => disk,
+        Err(reason) => return Ok(Completion::ignored_with(reason)),
+    };
+    const SMALL: usize = 3;
+    let settings = ["--repair-delay", "3s", "--gc-grace", "5s"];
+    let cluster = Cluster::start_with(NODE, 4, |place, options| {
+        let options = options.arguments(settings);
+        if place == SMALL { disk.on(options) } else { options }
+    });
+    disk.shell("dd if=/dev/zero of=ballast bs=1M");
+    let work = Scratch::new("others-make-room");
+    let file = work.join("file");
+    tree::noise_file(&file, 321, 3 * MIB);
+    // Everybody fetches what is theirs, and one has no room for it.
+    let root = text(&cluster[0].json(["add", "--local", utf8(&file), "--chunker", "size-65536"])["cid"]);
+    let chunks = placement::chunks(&cluster[0], &root);
+    until("the others stand in", PATIENCE, || {
+        let stores = held(&cluster.nodes);
+        let lacking = chunks.iter().find(|chunk| stores[..SMALL].iter().any(|store| !store.contains_key(*chunk)));
+        check(lacking.is_none(), format!("{lacking:?} is not on all of them"))
+    });
+    assert!(!placement::misplaced(&cluster.nodes, &chunks, K).is_empty(), "the disk was not full");
+    disk.shell("rm ballast");
+    until("the copies are on the k closest", PATIENCE, || {
+        let wrong = placement::misplaced(&cluster.nodes, &chunks, K);
+        check(wrong.is_empty(), format!("{wrong:?}"))
+    });
+    Ok(Completion::Completed)
 }
 
 /// The disk is filled to its last byte by somebody else while files are added.

@@ -82,7 +82,8 @@ pub struct Keeper {
     most_copies: u8,
     used: f64,
     full: bool,
-    /// The disk refused a chunk, at this use: it counts as full until then, or until there is more room.
+    /// The disk refused a chunk, and has been as full as this since: it counts as full until then, or until there is more
+    /// room.
     refused: Option<(Instant, f64)>,
     leaving: bool,
     sweep: Sweep,
@@ -419,6 +420,10 @@ impl Keeper {
     fn space(&mut self, now: Instant, used: u64, capacity: u64) {
         let needed = self.needs_room();
         self.used = if capacity == 0 { 1.0 } else { used as f64 / capacity as f64 };
+        if let Some((_, at)) = &mut self.refused {
+            // It may have filled up further: there is more room once it is emptier than ever since.
+            *at = at.max(self.used);
+        }
         self.fill(now);
         if self.needs_room() && !needed {
             self.pass(now);

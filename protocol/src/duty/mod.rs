@@ -155,11 +155,12 @@ pub enum Input {
     Said(PeerId, Said),
     /// Its last connection ended; the last byte came then.
     Left(PeerId, Instant),
-    /// What the chunks in the store take, and may take.
+    /// What the chunks in the store take, and may take. Told before [`Pulled::NoSpace`] too, so that it is known at which
+    /// use the disk refused.
     Space {
         /// Bytes that are used.
         used: u64,
-        /// Bytes that may be.
+        /// Bytes that may be: of a disk that others fill as well, what they leave.
         capacity: u64,
     },
     /// The most copies that any live publication wants.

@@ -351,3 +351,20 @@ fn a_disk_that_refuses_is_full_for_ten_minutes_whatever_its_capacity_says() {
     node.wait(2 * MINUTE);
     assert!(!node.keeper.is_full(), "it is tried again");
 }
+
+#[test]
+fn a_disk_that_others_filled_has_room_again_as_soon_as_they_make_some() {
+    let (all, chunk) = (peers(3), entry("a chunk"));
+    // What is told of its use is of a minute ago, or of now: both end with the room that comes.
+    for told in [100, 10] {
+        let mut node = Node::new(&all, all[0]);
+        node.tell(Input::Space { used: 10, capacity: told });
+        node.tell(Input::Pulled(chunk.key(), Pulled::NoSpace));
+        node.tell(Input::Space { used: 10, capacity: 10 });
+        assert!(node.keeper.is_full());
+        let mut node = node.with(listed(chunk), false);
+        assert_eq!(asks(&node.wait(5 * MINUTE)), 0, "told {told}");
+        assert!(asks(&node.tell(Input::Space { used: 10, capacity: 100 })) > 0, "told {told}");
+        assert!(!node.keeper.is_full(), "told {told}");
+    }
+}

@@ -9,7 +9,7 @@ use p2p_tests::{
     process::Program,
 };
 
-const USAGE: &str = "chaos [--minutes M] [--seed S] [-n N] [--sabotage] [--aloud]";
+const USAGE: &str = "chaos [--minutes M] [--seed S] [-n N] [--sabotage] [--aloud] [--logs DIR]";
 
 fn main() -> ExitCode {
     let plan = match plan(std::env::args().skip(1)) {
@@ -55,6 +55,7 @@ fn plan(mut words: impl Iterator<Item = String>) -> Result<Plan, String> {
             value.ok_or(format!("{word} takes a number from {least} to {most}"))
         };
         match word.as_str() {
+            "--logs" => plan.logs = Some(words.next().ok_or("--logs takes a directory")?.into()),
             "--minutes" => plan.time = Duration::from_secs_f64(number(0.0, 100_000.0)? * 60.0),
             "--seed" => plan.seed = number(0.0, f64::from(u32::MAX))? as u64,
             "-n" => plan.nodes = number(5.0, 50.0)? as usize,

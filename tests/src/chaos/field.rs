@@ -114,6 +114,16 @@ impl Field {
         Self { nodes, directories, lan, small, frozen, _scratch: scratch }
     }
 
+    /// Whether each has a cable that can be pulled.
+    pub fn has_cables(&self) -> bool {
+        self.lan.is_some()
+    }
+
+    /// Whether the last has a small disk.
+    pub fn has_small_disk(&self) -> bool {
+        self.small.is_some()
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.nodes.len()
@@ -159,6 +169,13 @@ impl Field {
     /// The end of what a daemon said.
     pub fn said(&self, place: usize) -> String {
         ending(&self.node(place).log())
+    }
+
+    /// Writes all that each said into a file of its own.
+    pub fn keep_logs(&self, directory: &Path) -> std::io::Result<()> {
+        fs::create_dir_all(directory)?;
+        (0..self.count())
+            .try_for_each(|place| fs::write(directory.join(format!("node-{place}.log")), self.node(place).log()))
     }
 
     /// kill -9.

@@ -15,18 +15,19 @@ use serde_json::Value;
 use super::{
     COPIES, GRACE, Scene,
     model::Standing,
+    verdict::{self, Complaint, Entries, Seen, Stores},
     work::{self, Read},
 };
-use crate::process::{placement, wait::a_tick};
+use crate::process::{placement, tree, wait::a_tick};
 
 /// How long the end may take: what was removed is freed once every peer that was seen within seven graces compared
 /// catalogues, or is away for longer; and a busy machine.
 const PATIENCE: Duration = Duration::from_secs(8 * GRACE.as_secs() + 180);
+/// Contents that are added to be destroyed, until one has a file that is long enough: of four, one is a tree, and few are
+/// short.
+const SABOTAGED: u64 = 16;
 /// Complaints of a kind that are told.
 const TOLD: usize = 5;
-
-/// Role by chunk, a store each.
-type Stores = Vec<BTreeMap<String, String>>;
 
 /// Has the model know the chunks of a content, its manifest's included, as a machine says them.
 pub fn learn(scene: &Scene, content: u64, cid: &str, place: usize) {
@@ -94,7 +95,8 @@ fn placed(scene: &Scene, content: u64, stores: &Stores) -> Result<(), String> {
     Ok(())
 }
 
-fn learn_all<'a>(scene: &Scene, contents: impl IntoIterator<Item = &'a u64>) {
+/// Has the model know the chunks of those whose it does not.
+pub fn learn_all<'a>(scene: &Scene, contents: impl IntoIterator<Item = &'a u64>) {
     for number in contents {
         let content = scene.model().content(*number).cloned();
         if let Some(cid) = content.filter(|content| content.chunks.is_none()).and_then(|content| content.cid) {
@@ -143,6 +145,9 @@ pub fn run(scene: &Scene) {
     if scene.log.all_found().is_empty() {
         everything_is_read(scene);
     }
+    if scene.log.all_found().is_empty() {
+        every_disk_is_read(scene);
+    }
     let model = scene.model();
     for (name, standing) in [
         ("kept", Standing::Kept),
@@ -162,6 +167,10 @@ fn quiet(scene: &Scene) {
         let complaints = complaints(scene);
         if complaints.is_empty() {
             scene.log.at_least("quiet_s", began.elapsed().as_secs());
+            // What was short at first and is there now must be read as well.
+            if let Err(why) = repaired(scene) {
+                scene.log.event(format!("not quiet any more: {why}"));
+            }
             return scene.log.event("all is quiet: catalogues equal, copies in their places, what was removed gone");
         }
         let lost = complaints.iter().any(|(kind, _)| *kind == "lost");
@@ -187,86 +196,26 @@ fn quiet(scene: &Scene) {
 }
 
 /// All that does not hold, each with the name under which it is counted.
-fn complaints(scene: &Scene) -> Vec<(&'static str, String)> {
+fn complaints(scene: &Scene) -> Vec<Complaint> {
     if let Some((place, said)) = scene.field.fallen(|_| true) {
         return vec![("broken", format!("{place} ended by itself: {said}"))];
     }
-    let [kept, short, removed, unsure] = [Standing::Kept, Standing::Short, Standing::Removed, Standing::Unsure]
-        .map(|standing| scene.model().all(standing));
+    let [kept, short] = [Standing::Kept, Standing::Short].map(|standing| scene.model().all(standing));
     learn_all(scene, kept.iter().chain(&short));
-    let asked = everybody_knows_all(scene)
-        .and_then(|()| Ok((stores(scene)?, at_all(scene, &["ls"])?.into_iter().map(listed).collect::<Vec<_>>())));
-    let (stores, listed) = match asked {
-        Ok(both) => both,
-        Err(why) => return vec![("unequal", why)],
-    };
-    let mut found = Vec::new();
-    let chunks = |content: u64| scene.model().content(content).and_then(|content| content.chunks.clone());
-    let cid = |content: u64| scene.model().content(content).and_then(|content| content.cid.clone()).unwrap_or_default();
-
-    for (place, other) in listed.iter().enumerate().skip(1) {
-        if let Some(entry) = other.symmetric_difference(&listed[0]).next() {
-            found.push(("unequal", format!("the catalogues of 0 and {place} differ in {entry:?}")));
-        }
+    match everybody_knows_all(scene).and_then(|()| see(scene)) {
+        Ok(seen) => verdict::complaints(&scene.model(), &seen),
+        Err(why) => vec![("unequal", why)],
     }
-    let roots: BTreeSet<&str> = listed[0].iter().map(|entry| entry.0.as_str()).collect();
-    for content in &kept {
-        if !roots.contains(cid(*content).as_str()) {
-            found.push(("lost", format!("{} ({content}) was acknowledged and is not listed", cid(*content))));
-        }
-        match chunks(*content) {
-            None => found.push(("lost", format!("nobody says of what {} ({content}) consists", cid(*content)))),
-            Some(chunks) => found.extend(wrong_places(scene, *content, &chunks, &stores)),
-        }
-    }
-    let listed_still: BTreeSet<String> =
-        kept.iter().chain(&short).chain(&unsure).filter_map(|content| chunks(*content)).flatten().collect();
-    for content in &removed {
-        if roots.contains(cid(*content).as_str()) {
-            found.push(("left", format!("{} ({content}) was removed and is listed", cid(*content))));
-        }
-        for chunk in chunks(*content).unwrap_or_default().difference(&listed_still) {
-            let places: Vec<_> = (0..stores.len()).filter(|place| stores[*place].contains_key(chunk)).collect();
-            if !places.is_empty() {
-                found.push(("left", format!("{chunk} of {content}, which was removed, is at {places:?}")));
-            }
-        }
-    }
-    // The worst first.
-    found.sort_by_key(|(kind, _)| *kind != "lost");
-    found
 }
 
-/// Chunks of a content that are nowhere, or are replicas elsewhere than on the k closest.
-fn wrong_places(
-    scene: &Scene,
-    content: u64,
-    chunks: &BTreeSet<String>,
-    stores: &Stores,
-) -> Vec<(&'static str, String)> {
-    let peers = scene.field.peers();
-    let mut found = Vec::new();
-    for chunk in chunks {
-        if stores.iter().all(|store| !store.contains_key(chunk)) {
-            found.push(("lost", format!("{chunk} of {content} is on no disk")));
-            continue;
-        }
-        let wanted = placement::closest(chunk, peers.iter().map(String::as_str), COPIES);
-        let is_replica = |place: &usize| stores[*place].get(chunk).is_some_and(|role| role == "replica");
-        let there: BTreeSet<usize> = (0..peers.len()).filter(is_replica).collect();
-        let belongs: BTreeSet<usize> = (0..peers.len()).filter(|place| wanted.contains(&&*peers[*place])).collect();
-        if there != belongs {
-            found.push((
-                "misplaced",
-                format!("{chunk} of {content} belongs to {belongs:?} and is a replica at {there:?}"),
-            ));
-        }
-    }
-    found
+/// What all machines say now.
+fn see(scene: &Scene) -> Result<Seen, String> {
+    let (peers, stores) = (scene.field.peers(), stores(scene)?);
+    Ok(Seen { peers, stores, listed: at_all(scene, &["ls"])?.into_iter().map(listed).collect() })
 }
 
 /// What `ls` says of each entry, as far as it is the same everywhere.
-fn listed(lines: Vec<Value>) -> BTreeSet<(String, String)> {
+fn listed(lines: Vec<Value>) -> Entries {
     let said = ["name", "kind", "size", "publisher", "version", "updated"];
     lines
         .iter()
@@ -297,31 +246,60 @@ fn everything_is_read(scene: &Scene) {
     });
 }
 
+/// Every chunk on every disk, as a scrub would: a copy counts only if its bytes are right.
+fn every_disk_is_read(scene: &Scene) {
+    thread::scope(|scope| {
+        for place in 0..scene.field.count() {
+            scope.spawn(move || match scene.field.run(place, ["verify"]) {
+                Some(output) if output.code == 0 => {
+                    let (said, number) = (output.json(), |value: &Value| value.as_u64().unwrap_or_default());
+                    scene.log.add("chunks_at_the_end", number(&said["chunks"]));
+                    if number(&said["damaged"]) > 0 {
+                        scene.log.found("damaged", format!("{place} has chunks that are damaged: {said}"));
+                    }
+                }
+                Some(output) => scene.log.found("damaged", format!("verify at {place}: exit {}", output.code)),
+                None => scene.log.found("broken", format!("{place} does not answer")),
+            });
+        }
+    });
+}
+
 /// Destroys the beginning of a file on every disk, behind the machines' backs.
 fn sabotage(scene: &Scene) {
-    let mut candidates = scene.model().all(Standing::Kept);
-    if candidates.is_empty() {
-        work::add(scene, 1, 0, None);
-        candidates = scene.model().all(Standing::Kept);
+    let kept = scene.model().all(Standing::Kept);
+    let added = (1..=SABOTAGED).inspect(|content| work::add(scene, *content, 0, None));
+    let chosen = kept.into_iter().chain(added).find_map(|content| Some((content, beginning_of(scene, content)?)));
+    let Some((content, bytes)) = chosen else {
+        return scene.log.found("broken", "nothing could be sabotaged");
+    };
+    let mut times = 0;
+    for place in 0..scene.field.count() {
+        scene.field.kill(place);
+        times += scene.field.destroy(place, &bytes).unwrap_or_default();
     }
+    scene.log.event(format!("sabotage: the beginning of a file of {content} is destroyed in {times} places"));
+    scene.log.add("sabotaged", times);
+    if times < COPIES as u64 {
+        scene.log.found("broken", format!("{content} was kept in {times} places only"));
+    }
+    for place in 0..scene.field.count() {
+        if let Err(reason) = scene.field.restart(place) {
+            scene.log.found("broken", format!("{place} did not come back: {reason}"));
+        }
+    }
+}
+
+/// The beginning of a content's first file that is long enough for it to stand nowhere else.
+fn beginning_of(scene: &Scene, content: u64) -> Option<Vec<u8>> {
+    const LENGTH: usize = 256;
+    let cid = scene.model().content(content)?.cid.clone()?;
     let target = scene.scratch.join("sabotaged");
-    for content in candidates {
-        let cid = scene.model().content(content).and_then(|content| content.cid.clone()).unwrap_or_default();
-        let _ = scene.field.run(0, ["get", &cid, "-o", &target.to_string_lossy(), "--force"]);
-        let Ok(bytes) = fs::read(&target) else { continue };
-        let _ = fs::remove_file(&target);
-        let mut times = 0;
-        for place in 0..scene.field.count() {
-            scene.field.kill(place);
-            times += scene.field.destroy(place, &bytes[..bytes.len().min(256)]).unwrap_or_default();
-        }
-        scene.log.event(format!("sabotage: the beginning of {content} is destroyed in {times} places"));
-        for place in 0..scene.field.count() {
-            if let Err(reason) = scene.field.restart(place) {
-                scene.log.found("broken", format!("{place} did not come back: {reason}"));
-            }
-        }
-        return;
-    }
-    scene.log.found("broken", "nothing could be sabotaged");
+    scene.field.run(0, ["get", &cid, "-o", &target.to_string_lossy()]).filter(|output| output.code == 0)?;
+    let inside = tree::survey(&target).into_keys().map(|path| target.join(path));
+    let mut beginnings =
+        inside.chain([target.clone()]).filter_map(|path| fs::read(path).ok()?.get(..LENGTH).map(Vec::from));
+    let found = beginnings.next();
+    let _ = if target.is_dir() { fs::remove_dir_all(&target) } else { fs::remove_file(&target) };
+    found
 }

@@ -11,11 +11,13 @@ pub mod harm;
 pub mod judge;
 pub mod log;
 pub mod model;
+pub mod verdict;
 pub mod work;
 
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -46,6 +48,8 @@ pub struct Plan {
     pub sabotage: bool,
     /// Events are told as they come.
     pub aloud: bool,
+    /// Where the logs of the daemons are kept, a file each, as `P2P_TEST_LOG` has them logged.
+    pub logs: Option<PathBuf>,
     /// Arguments of each daemon.
     pub settings: Vec<String>,
 }
@@ -56,7 +60,7 @@ impl Plan {
         let grace = format!("{}s", GRACE.as_secs());
         let settings = ["--repair-delay", "5s", "--gc-grace", &grace].map(str::to_owned).to_vec();
         let time = Duration::from_secs(60);
-        Self { program, nodes: 6, time, seed: 1, sabotage: false, aloud: false, settings }
+        Self { program, nodes: 6, time, seed: 1, sabotage: false, aloud: false, logs: None, settings }
     }
 }
 
@@ -94,10 +98,12 @@ pub fn run(plan: Plan) -> Scene {
     for name in ["kills", "restarts", "wipes", "cuts", "fills", "flips", "adds", "removals", "reads"] {
         log.add(name, 0);
     }
-    for name in ["lost", "left", "misplaced", "unequal", "broken"] {
+    for name in ["lost", "left", "misplaced", "unequal", "damaged", "broken"] {
         log.add(name, 0);
     }
     let field = Field::start(&plan, |what| log.event(what));
+    log.add("cables", field.has_cables().into());
+    log.add("small_disk", field.has_small_disk().into());
     let model = Mutex::new(Model::new(COPIES));
     let scene = Scene { plan, field, log, model, scratch: Scratch::new("chaos-work") };
     thread::scope(|scope| {
@@ -111,6 +117,9 @@ pub fn run(plan: Plan) -> Scene {
     });
     if scene.log.all_found().is_empty() {
         watched(&scene, "judge", || judge::run(&scene));
+    }
+    if let Some(Err(error)) = scene.plan.logs.as_deref().map(|directory| scene.field.keep_logs(directory)) {
+        scene.log.event(format!("the logs of the daemons are not kept: {error}"));
     }
     scene
 }

@@ -112,7 +112,8 @@ impl Model {
         self.contents.iter().filter(|(_, content)| has(content)).map(|(number, _)| *number).collect()
     }
 
-    /// An add begins; `None` where somebody is at this content, or at what it would take the place of.
+    /// An add begins; `None` where somebody is at this content, or at what it would take the place of, or nobody knows the
+    /// chunks of that: they could not be looked for afterwards.
     pub fn begin_add(&mut self, content: u64, digest: [u8; 32], spot: Spot) -> Option<Ticket> {
         let named = spot.1.is_some();
         let instead_of = self
@@ -120,6 +121,10 @@ impl Model {
             .iter()
             .find(|(number, other)| named && **number != content && other.spots.contains(&spot))
             .map(|(number, _)| *number);
+        let unknown = |number: &u64| self.contents.get(number).is_some_and(|content| content.chunks.is_none());
+        if instead_of.as_ref().is_some_and(unknown) {
+            return None;
+        }
         if [Some(content), instead_of].iter().flatten().any(|number| self.is_busy(*number)) {
             return None;
         }
@@ -230,6 +235,7 @@ mod tests {
     fn add(model: &mut Model, content: u64, at: Spot, ending: Ending) {
         let ticket = model.begin_add(content, [0; 32], at).expect("nobody is at it");
         model.end_add(&ticket, ending, None);
+        model.consists_of(content, [content.to_string()].into());
     }
 
     fn remove(model: &mut Model, content: u64, peer: &str, ending: Ending) {
@@ -263,6 +269,10 @@ mod tests {
         assert_eq!(model.standing(1), Standing::Removed);
         add(&mut model, 3, spot("a", Some("n")), Ending::Unknown);
         assert_eq!((model.standing(2), model.standing(3)), (Standing::Unsure, Standing::Unsure));
+        // What nobody knows the chunks of is not replaced.
+        let unknown = model.begin_add(6, [0; 32], spot("b", Some("n"))).expect("nobody is at it");
+        model.end_add(&unknown, Ending::Done, None);
+        assert_eq!(model.begin_add(7, [0; 32], spot("b", Some("n"))), None);
         // Two without a name stand side by side.
         add(&mut model, 4, spot("a", None), Ending::Done);
         add(&mut model, 5, spot("a", None), Ending::Done);

@@ -181,6 +181,11 @@ fn remover(scene: &Scene, mut random: StdRng) {
 fn remove(scene: &Scene, content: u64, place: usize) {
     let cid = scene.model().content(content).and_then(|content| content.cid.clone());
     let Some(cid) = cid else { return };
+    judge::learn_all(scene, [&content]);
+    // What nobody can say could not be looked for afterwards.
+    if scene.model().content(content).is_none_or(|content| content.chunks.is_none()) {
+        return;
+    }
     let Some((command, peer)) = scene.field.command(place, ["rm", &cid]) else { return };
     let Some(ticket) = scene.model().begin_removal(content, &peer) else { return };
     let output = Output::of(command);

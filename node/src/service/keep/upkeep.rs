@@ -148,8 +148,7 @@ impl<'a> Upkeep<'a> {
     }
 
     fn look_around(&mut self) {
-        let usage = self.around.store.usage();
-        self.waiting.push_back(Input::Space { used: usage.bytes, capacity: usage.capacity_bytes });
+        self.waiting.push_back(space(&self.around));
         if self.around.wanted.take_news() {
             self.waiting.push_back(Input::Unlisted);
         }
@@ -219,13 +218,15 @@ impl World<Keeper> for Upkeep<'_> {
                 Some(input) = self.incoming.recv() => return Some(input),
                 Some(question) = self.questions.recv() => {
                     self.asked.push(question);
-                    let usage = self.around.store.usage();
                     // An input, after which the machine is looked at.
-                    return Some(Input::Space { used: usage.bytes, capacity: usage.capacity_bytes });
+                    return Some(space(&self.around));
                 }
-                Some(done) = self.running.next() => if let Some(input) = done {
-                    return Some(input);
-                },
+                Some(done) = self.running.next() => {
+                    if let Some(Input::Pulled(_, Pulled::NoSpace)) = done {
+                        self.waiting.push_back(space(&self.around));
+                    }
+                    self.waiting.extend(done);
+                }
                 Some(()) = OptionFuture::from(self.discovering.as_mut()) => {
                     self.discovering = None;
                     // Whoever is here counts as heard now: an input, after which the machine's view is looked at.
@@ -270,6 +271,14 @@ impl World<Keeper> for Upkeep<'_> {
             self.work.working(0, Some(wanting as u64));
         }
     }
+}
+
+/// What the chunks take and may take. A disk that others fill is part of what they may take, as in what peers are told:
+/// who makes room on it ends the condition.
+fn space(around: &Around) -> Input {
+    let usage = around.store.usage();
+    let capacity = usage.capacity_bytes.min(usage.bytes.saturating_add(usage.free_bytes));
+    Input::Space { used: usage.bytes, capacity }
 }
 
 async fn scan_rows(around: Around, scan: u64, span: Span) -> Option<Input> {
@@ -362,8 +371,7 @@ async fn give_up(around: Around, entries: Vec<Entry>, proved: Option<Arc<Standin
         Ok(given_up) => tracing::info!(chunks = given_up, "gave copies up that others proved to have"),
         Err(error) => tracing::warn!(%error, "copies that others have could not be given up"),
     }
-    let usage = around.store.usage();
-    Some(Input::Space { used: usage.bytes, capacity: usage.capacity_bytes })
+    Some(space(&around))
 }
 
 async fn free(around: Around, entries: Vec<Entry>, grace: Duration) -> Option<Input> {
