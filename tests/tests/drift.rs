@@ -22,7 +22,7 @@ use p2p_protocol::{
     Chunk, Cid, Codec, Key,
     catalogue::{Kind, Publication},
     chunker::ChunkerKind,
-    duty::{Reference, Row, Span},
+    duty::{Reference, Row, Span, Spans},
     manifest::{Entry, Listing},
 };
 
@@ -42,6 +42,7 @@ struct Alone {
     listed: Vec<(Key, Entry)>,
     /// What rows know the file's publication as.
     publication: u64,
+    seed: u64,
 }
 
 /// A node alone, with a file of 300 chunks and a manifest, all of it in its table.
@@ -49,11 +50,8 @@ async fn alone(seed: u64) -> Alone {
     with(seed, 300).await
 }
 
-async fn with(seed: u64, chunks: u32) -> Alone {
-    let fabric = Fabric::new(seed, Topology::Full, Link::LAN);
-    let keypair = keypair(seed);
-    let (network, store) = (fabric.join(keypair.public().to_peer_id()), Store::in_memory(64 << 20));
-    let site = Site {
+fn site(seed: u64) -> Site<'static> {
+    Site {
         network_name: "drift",
         label: Default::default(),
         replicas: 3,
@@ -62,8 +60,14 @@ async fn with(seed: u64, chunks: u32) -> Alone {
         limits: Default::default(),
         data_dir: None,
         seed,
-    };
-    let rooms = Rooms::build(network, store.clone(), keypair, site).await.expect("the rooms stand");
+    }
+}
+
+async fn with(seed: u64, chunks: u32) -> Alone {
+    let fabric = Fabric::new(seed, Topology::Full, Link::LAN);
+    let keypair = keypair(seed);
+    let (network, store) = (fabric.join(keypair.public().to_peer_id()), Store::in_memory(64 << 20));
+    let rooms = Rooms::build(network, store.clone(), keypair, site(seed)).await.expect("the rooms stand");
     eventually("there is a table", SOON, || Wanted::open(store.clone()).is_ok_and(|wanted| wanted.is_made())).await;
     let wanted = Wanted::open(store).expect("it opens");
     // Four bytes of a number each: no two chunks are the same.
@@ -92,7 +96,7 @@ async fn with(seed: u64, chunks: u32) -> Alone {
         .await;
     let listed: Vec<_> = rows(&wanted).iter().map(|row| (row.entry.key(), row.entry)).collect();
     let publication = rows(&wanted)[0].publications().next().expect("it is listed");
-    Alone { _fabric: fabric, rooms, wanted, root, publication_of, listed, publication }
+    Alone { _fabric: fabric, rooms, wanted, root, publication_of, listed, publication, seed }
 }
 
 fn rows(wanted: &Wanted) -> Vec<Row> {
@@ -125,6 +129,39 @@ async fn references_to_what_is_not_live_are_taken_off_and_no_others() {
     eventually("the references are gone", SOON, || rows(&alone.wanted).iter().all(|row| !row.names(gone))).await;
     assert!(rows(&alone.wanted).iter().all(|row| row.names(alone.publication) && row.copies() == 3));
     assert_eq!(compare(&alone).await, Drift::default());
+}
+
+/// Ends the rooms and builds them again on the same network and store, as a node does that is started again; in between
+/// its table is changed.
+async fn restart(alone: &mut Alone, change: impl FnOnce(&Alone)) {
+    alone.rooms.stop(Duration::from_secs(2)).await;
+    change(alone);
+    let (network, store) = (alone.rooms.network.clone(), alone.rooms.store.clone());
+    alone.rooms = Rooms::build(network, store, keypair(alone.seed), site(alone.seed)).await.expect("the rooms stand");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_half_read_at_a_kill_and_removed_while_the_node_was_down_is_taken_off_at_the_next_start() {
+    let mut alone = alone(7).await;
+    let gone = 0xdead;
+    let reference = Reference { publication: gone, copies: 5 };
+    restart(&mut alone, |alone| alone.wanted.list(reference, &alone.listed[40..140]).expect("it is written")).await;
+    assert!(rows(&alone.wanted).iter().any(|row| row.names(gone)), "this shows nothing");
+    eventually("the references are gone", SOON, || rows(&alone.wanted).iter().all(|row| !row.names(gone))).await;
+    assert!(rows(&alone.wanted).iter().all(|row| row.names(alone.publication) && row.copies() == 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_half_read_at_a_kill_and_is_removed_before_it_is_read_again_is_taken_off() {
+    let mut alone = alone(8).await;
+    // As it stands in the table until all of it was read.
+    let half = |alone: &Alone| alone.wanted.set_covered(alone.publication, Some(&Spans::new())).expect("it is written");
+    restart(&mut alone, half).await;
+    // Discovery is not over: nothing was read.
+    alone.rooms.catalogue.withdraw(alone.publication_of.key()).await.expect("it is removed");
+    let named = || rows(&alone.wanted).iter().any(|row| row.names(alone.publication));
+    assert!(named(), "this shows nothing");
+    eventually("the references are gone", SOON, || !named()).await;
 }
 
 #[tokio::test(start_paused = true)]

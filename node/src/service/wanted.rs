@@ -192,7 +192,13 @@ impl Wanted {
     }
 
     /// A publication lists these. Blocks.
+    ///
+    /// Before its first row, it is noted to be read over nothing: a node that is killed half-way knows of it at its next
+    /// start, also where its publication is not live any more.
     pub fn list(&self, reference: Reference, entries: &[(Key, Entry)]) -> Result<(), StoreError> {
+        if !entries.is_empty() && self.inner.keys.note(&covered_name(reference.publication))?.is_none() {
+            self.set_covered(reference.publication, Some(&Spans::new()))?;
+        }
         let now = self.moment();
         let change = |entry: &Entry| Change::List(*entry, reference, now);
         self.apply_all(entries.iter().map(|(key, entry)| (*key, change(entry))))
@@ -292,9 +298,9 @@ impl Wanted {
         self.notes(PARTS, |name, value| Some((*name.first()?, Spans::from_bytes(value)?)))
     }
 
-    /// Writes down what a publication was read over, after all that was changed before; `None`: nothing. Blocks.
+    /// Writes down what a publication was read over, after all that was changed before; `None`: no row names it. Blocks.
     pub fn set_covered(&self, publication: u64, covered: Option<&Spans>) -> Result<(), StoreError> {
-        self.set_note(&[COVERED, &publication.to_be_bytes()].concat(), covered)
+        self.set_note(&covered_name(publication), covered)
     }
 
     /// Writes down a part. Blocks.
@@ -348,8 +354,9 @@ impl Wanted {
     }
 
     fn set_note(&self, name: &[u8], spans: Option<&Spans>) -> Result<(), StoreError> {
-        // What does not fit is read again after the next start.
-        let value = spans.map(Spans::to_bytes).filter(|bytes| bytes.len() <= MAX_NOTE_BYTES).map(Bytes::from);
+        // What does not fit is read again after the next start: nothing is what it covers until then.
+        let fits = |bytes: Vec<u8>| if bytes.len() <= MAX_NOTE_BYTES { bytes } else { Spans::new().to_bytes() };
+        let value = spans.map(Spans::to_bytes).map(fits).map(Bytes::from);
         self.apply(Vec::new(), vec![(Bytes::copy_from_slice(name), value)])
     }
 
@@ -387,6 +394,11 @@ impl Wanted {
             self.inner.lost.notify_one();
         }
     }
+}
+
+/// The name of the note of what a publication was read over.
+fn covered_name(publication: u64) -> Vec<u8> {
+    [COVERED, &publication.to_be_bytes()].concat()
 }
 
 #[cfg(test)]

@@ -233,9 +233,13 @@ impl Lister {
         }
     }
 
-    /// What was never told to be live, or is gone and done with, and is named all the same: it has no manifest to go by.
+    /// What was never told to be live, or is gone and was not read, or is done with, and is named all the same: it has no
+    /// manifest to go by.
     fn named(&mut self, now: Instant, id: u64) {
-        if self.publications.contains_key(&id) {
+        if let Some(known) = self.publications.get_mut(&id) {
+            if known.gone && known.touched.is_empty() {
+                (known.touched, known.tries) = (Arc::new(Spans::all()), 1);
+            }
             return;
         }
         let touched: Arc<Spans> = Arc::new(Spans::all());

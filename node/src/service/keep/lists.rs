@@ -183,8 +183,12 @@ impl Lists {
             Live::Ceased(publication) => {
                 let id = reference(&publication);
                 self.publishers.remove(&id);
-                self.covered.remove(&id);
+                let half_read = self.covered.remove(&id).is_some_and(|covered| covered.is_empty());
                 self.waiting.push_back(Input::Gone(id));
+                // An earlier run was ended half-way, and this one may not have come to it.
+                if half_read {
+                    self.waiting.push_back(Input::Named(vec![id]));
+                }
             }
         }
     }
