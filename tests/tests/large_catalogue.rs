@@ -70,10 +70,15 @@ fn push(evil: &Evil, to: &Daemon, publications: impl IntoIterator<Item = Bytes>)
         entries.push(publication);
     }
     frame(&mut entries);
-    // The greeting, and how many were kept of each frame.
-    let heard = evil.exchange(to, "catalogue", said, 18 + 11 * request as usize, PATIENCE);
-    let kept = heard.get(18..).unwrap_or_default().chunks_exact(11);
-    kept.map(|frame| u64::from(u16::from_be_bytes([frame[9], frame[10]]))).sum()
+    // A byte as the stream is taken, the greeting, and how many were kept of each frame.
+    const BEFORE: usize = 1 + 18;
+    let heard = evil.exchange(to, "catalogue", said, BEFORE + 11 * request as usize, PATIENCE);
+    let kept = heard.get(BEFORE..).unwrap_or_default().chunks_exact(11);
+    let taken = |frame: &[u8]| match Frame::decode(frame[0], Bytes::copy_from_slice(&frame[9..])) {
+        Ok(Frame::Taken(count)) => u64::from(count),
+        other => panic!("{other:?}: it says what it took"),
+    };
+    kept.map(taken).sum()
 }
 
 fn history(node: &Daemon, name: &str) -> usize {

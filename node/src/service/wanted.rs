@@ -64,6 +64,8 @@ struct Inner {
     /// Held shared while something is acknowledged, alone while something is freed.
     acknowledging: RwLock<()>,
     lost: Notify,
+    /// The clock's note as it was written last, in seconds; `u64::MAX` before that.
+    noted: AtomicU64,
     sums: Mutex<Sums>,
     /// A chunk came that was not here.
     news: AtomicBool,
@@ -78,10 +80,10 @@ impl Wanted {
         let generation = keys.generation()?.unwrap_or(0);
         let started = (now(), Moment(clock.unwrap_or(0)));
         let (generation, acknowledging, lost) = (AtomicU64::new(generation), RwLock::default(), Notify::new());
-        let sums = Mutex::default();
+        let (noted, sums) = (AtomicU64::new(u64::MAX), Mutex::default());
         // What an earlier run left is found by the first look at everything.
         let news = AtomicBool::new(false);
-        Ok(Self { inner: Arc::new(Inner { store, keys, started, generation, acknowledging, lost, sums, news }) })
+        Ok(Self { inner: Arc::new(Inner { store, keys, started, generation, acknowledging, lost, noted, sums, news }) })
     }
 
     /// The time of this node's own clock.
@@ -133,9 +135,9 @@ impl Wanted {
         }
         // A chunk has 2 MiB at the most.
         let entry = Entry { cid: *chunk.cid(), length: chunk.len() as u32 };
-        let change = self.change(vec![self.renewal(&entry)], Vec::new());
+        let (change, clock) = self.change(vec![self.renewal(&entry)], Vec::new());
         let (put, noted) = self.inner.store.put_with(chunk, change).await?;
-        self.noted(noted);
+        self.noted(clock, noted);
         if put == Put::New {
             self.inner.news.store(true, Ordering::Relaxed);
         }
@@ -156,8 +158,9 @@ impl Wanted {
         if self.is_made() {
             for part in here.chunks(MAX_TABLE_CHANGES - 1) {
                 let edits = part.iter().map(|entry| self.renewal(entry)).collect();
-                let noted = self.inner.keys.commit(self.change(edits, Vec::new())).await?;
-                self.noted(noted);
+                let (change, clock) = self.change(edits, Vec::new());
+                let noted = self.inner.keys.commit(change).await?;
+                self.noted(clock, noted);
             }
         }
         Ok(held.iter().map(Option::is_some).collect())
@@ -372,8 +375,9 @@ impl Wanted {
     }
 
     fn apply(&self, entries: Vec<(Key, Edit)>, notes: Vec<(Bytes, Option<Bytes>)>) -> Result<(), StoreError> {
-        let noted = self.inner.keys.apply(&self.change(entries, notes))?;
-        self.noted(noted);
+        let (change, clock) = self.change(entries, notes);
+        let noted = self.inner.keys.apply(&change)?;
+        self.noted(clock, noted);
         Ok(())
     }
 
@@ -381,15 +385,27 @@ impl Wanted {
         (entry.key(), Edit::Merge(merge, Change::Renew(*entry, self.moment()).to_bytes().into()))
     }
 
-    /// A change of this generation; with it goes the clock, so that no row is ever of a later time than it.
-    fn change(&self, entries: Vec<(Key, Edit)>, mut notes: Vec<(Bytes, Option<Bytes>)>) -> TableChange {
-        let clock = Bytes::copy_from_slice(&self.moment().0.to_be_bytes());
-        notes.push((Bytes::from_static(CLOCK), Some(clock)));
-        TableChange { generation: self.inner.generation.load(Ordering::Acquire), entries, notes }
+    /// A change of this generation, and the clock's note that goes with it: with the first of each second, so that no row is
+    /// on disk without a note of its time. (Where two changes of one second overtook each other it may be a second back.)
+    fn change(
+        &self,
+        entries: Vec<(Key, Edit)>,
+        mut notes: Vec<(Bytes, Option<Bytes>)>,
+    ) -> (TableChange, Option<Moment>) {
+        let moment = self.moment();
+        let due = (self.inner.noted.load(Ordering::Acquire) != moment.0).then_some(moment);
+        if due.is_some() {
+            notes.push((Bytes::from_static(CLOCK), Some(Bytes::copy_from_slice(&moment.0.to_be_bytes()))));
+        }
+        (TableChange { generation: self.inner.generation.load(Ordering::Acquire), entries, notes }, due)
     }
 
-    fn noted(&self, noted: bool) {
-        if !noted && self.is_made() {
+    /// A change was made, or not; `clock`: the note that went with it.
+    fn noted(&self, clock: Option<Moment>, made: bool) {
+        if let Some(Moment(seconds)) = clock.filter(|_| made) {
+            self.inner.noted.store(seconds, Ordering::Release);
+        }
+        if !made && self.is_made() {
             self.inner.generation.store(0, Ordering::Release);
             self.inner.lost.notify_one();
         }

@@ -58,3 +58,27 @@ async fn what_is_renewed_put_again_or_listed_meanwhile_is_not_freed() {
     assert_eq!(renewed, [[true; 50], [false; 50]].concat());
     assert!(entries[300..].iter().all(|entry| wanted.row(&entry.key()).expect("it reads").is_none()));
 }
+
+/// What a run that was killed had on disk says what time it was.
+#[tokio::test(start_paused = true)]
+async fn the_clock_is_on_disk_with_the_rows_of_each_second_and_goes_on_from_there() {
+    let wanted = Wanted::open(Store::in_memory(1 << 30)).expect("it opens");
+    assert!(wanted.make().expect("it is made"));
+    let noted = |wanted: &Wanted| {
+        let note = wanted.inner.keys.note(CLOCK).expect("it reads").expect("there is one");
+        Moment(u64::from_be_bytes(note.as_ref().try_into().expect("eight bytes")))
+    };
+    for number in 0..200 {
+        wanted.put(chunk(number).0).await.expect("there is room");
+        let row = wanted.row(&chunk(number).1.key()).expect("it reads").expect("it came");
+        assert_eq!((row.grace_ends(Duration::ZERO), noted(&wanted)), (Some(wanted.moment()), wanted.moment()));
+        tokio::time::advance(Duration::from_millis(300)).await;
+    }
+    // A table that is made anew has a note of its own.
+    assert!(wanted.make().expect("it is made"));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    wanted.put(chunk(200).0).await.expect("there is room");
+    assert_eq!(noted(&wanted), wanted.moment());
+    let later = Wanted::open(wanted.inner.store.clone()).expect("it opens");
+    assert_eq!(later.moment(), wanted.moment());
+}

@@ -134,7 +134,7 @@ impl KeyTable {
     /// generation that does not count, and nothing was done. [`StoreError::Io`] with `InvalidInput`: over a bound.
     pub fn apply(&self, change: &TableChange) -> Result<bool, StoreError> {
         change.check()?;
-        self.store.with(|table| table.keys().apply(change))
+        self.store.with(|table| Ok(table.keys().apply([change])? == [true]))
     }
 
     /// [`KeyTable::apply`], on disk on return, with a sync that it shares with others. A dropped future may leave it

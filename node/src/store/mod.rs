@@ -90,9 +90,12 @@ const OPERATION_BYTES: u32 = 1024;
 const VERIFYING: usize = 4;
 /// Hashes or records that one operation is about: what one batch of the index takes.
 const PART: usize = 64;
-/// Operations that one call with many hashes or records has under way: they share a sync, and whoever comes meanwhile
-/// waits for no more than these.
+/// Operations that one call with many hashes has under way: they share a sync, and whoever comes meanwhile waits for no
+/// more than these.
 const PARTS_AT_ONCE: usize = 4;
+/// The same of records: they are small, and sixteen parts take little longer to sync than four (measured on a busy
+/// machine: 200,000 records of 600 bytes took 19.9 s with 4 parts at once, and 9.1 s with 16).
+const RECORD_PARTS_AT_ONCE: usize = 16;
 
 /// What tests make smaller.
 #[derive(Clone, Copy, Debug)]
@@ -301,7 +304,7 @@ impl Store {
     /// [damaged](Self::damaged) are not remembered any more.
     /// However many there are, others are served between them. A dropped future may leave some of it done.
     pub async fn remove(&self, hashes: Vec<Multihash>) -> Result<Removed, StoreError> {
-        self.ask_for_parts(&hashes, |part| (Request::Remove(part), 0)).await
+        self.ask_for_parts(&hashes, PARTS_AT_ONCE, |part| (Request::Remove(part), 0)).await
     }
 
     /// Up to `limit` entries in key order, strictly after `after`.
@@ -346,7 +349,7 @@ impl Store {
             // At most 64 of 65 KiB.
             (Request::Values(part), bytes as u32)
         };
-        self.ask_for_parts(&changes, request).await.map(drop)
+        self.ask_for_parts(&changes, RECORD_PARTS_AT_ONCE, request).await.map(drop)
     }
 
     /// The value of a record, read from the log. One that is damaged is `None` from then on. Blocks, on disk.
@@ -436,18 +439,19 @@ impl Store {
         }
     }
 
-    /// Asks for parts of `items`, a few at a time; `request` makes an operation and its payload bytes of each. Gives
+    /// Asks for parts of `items`, `at_once` at a time; `request` makes an operation and its payload bytes of each. Gives
     /// what they removed.
     async fn ask_for_parts<T: Clone>(
         &self,
         items: &[T],
+        at_once: usize,
         request: impl Fn(Vec<T>) -> (Request, u32),
     ) -> Result<Removed, StoreError> {
         let mut total = Removed::default();
         let mut asked = FuturesUnordered::new();
         let mut parts = items.chunks(PART);
         loop {
-            while asked.len() < PARTS_AT_ONCE
+            while asked.len() < at_once
                 && let Some(part) = parts.next()
             {
                 let (request, bytes) = request(part.to_vec());

@@ -248,12 +248,17 @@ impl Writer {
         for batch in batches {
             table.index().apply(batch)?;
         }
-        for (operation, outcome) in operations.iter().zip(&mut outcomes) {
-            if let (Some(change), Ok(Answer::PutWith(_, made) | Answer::Table(made))) =
-                (operation.request.change(), outcome)
-            {
-                *made = table.keys().apply(change)?;
-            }
+        let (changes, answers): (Vec<_>, Vec<_>) = operations
+            .iter()
+            .zip(&mut outcomes)
+            .filter_map(|(operation, outcome)| match outcome {
+                Ok(Answer::PutWith(_, made) | Answer::Table(made)) => Some((operation.request.change()?, made)),
+                _ => None,
+            })
+            .unzip();
+        // All at once: most of what they cost is the same for each.
+        for (answer, made) in answers.into_iter().zip(table.keys().apply(changes)?) {
+            *answer = made;
         }
         table.index().sync()?;
         self.shared.batches.fetch_add(1, Ordering::Relaxed);

@@ -26,7 +26,7 @@ use crate::{service::worker::Work, store::StoreError};
 /// Changes that may wait to be written; whoever brings more waits. As many as a busy second of catch-up brings: some
 /// 2 MiB.
 pub(super) const WAITING: usize = 4096;
-/// Changes that are written at once: the store makes a few batches of them.
+/// Changes that are written at once: the store makes one batch of them.
 const AT_ONCE: usize = 1024;
 /// After the store failed the same is tried again so much later.
 const RETRY: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use p2p_protocol::Key;
 
-use super::{Index, Write};
+use super::{Index, MAX_BATCH, Write};
 use crate::store::{
     StoreError,
     key_table::{Edit, TableChange},
@@ -143,37 +143,59 @@ impl Keys {
         Ok(pairs.into_iter().map(|(name, value)| (name.slice(10..), value)).collect())
     }
 
-    /// Makes all of `change` or none of it; `false`: it was made for a generation that does not count.
-    pub(in crate::store) fn apply(&self, change: &TableChange) -> Result<bool, StoreError> {
+    /// Makes each of `changes`, all of it or none of it, in as few batches of the index as take them. Of each, in their
+    /// order: `false` where it was made for a generation that does not count.
+    pub(in crate::store) fn apply<'a>(
+        &self,
+        changes: impl IntoIterator<Item = &'a TableChange>,
+    ) -> Result<Vec<bool>, StoreError> {
         let mut state = self.state();
-        let Some(mut head) = state.head.filter(|head| head.generation == change.generation) else { return Ok(false) };
-        // Two edits of one key see each other.
-        let mut writes: Vec<Write> = Vec::with_capacity(1 + change.entries.len() + change.notes.len());
-        for (key, edit) in &change.entries {
-            let key = entry_key(head.generation, key);
-            let before = self.current(&writes, &key)?;
-            let after = match edit {
-                Edit::Set(value) => Some(value.to_vec()),
-                Edit::Remove => None,
-                Edit::Merge(merge, operand) => merge(before.as_deref(), operand),
+        let mut made = Vec::new();
+        let mut writes = Writes::default();
+        for change in changes {
+            let Some(mut head) = writes.head.or(state.head).filter(|head| head.generation == change.generation) else {
+                made.push(false);
+                continue;
             };
-            head.entries = head.entries + u64::from(after.is_some()) - u64::from(before.is_some());
-            set(&mut head, &mut writes, key, before.as_deref(), after);
+            if writes.list.len() + change.entries.len() + change.notes.len() > MAX_BATCH {
+                self.write(&mut state, std::mem::take(&mut writes))?;
+            }
+            for (key, edit) in &change.entries {
+                let key = entry_key(head.generation, key);
+                let before = self.current(&writes, &key)?;
+                let after = match edit {
+                    Edit::Set(value) => Some(value.to_vec()),
+                    Edit::Remove => None,
+                    Edit::Merge(merge, operand) => merge(before.as_deref(), operand),
+                };
+                head.entries = head.entries + u64::from(after.is_some()) - u64::from(before.is_some());
+                head.turn(&key, before.as_deref(), after.as_deref());
+                writes.set(key, after);
+            }
+            for (name, value) in &change.notes {
+                let key = note_key(head.generation, name);
+                let before = self.current(&writes, &key)?;
+                head.turn(&key, before.as_deref(), value.as_deref());
+                writes.set(key, value.as_deref().map(<[u8]>::to_vec));
+            }
+            writes.head = Some(head);
+            made.push(true);
         }
-        for (name, value) in &change.notes {
-            let key = note_key(head.generation, name);
-            let before = self.current(&writes, &key)?;
-            set(&mut head, &mut writes, key, before.as_deref(), value.as_deref().map(<[u8]>::to_vec));
-        }
-        writes.push(head_write(&head));
-        self.index.apply(writes)?;
+        self.write(&mut state, writes)?;
+        Ok(made)
+    }
+
+    fn write(&self, state: &mut State, writes: Writes) -> Result<(), StoreError> {
+        let Writes { mut list, head: Some(head) } = writes else { return Ok(()) };
+        list.push(head_write(&head));
+        self.index.apply(list)?;
         state.head = Some(head);
-        Ok(true)
+        Ok(())
     }
 
     /// The value of an index key after `writes`.
-    fn current(&self, writes: &[Write], key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        match writes.iter().rev().find(|(written, _)| written == key) {
+    fn current(&self, writes: &Writes, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        match writes.list.iter().find(|(written, _)| written == key) {
             Some((_, value)) => Ok(value.as_deref().map(Bytes::copy_from_slice)),
             None => self.index.get(key),
         }
@@ -198,7 +220,9 @@ impl Keys {
         let mut writes = Vec::with_capacity(entries.len());
         for (key, value) in entries {
             loading.entries += 1;
-            set(&mut loading, &mut writes, entry_key(generation, key), None, Some(value.to_vec()));
+            let key = entry_key(generation, key);
+            loading.turn(&key, None, Some(value));
+            writes.push((key, Some(value.to_vec())));
         }
         // Without the lock: changes of the one that counts do not wait.
         self.index.apply(writes)?;
@@ -218,7 +242,9 @@ impl Keys {
         };
         let mut writes = Vec::with_capacity(1 + notes.len());
         for (name, value) in notes {
-            set(&mut head, &mut writes, note_key(generation, name), None, Some(value.to_vec()));
+            let key = note_key(generation, name);
+            head.turn(&key, None, Some(value));
+            writes.push((key, Some(value.to_vec())));
         }
         writes.push(head_write(&head));
         self.index.apply(writes)?;
@@ -289,12 +315,30 @@ impl Keys {
     }
 }
 
-/// Adds a write of `key` and takes it into the head's sum.
-fn set(head: &mut Head, writes: &mut Vec<Write>, key: Vec<u8>, before: Option<&[u8]>, after: Option<Vec<u8>>) {
-    for value in [before, after.as_deref()].into_iter().flatten() {
-        head.sum ^= print(&key, value);
+/// Writes of changes that go into one batch, and the head after them. A key stands in it once, so that what many changes
+/// say of one note is one write; there are at most [`MAX_BATCH`].
+#[derive(Default)]
+struct Writes {
+    list: Vec<Write>,
+    head: Option<Head>,
+}
+
+impl Writes {
+    fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        match self.list.iter_mut().find(|(written, _)| *written == key) {
+            Some((_, written)) => *written = value,
+            None => self.list.push((key, value)),
+        }
     }
-    writes.push((key, after));
+}
+
+impl Head {
+    /// Takes a change of a key from one value to another into the sum.
+    fn turn(&mut self, key: &[u8], before: Option<&[u8]>, after: Option<&[u8]>) {
+        for value in [before, after].into_iter().flatten() {
+            self.sum ^= print(key, value);
+        }
+    }
 }
 
 /// What an entry or a note adds to the sum, and what takes it out again.
@@ -322,4 +366,81 @@ fn entry_key(generation: u64, key: &Key) -> Vec<u8> {
 
 fn note_key(generation: u64, name: &[u8]) -> Vec<u8> {
     [&space(generation, NOTE)[..], name].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::index::{Pair, memory::MemoryIndex};
+
+    /// An index that counts the writes of each batch.
+    #[derive(Default)]
+    struct Counting(MemoryIndex, Mutex<Vec<usize>>);
+
+    impl Index for Counting {
+        fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            self.0.get(key)
+        }
+
+        fn range(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
+            self.0.range(start, end, limit)
+        }
+
+        fn apply(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+            self.1.lock().expect("nothing panics").push(writes.len());
+            self.0.apply(writes)
+        }
+
+        fn sync(&self) -> Result<(), StoreError> {
+            self.0.sync()
+        }
+    }
+
+    fn loaded() -> (Arc<Counting>, Keys, u64) {
+        let index = Arc::new(Counting::default());
+        let keys = Keys::open(index.clone()).expect("it is empty");
+        let generation = keys.begin();
+        assert!(keys.finish(generation, &[]).expect("it is in memory"));
+        index.1.lock().expect("nothing panics").clear();
+        (index, keys, generation)
+    }
+
+    /// Adds up what it is given: the order and the number of edits show.
+    fn add(current: Option<&[u8]>, operand: &[u8]) -> Option<Vec<u8>> {
+        Some([current.unwrap_or_default(), operand].concat())
+    }
+
+    #[test]
+    fn changes_made_together_are_those_made_one_by_one_in_few_batches_that_are_bounded() {
+        let (apart, one_by_one, apart_generation) = loaded();
+        let (together, at_once, generation) = loaded();
+        let changes = |generation| -> Vec<TableChange> {
+            let change = |number: u8| TableChange {
+                // Every tenth is for a table that there is none of.
+                generation: generation + u64::from(number % 10 == 9),
+                // Some keys are changed by more than one.
+                entries: vec![(Key([number % 150; 32]), Edit::Merge(add, Bytes::copy_from_slice(&[number])))],
+                notes: vec![(Bytes::from_static(b"clock"), Some(Bytes::copy_from_slice(&[number / 7])))],
+            };
+            (0..200).map(change).collect()
+        };
+        let mut expected = Vec::new();
+        for change in changes(apart_generation) {
+            expected.extend(one_by_one.apply([&change]).expect("it is in memory"));
+        }
+        assert_eq!(at_once.apply(&changes(generation)).expect("it is in memory"), expected);
+        assert_eq!(expected.iter().filter(|made| **made).count(), 180);
+        let seen = |keys: &Keys| {
+            (keys.range(&(..), 1000).expect("it reads"), keys.notes(None, 1000).expect("it reads"), keys.entries())
+        };
+        assert_eq!(seen(&at_once), seen(&one_by_one));
+        let state = at_once.state().head;
+        at_once.check().expect("it reads");
+        assert_eq!((at_once.state().head, state.is_some()), (state, true), "what is written adds up to its sum");
+        let batches = |index: &Counting| index.1.lock().expect("nothing panics").clone();
+        assert_eq!(batches(&apart).len(), 180);
+        let batches = batches(&together);
+        // The note and the head go once with each.
+        assert!(batches.len() <= 4 && batches.iter().all(|writes| *writes <= MAX_BATCH + 1), "{batches:?}");
+    }
 }
