@@ -26,7 +26,7 @@ const ROUNDS: usize = 15;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(4).min(4));
     let trials = vec![
         always("killed_at_any_moment_a_node_has_all_that_was_acknowledged", killed_at_any_moment),
         always("a_lost_index_is_built_again", a_lost_index),

@@ -27,7 +27,7 @@ const MIB: u64 = 1 << 20;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(4).min(4));
     let trials = vec![
         Trial::test("who_is_full_refuses_and_the_next_nearest_has_the_copy_until_there_is_room", || {
             a_full_machine();

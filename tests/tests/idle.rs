@@ -21,8 +21,8 @@ const NODE: Program = Program(env!("CARGO_BIN_EXE_p2p-node-tested"));
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Both count bytes or seconds: one after the other.
-    arguments.test_threads = Some(1);
+    // Each has a network of its own, and mostly waits.
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
     let trials = vec![
         trial("a_network_at_rest_says_next_to_nothing_and_a_restart_is_cheap", at_rest),
         trial("a_machine_that_vanished_is_noticed_when_it_is_used", vanished),

@@ -17,8 +17,8 @@ const NODE: Program = Program(env!("CARGO_BIN_EXE_p2p-node-tested"));
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Six daemons and their cables at once are enough for a small machine.
-    arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
+    // A dozen daemons and their cables at once, which mostly wait, are enough for a small machine.
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(4).min(4));
     let trials = vec![
         trial("three_machines_meet_and_share_with_nothing_configured", || meet_and_share(Addresses::V4)),
         trial("machines_with_ipv6_only_meet_and_share", || meet_and_share(Addresses::V6)),

@@ -67,7 +67,7 @@ under_seeds! {
 /// Those of a usual run, or the one that `P2P_TEST_SEED` names.
 fn seeds() -> Vec<u64> {
     let named = std::env::var("P2P_TEST_SEED").ok().and_then(|text| text.parse().ok());
-    named.map_or_else(|| (20_261_123..20_261_131).collect(), |seed| vec![seed])
+    named.map_or_else(|| (20_261_123..20_261_127).collect(), |seed| vec![seed])
 }
 
 /// Says how to run a seed again when the test that holds it panics.

@@ -20,7 +20,7 @@ const NODE: Program = Program(env!("CARGO_BIN_EXE_p2p-node-tested"));
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(4).min(4));
     let trials = vec![
         Trial::ignorable_test("an_unreadable_file_is_named_and_nothing_is_published", unreadable),
         always("what_cannot_be_stored_is_named_and_nothing_is_published", unfit_input),

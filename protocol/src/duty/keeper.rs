@@ -27,12 +27,14 @@ const TIGHT: f64 = 0.90;
 const REFUSED_AGAIN: Duration = Duration::from_secs(600);
 /// Neighbours that are compared with, as a multiple of the peers that share a chunk.
 const NEIGHBOURHOOD: usize = 2;
-/// Nothing is freed more often than this: each time costs a look at every row.
+/// Nothing is freed more often than this, or than the grace: each time costs a look at every row.
 const COLLECT_AGAIN: Duration = Duration::from_secs(10);
 /// Where nothing happened meanwhile that could let it be freed: peers that are gone stop to count with time alone.
 const COLLECT_SELDOM: Duration = Duration::from_secs(600);
-/// A peer whose catalogue is to be compared with is asked again after so long.
+/// A peer whose catalogue is to be compared with is asked again after so long, or after the grace.
 const COMPARE_AGAIN: Duration = Duration::from_secs(60);
+/// The shortest of these, whatever the grace.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// What a row is to this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -353,7 +355,8 @@ impl Keeper {
         let seen: Vec<_> = self.view.seen_within(now, self.settings.grace * SEEN_GRACES).collect();
         for peer in seen {
             let known = self.reconciled.get(&peer).is_some_and(|begun| *begun > unlisted);
-            let asked = self.compared.get(&peer).is_some_and(|at| now.saturating_duration_since(*at) < COMPARE_AGAIN);
+            let again = self.within_grace(COMPARE_AGAIN);
+            let asked = self.compared.get(&peer).is_some_and(|at| now.saturating_duration_since(*at) < again);
             if known || !self.view.is_connected(&peer) {
                 continue;
             }
@@ -370,9 +373,15 @@ impl Keeper {
         let (started, first) = self.started;
         let ends = self.grace_ends.map(|ends| started + Duration::from_secs(ends.0.saturating_sub(first.0)));
         let after = |wait: Duration| self.collected.map_or(started, |at| at + wait);
-        let blocked = self.blocked.map(|_| after(if self.stirred { COLLECT_AGAIN } else { COLLECT_SELDOM }));
-        let ends = ends.map(|ends| ends.max(after(COLLECT_AGAIN)));
+        let again = self.within_grace(COLLECT_AGAIN);
+        let blocked = self.blocked.map(|_| after(if self.stirred { again } else { COLLECT_SELDOM }));
+        let ends = ends.map(|ends| ends.max(after(again)));
         ends.into_iter().chain(blocked).min()
+    }
+
+    /// A wait that makes a short grace no longer.
+    fn within_grace(&self, wait: Duration) -> Duration {
+        wait.min(self.settings.grace.max(SHORTEST))
     }
 
     fn pass(&mut self, now: Instant) {

@@ -49,8 +49,12 @@ struct Node {
 impl Node {
     /// `peers[local]` among all of them, which it has met.
     fn new(peers: &[PeerId], local: PeerId) -> Self {
+        Self::set(Settings::default(), peers, local)
+    }
+
+    fn set(settings: Settings, peers: &[PeerId], local: PeerId) -> Self {
         let now = Instant::now();
-        let keeper = Keeper::new(local, true, Settings::default(), now, Moment(0), Chance::new(1));
+        let keeper = Keeper::new(local, true, settings, now, Moment(0), Chance::new(1));
         let mut node = Self { keeper, rows: BTreeMap::new(), now };
         node.tell(Input::MostCopies(K));
         for peer in peers.iter().filter(|peer| **peer != local) {
@@ -224,6 +228,34 @@ fn what_nothing_lists_is_freed_after_the_grace_once_everybody_knows() {
     node.wait(MINUTE);
     known(&mut node).into_iter().for_each(|input| assert!(node.tell(input).is_empty()));
     assert!(!frees(&node.wait(3 * grace)));
+}
+
+#[test]
+fn what_has_a_short_grace_is_not_waited_for_much_longer() {
+    let (all, chunk) = (peers(3), entry("a chunk"));
+    let grace = Duration::from_secs(5);
+    let settings = Settings { grace, ..Settings::default() };
+    let mut node = Node::set(settings, &all, all[0]).with(Row::new(chunk, Moment(0)), true);
+    let compares = |outputs: Vec<Output>| outputs.iter().filter(|output| matches!(output, Output::Compare(_))).count();
+    // Nobody answers: each is asked again, and not at once.
+    assert_eq!(compares(node.wait(grace * 3 - Duration::from_millis(1))), 2);
+    assert_eq!(compares(node.wait(grace * 2)), 4);
+    all[1..].iter().for_each(|peer| assert!(node.tell(Input::Reconciled(*peer, node.now)).is_empty()));
+    assert!(frees(&node.wait(grace)));
+    // Looks at every row stay apart, however short it is.
+    let settings = Settings { grace: Duration::ZERO, ..settings };
+    let mut node = Node::set(settings, &all, all[0]).with(Row::new(chunk, Moment(0)), true);
+    let (until, mut times) = (node.now + Duration::from_secs(10), 0);
+    while let Some((at, _)) = node.keeper.poll_timeout()
+        && at <= until
+        && times < 1000
+    {
+        node.now = node.now.max(at);
+        node.keeper.handle_timeout(node.now);
+        node.outputs();
+        times += 1;
+    }
+    assert!(times < 50, "{times}");
 }
 
 #[test]

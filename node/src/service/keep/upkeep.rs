@@ -34,8 +34,10 @@ use crate::{
     store::StoreError,
 };
 
-/// How often the clock is written down, and what the store found damaged is looked at.
+/// How often the clock is written down.
 const MINUTE: Duration = Duration::from_secs(60);
+/// How often the store is looked at: its room, what it found damaged, what came that nothing lists. Costs microseconds.
+const LOOK: Duration = Duration::from_secs(10);
 /// Peers that are tried for one chunk before anybody is.
 const SOURCES: usize = 3;
 /// Damaged chunks that are looked at in one minute: what is damaged beside them is found missing by the next look at
@@ -60,6 +62,7 @@ pub(super) struct Upkeep<'a> {
     /// Bytes that are being fetched, and not in the store yet.
     pulling: Arc<AtomicU64>,
     minute: Interval,
+    look: Interval,
     /// The first round of discovery, until it is over: before that it is not known where this node stands.
     discovering: Option<BoxFuture<'static, ()>>,
     /// What the machine wanted until then: a node that saw only some of its peers would fetch what is theirs. Bounded by
@@ -88,8 +91,9 @@ impl<'a> Upkeep<'a> {
     ) -> Self {
         let (compared, mut topology) = (around.sync.compared(), around.locate.changes());
         topology.mark_changed();
-        let mut minute = interval(MINUTE);
+        let (mut minute, mut look) = (interval(MINUTE), interval(LOOK));
         minute.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let locate = around.locate.clone();
         let discovering = async move { locate.discovered().await }.boxed();
         Self {
@@ -105,6 +109,7 @@ impl<'a> Upkeep<'a> {
             running: FuturesUnordered::new(),
             pulling: Arc::default(),
             minute,
+            look,
             discovering: Some(discovering),
             held_back: Vec::new(),
             health,
@@ -159,6 +164,9 @@ impl<'a> Upkeep<'a> {
             }
             Err(error) => tracing::warn!(%error, "what is damaged cannot be read"),
         }
+    }
+
+    fn keep_time(&self) {
         if let Err(error) = self.around.wanted.keep_time() {
             tracing::warn!(%error, "the time could not be written down");
         }
@@ -236,7 +244,8 @@ impl World<Keeper> for Upkeep<'_> {
                     // What waits is told to the machine before any of these is answered.
                     std::mem::take(&mut self.held_back).into_iter().for_each(|output| self.act(output));
                 }
-                _ = self.minute.tick() => self.look_around(),
+                _ = self.minute.tick() => self.keep_time(),
+                _ = self.look.tick() => self.look_around(),
             }
         }
     }
