@@ -38,6 +38,7 @@ use crate::{
         inspect::Inspect,
         keep::{Around, Keep, drain},
         locate::Locate,
+        pin::Pin,
         remember,
         replicate::Replicate,
         scrub::Scrub,
@@ -139,6 +140,8 @@ pub struct Rooms {
     pub audit: Audit,
     /// What this node should hold.
     pub keep: Keep,
+    /// Whole copies for this node's user.
+    pub pin: Pin,
     /// Reading every chunk again.
     pub scrub: Scrub,
     /// Looking into DAGs.
@@ -227,6 +230,7 @@ impl Rooms {
             scratch.clone(),
             blocking.clone(),
         );
+        let pin = Pin::new(store.clone(), keep.clone(), fetch.clone(), inspect.clone(), blocking.clone());
         let export = Export::new(inspect.clone(), scratch, blocking);
         let top = workers.layer();
         let (knowing, met) = (catalogue.clone(), locate.clone());
@@ -243,6 +247,7 @@ impl Rooms {
             sync,
             audit,
             keep,
+            pin,
             scrub,
             inspect,
             export,

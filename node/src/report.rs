@@ -366,6 +366,47 @@ pub struct CatalogueLine {
     pub version: u64,
     /// When it was published.
     pub updated: String,
+    /// Of `ls --pinned`: what has it stay on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<PinnedBy>,
+}
+
+/// What has a whole copy stay on this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PinnedBy {
+    /// Its name was pinned: later versions follow.
+    Name,
+    /// Its root was.
+    Cid,
+}
+
+/// `pin --json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PinnedWhole {
+    /// The root.
+    pub cid: String,
+    /// The name or, without one, the label.
+    pub name: String,
+    /// What has it stay.
+    pub pinned: PinnedBy,
+    /// Content bytes.
+    pub size: u64,
+    /// Chunks of it that are here, with those of its manifest.
+    pub chunks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// `unpin --json`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Unpinned {
+    /// The root.
+    pub cid: String,
+    /// The name that was pinned; `null`: it was pinned by its root.
+    pub name: Option<String>,
 }
 
 /// `ls REF --json`, a line an entry of a directory.

@@ -267,7 +267,7 @@ impl World {
     /// A root is where it should be, and its publication known to all.
     fn place(&mut self, publisher: NodeId, root: usize, copies: u8) {
         let key = self.publications.len() as u32;
-        self.publications.push(crate::world::Publication { root, publisher, copies });
+        self.publications.push(crate::world::Publication::new(root, publisher, copies));
         let entries = self.roots[root].entries.clone();
         for (chunk, entry) in &entries {
             for holder in self.nearest(chunk, usize::from(copies)) {

@@ -37,6 +37,7 @@ pub(crate) struct Add {
     pace: Duration,
     /// It was removed, and its chunks are those that others have yet.
     restores: bool,
+    root: usize,
 }
 
 impl World {
@@ -46,7 +47,7 @@ impl World {
             return;
         }
         let key = self.publications.len() as PublicationKey;
-        self.publications.push(Publication { root, publisher: node, copies });
+        self.publications.push(Publication::new(root, node, copies));
         let chunks = self.roots[root].entries.len();
         self.note(|| format!("node {node} begins to add publication {key}: {chunks} chunks, {copies} copies"));
         self.begin(key, node, root, time, false);
@@ -56,7 +57,7 @@ impl World {
         let of = &self.roots[root];
         let left: Vec<_> = of.manifest.iter().chain(of.entries.iter().rev()).copied().collect();
         let pace = time / u32::try_from(left.len().max(1)).unwrap_or(u32::MAX);
-        self.adds.insert(key, Add { node, left, acknowledged: Vec::new(), pace, restores });
+        self.adds.insert(key, Add { node, left, acknowledged: Vec::new(), pace, restores, root });
         self.after(Duration::ZERO, Event::Client(Step::Put(key)));
         let quarter = self.settings.grace / 4;
         self.after(quarter, Event::Client(Step::Renew(key)));
@@ -152,6 +153,12 @@ impl World {
             self.note(|| format!("publication {publication} fails: a chunk was taken by nobody"));
             return;
         }
+        let before = self.nodes[add.node].disk.catalogue.get(publication).map_or(0, |version| version.version);
+        if self.root_of(publication, before) != add.root {
+            self.publications[publication as usize].later.insert(before + 1, add.root);
+        }
+        // What it was before lists nothing any more.
+        self.model.removed(publication);
         self.announce(add.node, publication, false);
         let keys: Vec<Key> = add.acknowledged.iter().map(|(key, ..)| *key).collect();
         let copies = self.publications[publication as usize].copies;
@@ -176,19 +183,38 @@ impl World {
     /// more, nothing is promised again.
     pub(crate) fn restore(&mut self, publication: PublicationKey, time: Duration) {
         let Some(of) = self.publications.get(publication as usize) else { return };
-        let (node, root) = (of.publisher, of.root);
-        let removed = self.nodes[node].disk.catalogue.get(publication).is_some_and(|version| version.removed);
-        if removed && self.nodes[node].is_up() && !self.nodes[node].liar && !self.adds.contains_key(&publication) {
+        let node = of.publisher;
+        let removed = self.nodes[node].disk.catalogue.get(publication).filter(|version| version.removed);
+        if let Some(root) = removed.map(|version| self.root_of(publication, version.version))
+            && self.nodes[node].is_up()
+            && !self.nodes[node].liar
+            && !self.adds.contains_key(&publication)
+        {
             self.note(|| format!("node {node} begins to restore publication {publication}"));
             self.begin(publication, node, root, time, true);
+        }
+    }
+
+    /// The publisher begins to add another root under the same name, which takes about `time`.
+    pub(crate) fn update(&mut self, publication: PublicationKey, root: usize, time: Duration) {
+        let Some(of) = self.publications.get(publication as usize) else { return };
+        let (node, last) = (of.publisher, of.last);
+        let version = self.nodes[node].disk.catalogue.get(publication);
+        // Whoever lost its disk and does not know its own last version by now would give its number a second time.
+        let stands = version.is_some_and(|version| !version.removed && version.version == last);
+        if stands && self.nodes[node].is_up() && !self.nodes[node].liar && !self.adds.contains_key(&publication) {
+            self.note(|| format!("node {node} begins to add another version of publication {publication}"));
+            self.begin(publication, node, root, time, false);
         }
     }
 
     fn announce(&mut self, node: NodeId, publication: PublicationKey, removed: bool) {
         let before = self.nodes[node].disk.catalogue.get(publication).map_or(0, |version| version.version);
         let version = Version { version: before + 1, removed };
+        let of = &mut self.publications[publication as usize];
+        of.last = of.last.max(version.version);
         self.learn(node, publication, version);
-        let inline = match &self.roots[self.publications[publication as usize].root].listing {
+        let inline = match &self.roots[self.root_of(publication, version.version)].listing {
             p2p_protocol::manifest::Listing::Inline(entries) => 40 * entries.len() as u64,
             p2p_protocol::manifest::Listing::Manifest(_) => 36,
         };

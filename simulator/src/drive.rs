@@ -137,9 +137,8 @@ impl World {
         let from = self.nodes[id].disk.rows.range(span.from..);
         let mut rows = from.take_while(|(key, _)| span.contains(key));
         let some = rows.by_ref().take(SCAN_ROWS);
-        let some: Vec<_> = some
-            .map(|(key, kept)| Scanned { key: *key, row: kept.row.clone(), held: kept.held, pinned: false })
-            .collect();
+        let some: Vec<_> =
+            some.map(|(key, kept)| Scanned { key: *key, row: kept.row.clone(), held: kept.held }).collect();
         (some, rows.next().is_none())
     }
 
@@ -226,7 +225,7 @@ impl World {
             node.disk.changes += 1;
             node.disk.used += u64::from(entry.length);
         }
-        let unlisted = !kept.row.is_wanted();
+        let unlisted = !kept.row.is_needed();
         self.model.came(key, id);
         if unlisted {
             self.tell(id, Input::Unlisted);
@@ -248,7 +247,7 @@ impl World {
         {
             disk.changes += 1;
             disk.used -= u64::from(kept.row.entry.length);
-            if !kept.row.is_wanted() {
+            if !kept.row.is_needed() {
                 disk.rows.remove(key);
             }
         }
@@ -267,6 +266,7 @@ impl World {
                 self.drop_chunk(id, &key);
                 self.figures.freed += 1;
                 self.check_copies(&key, "freed");
+                self.check_pinned(id, &key, "freed");
             }
         }
         self.space(id);
@@ -275,10 +275,15 @@ impl World {
     fn give_up(&mut self, id: NodeId, entries: &[Entry]) {
         for entry in entries {
             let key = entry.key();
+            // It may have been pinned since it was proved.
+            if self.nodes[id].disk.rows.get(&key).is_some_and(|kept| kept.row.is_pinned()) {
+                continue;
+            }
             self.note(|| format!("node {id} gives {key:?} up"));
             self.drop_chunk(id, &key);
             self.figures.given_up += 1;
             self.check_copies(&key, "given up");
+            self.check_pinned(id, &key, "given up");
         }
         self.space(id);
     }
@@ -298,7 +303,9 @@ impl World {
                 let Some(running) = &node.running else { return };
                 let parts = running.lister.parts();
                 node.disk.changes += 1;
-                node.disk.rows.retain(|key, kept| kept.held || parts.values().any(|part| part.contains(key)));
+                node.disk.rows.retain(|key, kept| {
+                    kept.held || kept.row.is_pinned() || parts.values().any(|part| part.contains(key))
+                });
             }
             lister::Output::Unread(until) => self.tell(id, Input::Unread(until)),
         }
@@ -317,8 +324,7 @@ impl World {
         if self.running(id, starts).is_none() {
             return;
         }
-        // The high half names the publication; see `Version::id`.
-        let root = self.publications[(listed.publication >> 32) as usize].root;
+        let root = self.root_meant(listed.publication);
         if let Some(sample) = self.roots[root].sample.filter(|_| list) {
             let (bytes, chunks) = sampled::manifest_read(sample.chunks, LEAF_ENTRIES as u64, spans);
             let (wide, _) = sampled::manifest_read(sample.chunks, WIDE_LEAF, spans);
@@ -397,7 +403,7 @@ impl World {
         if let Some(kept) = disk.rows.get_mut(&key) {
             disk.changes += 1;
             kept.row.unlist(publication, moment);
-            if !kept.held && !kept.row.is_wanted() {
+            if !kept.held && !kept.row.is_needed() {
                 disk.rows.remove(&key);
             }
         }
@@ -433,7 +439,7 @@ impl World {
             for (to, entries) in [(id, theirs), (peer, mine)] {
                 for (key, version) in entries {
                     if self.nodes[to].disk.catalogue.get(key) != Some(version) {
-                        let root = self.publications[key as usize].root;
+                        let root = self.root_of(key, version.version);
                         self.figures.gossip_bytes += 400 * self.roots[root].sample.map_or(1, |sample| sample.files);
                         self.learn(to, key, version);
                     }

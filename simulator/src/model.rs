@@ -123,7 +123,7 @@ impl Model {
         self.live.keys().copied()
     }
 
-    fn violates(&mut self, what: String) {
+    pub(crate) fn violates(&mut self, what: String) {
         self.violation.get_or_insert(what);
     }
 }
@@ -178,14 +178,21 @@ impl World {
                 .disk
                 .rows
                 .iter()
-                .filter(|(key, kept)| kept.held && !self.model.is_live(key) && !self.model.is_hollow(key));
+                .filter(|(key, kept)| kept.held && !self.model.is_live(key) && !self.model.is_hollow(key))
+                .filter(|(key, _)| !self.is_pinned(id, key));
             if let Some((key, kept)) = left.clone().next() {
                 let what =
                     format!("node {id} still has {} chunks that nothing lists: {key:?}, {:?}", left.count(), kept.row);
                 return self.model.violates(what);
             }
-            let missing = node.running.as_ref().map_or(0, |running| running.keeper.in_hand().0);
-            if missing > 0 && self.model.hollow.is_empty() {
+        }
+        for id in 0..self.nodes.len() {
+            if !self.nodes[id].is_up() || self.nodes[id].liar {
+                continue;
+            }
+            let hopeless = self.check_pins(id);
+            let missing = self.nodes[id].running.as_ref().map_or(0, |running| running.keeper.in_hand().0);
+            if missing > 0 && self.model.hollow.is_empty() && !hopeless {
                 return self.model.violates(format!("node {id} still looks for {missing} chunks"));
             }
         }

@@ -13,7 +13,7 @@ use p2p_protocol::{
     duty::{Keeper, Moment, Row, Settings, Spans, lister::Lister, reach::Reach},
 };
 
-use crate::catalogue::Catalogue;
+use crate::{catalogue::Catalogue, pins::Pinning};
 
 /// Which node; never used again.
 pub type NodeId = usize;
@@ -48,6 +48,8 @@ pub struct Disk {
     pub capacity: u64,
     /// It is being drained: its share is for the others.
     pub leaving: bool,
+    /// What its user has it keep whole.
+    pub pins: BTreeSet<Pinning>,
 }
 
 impl Default for Disk {
@@ -62,6 +64,7 @@ impl Default for Disk {
             used: 0,
             capacity: u64::MAX,
             leaving: false,
+            pins: BTreeSet::new(),
         }
     }
 }

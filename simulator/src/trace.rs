@@ -44,6 +44,12 @@ pub enum Happening {
     Drain(NodeId),
     /// It stays after all.
     Stay(NodeId),
+    /// A node's user pins what a publication is now; or its name, if so.
+    Pin(NodeId, PublicationKey, bool),
+    /// And unpins all of it.
+    Unpin(NodeId, PublicationKey),
+    /// The publisher adds another root of so many chunks under the same name, over some time.
+    Update(PublicationKey, usize, Duration),
     /// A node begins to lie: it keeps nothing that it is given, and says that it has everything.
     Lie(NodeId),
 }
@@ -116,6 +122,22 @@ impl World {
             }
             Happening::Drain(node) => self.leave(node % count, true),
             Happening::Stay(node) => self.leave(node % count, false),
+            Happening::Pin(node, publication, by_name) => {
+                if let Some(of) = self.pick(publication) {
+                    self.pin(node % count, of, by_name);
+                }
+            }
+            Happening::Unpin(node, publication) => {
+                if let Some(of) = self.pick(publication) {
+                    self.unpin(node % count, of);
+                }
+            }
+            Happening::Update(publication, chunks, time) => {
+                if let Some(of) = self.pick(publication) {
+                    let root = self.make_root(chunks, CHUNK_BYTES);
+                    self.update(of, root, time);
+                }
+            }
             Happening::Lie(node) => self.lie(node % count),
         }
     }
@@ -192,7 +214,7 @@ impl Trace {
     fn happening(chance: &mut Chance, kinds: u64, settings: &Settings) -> Happening {
         let grace = settings.grace;
         loop {
-            let kind = chance.below(19);
+            let kind = chance.below(22);
             if kind != 12 && !(13..=15).contains(&kind) && kinds & (1 << kind) == 0 {
                 continue;
             }
@@ -218,6 +240,9 @@ impl Trace {
                 16 => Happening::Restore(publication, grace.mul_f64(chance.fraction())),
                 17 => Happening::Drain(a),
                 18 => Happening::Stay(a),
+                19 => Happening::Pin(a, publication, b % 2 == 0),
+                20 => Happening::Unpin(a, publication),
+                21 => Happening::Update(publication, 1 + b, grace.mul_f64(chance.fraction())),
                 _ => Happening::Add(a, 1 + chance.below(200), 1 + chance.below(4) as u8, Duration::ZERO),
             };
         }

@@ -47,10 +47,26 @@ const AT_ONCE: u64 = 1_000_000;
 pub struct Publication {
     /// What.
     pub root: usize,
+    /// What it is from a version on, where that is something else.
+    pub later: BTreeMap<u64, usize>,
+    /// The greatest version.
+    pub last: u64,
     /// Who.
     pub publisher: NodeId,
     /// Copies wanted.
     pub copies: u8,
+}
+
+impl Publication {
+    /// Of `root`, not published yet.
+    pub fn new(root: usize, publisher: NodeId, copies: u8) -> Self {
+        Self { root, later: BTreeMap::new(), last: 0, publisher, copies }
+    }
+
+    /// All that it ever was.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = usize> + '_ {
+        self.later.values().copied().chain([self.root])
+    }
 }
 
 /// Something that is to happen.
@@ -373,6 +389,8 @@ impl World {
         for (key, version) in entries.into_iter().filter(|(_, version)| !version.removed) {
             self.goes_live(id, key, version);
         }
+        let pins: Vec<_> = self.nodes[id].disk.pins.iter().copied().collect();
+        pins.into_iter().for_each(|pinning| self.pin_live(id, pinning));
         // References to what is not live any more may be left from the run before.
         let stale: Vec<u64> = self.nodes[id].disk.covered.keys().copied().collect();
         for publication in stale {
@@ -483,12 +501,19 @@ impl World {
         if !version.removed {
             self.goes_live(node, key, version);
         }
+        self.repin(node, key, before, version);
         self.drive(node);
+    }
+
+    /// What a version of a publication is of.
+    pub(crate) fn root_of(&self, key: PublicationKey, version: u64) -> usize {
+        let publication = &self.publications[key as usize];
+        publication.later.range(..=version).next_back().map_or(publication.root, |(_, root)| *root)
     }
 
     fn goes_live(&mut self, node: NodeId, key: PublicationKey, version: Version) {
         let publication = &self.publications[key as usize];
-        let root = &self.roots[publication.root];
+        let root = &self.roots[self.root_of(key, version.version)];
         let id = version.id(key);
         let listed = Listed {
             publication: id,

@@ -156,7 +156,7 @@ fn the_reader_of_imports_sees_groups_and_paths() {
 }
 
 /// Which services each service may use: what stands below it. One that is not named here may use none.
-const SERVICES_BELOW: [(&str, &[&str]); 20] = [
+const SERVICES_BELOW: [(&str, &[&str]); 21] = [
     ("worker", &[]),
     ("blocking", &["worker"]),
     ("distinct", &[]),
@@ -180,6 +180,7 @@ const SERVICES_BELOW: [(&str, &[&str]); 20] = [
         "keep",
         &["audit", "blocking", "catalogue", "fetch", "locate", "progress", "sync", "transfer", "wanted", "worker"],
     ),
+    ("pin", &["blocking", "fetch", "inspect", "keep", "progress"]),
     ("holders", &["locate", "transfer"]),
     ("scrub", &["blocking", "holders", "keep", "locate", "progress", "transfer", "worker"]),
     ("remember", &["locate", "worker"]),
@@ -241,6 +242,8 @@ fn command_line_word(code: &str) -> Option<&str> {
         "connect",
         "completions",
         "verify",
+        "pin",
+        "unpin",
     ];
     let program = "p2p-node ";
     let verb = |at: usize| verbs.contains(&word(at + program.len()).unwrap_or_default());

@@ -14,6 +14,7 @@ use crate::{
         ingest::AddError,
         inspect::ReadError,
         keep::KeepError,
+        pin::PinError,
         scrub::VerifyError,
     },
     store::StoreError,
@@ -175,8 +176,32 @@ impl From<KeepError> for Error {
             KeepError::Alone => {
                 Self::failed(message).hint("connect a peer with `p2p-node connect`; this node remembers that it leaves")
             }
-            KeepError::Stays => Self::failed(message),
+            KeepError::Stays | KeepError::Unpinnable => Self::failed(message),
+            KeepError::TooManyPins => {
+                Self::refused(message).hint("end some with `p2p-node unpin`; a directory is one pin, whatever is in it")
+            }
             KeepError::Store(why) => why.into(),
+        }
+    }
+}
+
+impl From<PinError> for Error {
+    fn from(error: PinError) -> Self {
+        let message = error.to_string();
+        match error {
+            PinError::Read(why) => why.into(),
+            PinError::Keep(why) => why.into(),
+            PinError::Unfinished(why) => why.into(),
+            PinError::NoRoom { .. } => {
+                Self::refused(message).hint("free some space, or give the daemon a larger --capacity")
+            }
+            PinError::Full { .. } => Self::refused(message)
+                .hint("what is missing is fetched when there is room; `p2p-node unpin` gives it up"),
+            PinError::Missing { .. } => Self::not_found(message)
+                .hint("what is missing is fetched when somebody who has it is back; `p2p-node unpin` gives it up"),
+            PinError::Ended(_) => Self::failed(message),
+            PinError::NotPinned(_) => Self::not_found(message).hint("`p2p-node ls --pinned` shows what is"),
+            PinError::ByName { .. } => Self::not_found(message).hint("unpin the name"),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod ingest;
 pub mod inspect;
 pub mod keep;
 pub mod locate;
+pub mod pin;
 pub mod progress;
 pub mod reason;
 pub mod remember;

@@ -166,6 +166,21 @@ impl Wanted {
         Ok(held.iter().map(Option::is_some).collect())
     }
 
+    /// Which of these are not here, and how many are here and named by no pin: none of the others is given up or freed
+    /// between the look and the answer.
+    pub async fn not_pinned(&self, entries: &[Entry]) -> Result<(Vec<Entry>, usize), StoreError> {
+        let _acknowledging = self.inner.acknowledging.read().await;
+        let (mut missing, mut unpinned) = (Vec::new(), 0);
+        for entry in entries {
+            if !self.holds(entry)? {
+                missing.push(*entry);
+            } else if !self.row(&entry.key())?.is_some_and(|row| row.is_pinned()) {
+                unpinned += 1;
+            }
+        }
+        Ok((missing, unpinned))
+    }
+
     /// Up to [`SCAN_ROWS`] rows of a span, in key order, and whether those are all. A row that nothing lists and of whose
     /// chunk nothing is here goes on the way. Blocks.
     pub fn scan(&self, span: &Span) -> Result<(Vec<Scanned>, bool), StoreError> {
@@ -178,10 +193,10 @@ impl Wanted {
         for (key, bytes) in found {
             let Some(row) = Row::from_bytes(&bytes) else { continue };
             let held = self.inner.store.entry(&row.entry.cid.hash)?.is_some();
-            if !held && !row.is_wanted() {
+            if !held && !row.is_needed() {
                 idle.push((key, Edit::Merge(merge, Change::Forget(bytes.to_vec()).to_bytes().into())));
             }
-            rows.push(Scanned { key, row, held, pinned: false });
+            rows.push(Scanned { key, row, held });
         }
         for part in idle.chunks(MAX_TABLE_CHANGES - 1) {
             self.apply(part.to_vec(), Vec::new())?;
@@ -227,12 +242,12 @@ impl Wanted {
         }
     }
 
-    /// Leaves out the rows outside of these parts of whose chunks nothing is here. Blocks.
+    /// Leaves out the rows outside of these parts of whose chunks nothing is here and which no pin names. Blocks.
     pub fn narrow(&self, parts: &Spans) -> Result<(), StoreError> {
         for mut span in Spans::all().without(parts).iter() {
             loop {
                 let (rows, ended) = self.scan(&span)?;
-                let idle = rows.iter().filter(|scanned| !scanned.held);
+                let idle = rows.iter().filter(|scanned| !scanned.held && !scanned.row.is_pinned());
                 self.apply_all(idle.map(|scanned| (scanned.key, Change::Forget(scanned.row.to_bytes()))))?;
                 match rows.last().and_then(|last| span::after(&last.key)) {
                     Some(from) if !ended => span.from = from,
@@ -266,14 +281,16 @@ impl Wanted {
         Ok(freed)
     }
 
-    /// Gives up those of these copies that something lists still, and of which `may` says so by key and copies wanted.
+    /// Gives up those of these copies that something lists still and no pin keeps, and of which `may` says so by key and
+    /// copies wanted.
     pub async fn give_up(&self, entries: &[Entry], may: impl Fn(&Key, u8) -> bool) -> Result<u64, StoreError> {
         // Nobody is told "kept" meanwhile.
         let _alone = self.inner.acknowledging.write().await;
         let mut over = Vec::new();
         for entry in entries {
             let key = entry.key();
-            if self.row(&key)?.is_some_and(|row| row.is_wanted() && may(&key, row.copies())) {
+            let cached = |row: &Row| row.is_wanted() && !row.is_pinned();
+            if self.row(&key)?.is_some_and(|row| cached(&row) && may(&key, row.copies())) {
                 over.push(entry.cid.hash);
             }
         }

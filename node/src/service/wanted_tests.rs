@@ -1,6 +1,9 @@
 //! What was acknowledged is not freed while somebody counts on it, and what nobody counts on any more is.
 
-use p2p_protocol::{Codec, duty::Reference};
+use p2p_protocol::{
+    Codec,
+    duty::{PIN, Reference},
+};
 
 use super::*;
 
@@ -81,4 +84,38 @@ async fn the_clock_is_on_disk_with_the_rows_of_each_second_and_goes_on_from_ther
     assert_eq!(noted(&wanted), wanted.moment());
     let later = Wanted::open(wanted.inner.store.clone()).expect("it opens");
     assert_eq!(later.moment(), wanted.moment());
+}
+
+/// Pins one of these chunks.
+fn pin(wanted: &Wanted, entry: &Entry) {
+    wanted.list(Reference { publication: 7, copies: PIN }, &[(entry.key(), *entry)]).expect("it writes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_pinned_is_neither_freed_nor_given_up_nor_left_out_whatever_was_decided_before() {
+    let (wanted, entries) = with(4).await;
+    let listed: Vec<_> = entries.iter().map(|entry| (entry.key(), *entry)).collect();
+    // The first is here and nothing else lists it; the second is listed too; the third is to come; nothing is of the last.
+    pin(&wanted, &entries[0]);
+    wanted.list(Reference { publication: 1, copies: 3 }, &listed[1..2]).expect("it writes");
+    pin(&wanted, &entries[1]);
+    pin(&wanted, &entries[2]);
+    wanted.inner.store.remove(hashes(&entries[2..])).await.expect("it writes");
+    tokio::time::advance(GRACE * 3).await;
+    assert_eq!(wanted.free(&entries, GRACE).await.expect("it writes"), 1, "the last");
+    assert_eq!(wanted.give_up(&entries, |_, _| true).await.expect("it writes"), 0);
+    wanted.narrow(&Spans::new()).expect("it writes");
+    let (rows, _) = wanted.scan(&Span::ALL).expect("it reads");
+    let mut found: Vec<_> = rows.iter().map(|one| (one.row.entry, one.held, one.row.is_pinned())).collect();
+    found.sort_by_key(|(entry, ..)| entries.iter().position(|other| other == entry));
+    assert_eq!(found, [(entries[0], true, true), (entries[1], true, true), (entries[2], false, true)]);
+    assert_eq!(wanted.not_pinned(&entries[..3]).await.expect("it reads"), (vec![entries[2]], 0));
+    // Without the pin all of that happens: the grace runs from its end.
+    wanted.unlist(7, entries.iter().map(Entry::key)).expect("it writes");
+    assert_eq!(wanted.not_pinned(&entries[..2]).await.expect("it reads"), (vec![], 2));
+    assert_eq!(wanted.free(&entries, GRACE).await.expect("it writes"), 0);
+    assert_eq!(wanted.give_up(&entries, |_, _| true).await.expect("it writes"), 1);
+    tokio::time::advance(GRACE + Duration::from_secs(2)).await;
+    assert_eq!(wanted.free(&entries[..1], GRACE).await.expect("it writes"), 1);
+    assert!(entries.iter().all(|entry| !wanted.holds(entry).expect("it reads")));
 }

@@ -108,6 +108,26 @@ impl Publication {
         }
     }
 
+    /// Its body, as it would be signed: for a node's own records.
+    ///
+    /// # Errors
+    /// Where it is none that may be signed.
+    pub fn to_unsigned_bytes(&self) -> Result<Vec<u8>, InvalidPublication> {
+        body::check(self)?;
+        body::encode(self, &[], 0)
+    }
+
+    /// Reads what [`to_unsigned_bytes`](Self::to_unsigned_bytes) gives. Nobody's word stands behind it.
+    ///
+    /// # Errors
+    /// Where it is not that.
+    pub fn from_unsigned_bytes(bytes: &[u8]) -> Result<Self, InvalidPublication> {
+        body::check_known(bytes)?;
+        let (publication, _) = body::decode(bytes)?;
+        body::check(&publication)?;
+        Ok(publication)
+    }
+
     /// Under which its signed bytes are kept.
     pub fn version_key(&self) -> VersionKey {
         VersionKey { place: self.key().place(), version: self.version }

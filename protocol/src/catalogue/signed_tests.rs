@@ -74,6 +74,10 @@ fn check_golden(keypair: &Keypair, publication: Publication, body: &str, signatu
     let (bytes, signed_with) = signed.bytes().split_at(signed.bytes().len() - SIGNATURE_BYTES);
     assert_eq!(hex(bytes), body);
     assert_eq!(signed_with, signed.signature());
+    // What a node keeps of what it pinned.
+    assert_eq!(publication.to_unsigned_bytes().as_deref(), Ok(bytes));
+    assert_eq!(Publication::from_unsigned_bytes(bytes), Ok(publication.clone()));
+    assert!(Publication::from_unsigned_bytes(&bytes[..bytes.len() - 1]).is_err());
     // What is signed, spelled out.
     let message = [b"p2p-node publication\0\x04main".as_slice(), bytes].concat();
     assert!(keypair.public().verify(&message, signed_with));

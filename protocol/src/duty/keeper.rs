@@ -39,7 +39,7 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// What a row is to this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
-    /// It should hold the chunk.
+    /// It should hold the chunk: it is of the nearest, or a user pinned it here.
     Duty,
     /// Something lists it, and others should hold it.
     Cached,
@@ -179,10 +179,11 @@ impl Keeper {
     }
 
     /// What a row is to this node now.
-    pub fn role(&self, now: Instant, key: &Key, row: &Row, pinned: bool) -> Role {
+    pub fn role(&self, now: Instant, key: &Key, row: &Row) -> Role {
         match row.copies() {
+            // Whatever else lists it, and whoever else has it: also where this node takes on no share.
+            _ if row.is_pinned() => Role::Duty,
             0 => Role::Unlisted,
-            _ if pinned => Role::Duty,
             copies if self.is_duty(now, key, copies) => Role::Duty,
             _ => Role::Cached,
         }
@@ -240,10 +241,10 @@ impl Keeper {
         let mut free = Vec::new();
         let moment = self.moment(now);
         // A look at all peers, which most scans do not need.
-        let barrier = rows.iter().any(|one| one.held && !one.row.is_wanted()).then(|| self.barrier(now));
+        let barrier = rows.iter().any(|one| one.held && !one.row.is_needed()).then(|| self.barrier(now));
         for scanned in rows {
-            let Scanned { key, row, held, pinned } = scanned;
-            let role = self.role(now, key, row, *pinned);
+            let Scanned { key, row, held } = scanned;
+            let role = self.role(now, key, row);
             if let Some(counting) = &mut self.counting {
                 counting.add(role, *held);
             }
@@ -277,7 +278,7 @@ impl Keeper {
         let local = self.view.local();
         let mut members = self.view.ranking().nearest(key, usize::from(row.copies()) + EXTRA);
         members.retain(|peer| *peer != local && self.view.is_connected(peer));
-        self.pulls.add(*key, row.entry, row.copies(), &members);
+        self.pulls.add(*key, row.entry, (row.copies(), row.is_pinned()), &members);
     }
 
     /// A cached copy may go, once its replica set proved that it has it.
@@ -399,7 +400,7 @@ impl Keeper {
             }
         }
         for one in answered {
-            if self.is_duty(now, &one.key, one.copies) {
+            if one.pinned || self.is_duty(now, &one.key, one.copies) {
                 self.pulls.ready(one.key);
             } else {
                 self.pulls.remove(&one.key);

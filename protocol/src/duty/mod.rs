@@ -20,12 +20,12 @@
 //! lacks less than before, or no more and it says that it is fetching, it is filling up, and is waited for up to eight
 //! delays: nobody else fetches what it fetches.
 //! So a restart moves nothing; a peer that is gone leaves each of its chunks to exactly one other; a full or broken
-//! peer's share has an owner; and partial views make too many copies, never too few. Everything else that is held is
-//! cached.
+//! peer's share has an owner; and partial views make too many copies, never too few. What a user pinned here is this
+//! node's duty too, whatever its rank and whoever has it. Everything else that is held is cached.
 //!
 //! # What is freed, and what is given up
 //!
-//! A chunk that nothing lists is freed when the grace is over since then and since it was last acknowledged to somebody,
+//! A chunk that nothing lists, and no pin keeps, is freed when the grace is over since then and since it was last acknowledged to somebody,
 //! and when every storing peer seen within seven graces has completed a comparison of catalogues that began after it was
 //! unlisted: so that no partition frees what its other side still wants. A cached copy of a listed chunk is given up only
 //! when room is needed, and only once each of the k nearest, in view for a day, proved that it has the bytes.
@@ -53,7 +53,7 @@ use libp2p_identity::PeerId;
 pub use keeper::Keeper;
 pub use span::{Span, Spans};
 pub use view::{Said, View};
-pub use wanted::{Moment, Reference, Row};
+pub use wanted::{Moment, PIN, Reference, Row};
 
 use crate::{key::Key, manifest::Entry};
 
@@ -109,8 +109,6 @@ pub struct Scanned {
     pub row: Row,
     /// Whether the chunk is in this node's store.
     pub held: bool,
-    /// A user pinned it here: it is this node's duty whatever its rank.
-    pub pinned: bool,
 }
 
 /// How a pull ended.

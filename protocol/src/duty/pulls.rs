@@ -24,6 +24,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 struct Missing {
     entry: Entry,
     copies: u8,
+    pinned: bool,
     /// Answers that are still to come.
     open: usize,
     has: Vec<PeerId>,
@@ -57,6 +58,8 @@ pub(super) struct Answer {
 pub(super) struct Answered {
     pub(super) key: Key,
     pub(super) copies: u8,
+    /// It is this node's to hold, whoever else has it.
+    pub(super) pinned: bool,
 }
 
 /// What is missing here.
@@ -104,8 +107,9 @@ impl Pulls {
         self.pulling
     }
 
-    /// A chunk is missing; `members` may have it and can be asked. Nothing happens if it is known already.
-    pub(super) fn add(&mut self, key: Key, entry: Entry, copies: u8, members: &[PeerId]) {
+    /// A chunk is missing, of which so many copies are wanted, or which is pinned here; `members` may have it and can be
+    /// asked. Nothing happens if it is known already.
+    pub(super) fn add(&mut self, key: Key, entry: Entry, (copies, pinned): (u8, bool), members: &[PeerId]) {
         let tries = match self.missing.get(&key) {
             None => 0,
             Some(known) if known.stage == Stage::Again => known.tries,
@@ -116,7 +120,7 @@ impl Pulls {
         }
         let open = members.len();
         let stage = Stage::Asking;
-        self.missing.insert(key, Missing { entry, copies, open, has: Vec::new(), tries, stage });
+        self.missing.insert(key, Missing { entry, copies, pinned, open, has: Vec::new(), tries, stage });
         if open == 0 {
             self.ready(key);
         }
@@ -177,7 +181,7 @@ impl Pulls {
             }
             missing.open = missing.open.saturating_sub(1);
             if missing.open == 0 {
-                answered.push(Answered { key, copies: missing.copies });
+                answered.push(Answered { key, copies: missing.copies, pinned: missing.pinned });
             }
         }
         Some(Answer { peer, said, answered })
@@ -293,7 +297,7 @@ mod tests {
         let mut pulls = Pulls::new(now, u64::MAX);
         let chunks = [chunk(1, 10), chunk(2, 10), chunk(3, 10)];
         for (key, entry) in chunks {
-            pulls.add(key, entry, 3, &[peer(1), peer(2)]);
+            pulls.add(key, entry, (3, false), &[peer(1), peer(2)]);
         }
         // All have the first, one the second, and nobody the third.
         answer(&mut pulls, |who, entry| *entry == chunks[0].1 || (*entry == chunks[1].1 && *who == peer(2)));
@@ -308,10 +312,10 @@ mod tests {
     fn a_peer_has_one_question_at_a_time_and_each_chunk_stands_in_one() {
         let mut pulls = Pulls::new(Instant::now(), u64::MAX);
         let (first, second) = (chunk(1, 10), chunk(2, 10));
-        pulls.add(first.0, first.1, 3, &[peer(1)]);
+        pulls.add(first.0, first.1, (3, false), &[peer(1)]);
         assert_eq!(pulls.ask(1), Some((peer(1), vec![first.1])));
-        pulls.add(first.0, first.1, 3, &[peer(1)]);
-        pulls.add(second.0, second.1, 3, &[peer(1)]);
+        pulls.add(first.0, first.1, (3, false), &[peer(1)]);
+        pulls.add(second.0, second.1, (3, false), &[peer(1)]);
         assert_eq!(pulls.ask(2), None, "the first is not answered");
         let Answer { peer: who, said, answered } = pulls.answer(1, None).expect("it was asked");
         assert_eq!((who, said, answered.len()), (peer(1), vec![(first.0, None)], 1));
@@ -319,7 +323,7 @@ mod tests {
         assert!(pulls.answer(1, Some(&[true])).is_none(), "answered already");
         for number in 10..10 + 2000 {
             let (key, entry) = chunk(number, 10);
-            pulls.add(key, entry, 3, &[peer(2)]);
+            pulls.add(key, entry, (3, false), &[peer(2)]);
         }
         assert_eq!(pulls.ask(3).map(|(_, entries)| entries.len()), Some(ASK_KEYS));
     }
@@ -330,7 +334,7 @@ mod tests {
         let (mut now, mut pulls, (key, entry)) = (start, Pulls::new(start, u64::MAX), chunk(1, 10));
         let mut waits = Vec::new();
         for _ in 0..10 {
-            pulls.add(key, entry, 3, &[]);
+            pulls.add(key, entry, (3, false), &[]);
             assert!(pulls.pull(now).is_some() && pulls.next().is_none());
             pulls.pulled(now, &key, false, &mut chance);
             let again = pulls.next().expect("it waits");
@@ -340,7 +344,7 @@ mod tests {
             assert_eq!(pulls.due(now), [key]);
         }
         assert!((24.0..=36.0).contains(&waits[0]) && (2880.0..=4320.0).contains(&waits[9]), "{waits:?}");
-        pulls.add(key, entry, 3, &[]);
+        pulls.add(key, entry, (3, false), &[]);
         assert!(pulls.pull(now).is_some());
         pulls.pulled(now, &key, false, &mut chance);
         pulls.hurry(now);
@@ -355,7 +359,7 @@ mod tests {
         let mut pulls = Pulls::new(now, 1 << 20);
         for number in 0..MOST_MISSING as u32 {
             let (key, entry) = chunk(number, 1 << 20);
-            pulls.add(key, entry, 3, &[]);
+            pulls.add(key, entry, (3, false), &[]);
         }
         assert!(!pulls.has_room() && pulls.pull(now).is_some());
         assert_eq!((pulls.pull(now), pulls.next()), (None, Some(now + Duration::from_secs(1))), "a MiB a second");
@@ -363,7 +367,7 @@ mod tests {
         let mut fast = Pulls::new(now, u64::MAX);
         for number in 0..20 {
             let (key, entry) = chunk(number, if number < 10 { 1 } else { 9 << 20 });
-            fast.add(key, entry, 3, &[]);
+            fast.add(key, entry, (3, false), &[]);
         }
         let mut started = Vec::new();
         while let Some((entry, _)) = fast.pull(later) {
@@ -378,9 +382,9 @@ mod tests {
         let (now, mut chance) = (Instant::now(), Chance::new(1));
         let mut pulls = Pulls::new(now, u64::MAX);
         let (first, second) = (chunk(1, 10), chunk(2, 10));
-        pulls.add(first.0, first.1, 3, &[]);
+        pulls.add(first.0, first.1, (3, false), &[]);
         assert!(pulls.pull(now).is_some());
-        pulls.add(second.0, second.1, 3, &[]);
+        pulls.add(second.0, second.1, (3, false), &[]);
         pulls.remove(&first.0);
         pulls.remove(&second.0);
         assert_eq!((pulls.len(), pulls.in_flight(), pulls.pull(now)), (1, 1, None));

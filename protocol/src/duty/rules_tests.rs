@@ -66,7 +66,7 @@ impl Node {
 
     fn with(mut self, row: Row, held: bool) -> Self {
         let key = row.entry.key();
-        self.rows.insert(key, Scanned { key, row, held, pinned: false });
+        self.rows.insert(key, Scanned { key, row, held });
         self.tell(Input::Changed(Span::of(key)));
         self
     }
@@ -110,7 +110,7 @@ impl Node {
     }
 
     fn role(&self, entry: Entry) -> Role {
-        self.keeper.role(self.now, &entry.key(), &listed(entry), false)
+        self.keeper.role(self.now, &entry.key(), &listed(entry))
     }
 }
 
@@ -174,23 +174,68 @@ fn who_lacks_a_chunk_counts_until_the_delay_is_over() {
     let mut node = Node::new(&all, order[3]);
     node.tell(Input::Audited(order[0], Audited::Lacks { keys: vec![chunk.key()], filling: false }));
     node.keeper.handle_timeout(node.now + 14 * MINUTE);
-    let role = |node: &Node, after: Duration| node.keeper.role(node.now + after, &chunk.key(), &listed(chunk), false);
+    let role = |node: &Node, after: Duration| node.keeper.role(node.now + after, &chunk.key(), &listed(chunk));
     assert_eq!((role(&node, 14 * MINUTE), role(&node, 15 * MINUTE)), (Role::Cached, Role::Duty));
     node.tell(Input::Audited(order[0], Audited::Equal));
     assert_eq!(role(&node, HOUR), Role::Cached);
 }
 
+/// `row` and a pin of this node.
+fn pinned(mut row: Row) -> Row {
+    row.list(Reference { publication: 99, copies: PIN });
+    row
+}
+
 #[test]
-fn a_pinned_chunk_is_a_duty_and_who_leaves_has_none() {
+fn a_pinned_chunk_is_a_duty_and_who_leaves_has_no_other() {
     let (all, chunk) = (peers(12), entry("a chunk"));
     let order = nearest(&all, chunk);
+    let role = |node: &Node, row: Row| node.keeper.role(node.now, &chunk.key(), &row);
     let far = Node::new(&all, order[11]);
-    assert_eq!(far.keeper.role(far.now, &chunk.key(), &listed(chunk), true), Role::Duty);
+    assert_eq!(role(&far, pinned(listed(chunk))), Role::Duty);
+    assert_eq!(role(&far, pinned(Row::new(chunk, Moment(0)))), Role::Duty, "also where nothing lists it");
     assert_eq!(far.role(chunk), Role::Cached);
     let mut near = Node::new(&all, order[0]);
     assert_eq!(near.role(chunk), Role::Duty);
     near.tell(Input::Leaving(true));
     assert_eq!(near.role(chunk), Role::Cached);
+    assert_eq!(role(&near, pinned(listed(chunk))), Role::Duty);
+}
+
+#[test]
+fn a_pinned_chunk_is_fetched_by_whoever_is_far_and_also_where_nothing_lists_it() {
+    let (all, chunk) = (peers(12), entry("a chunk"));
+    let order = nearest(&all, chunk);
+    for row in [pinned(listed(chunk)), pinned(Row::new(chunk, Moment(0)))] {
+        let members = usize::from(row.copies()) + EXTRA;
+        let mut node = Node::new(&all, order[11]).with(row, false);
+        let outputs = node.wait(MINUTE);
+        // Its own scan asked in `with`, before anybody could answer.
+        assert!(outputs.is_empty(), "{outputs:?}");
+        let pulls: Vec<Output> = (1..=members as u64)
+            .flat_map(|request| node.tell(Input::Holdings { request, has: Some(vec![request == 1]) }))
+            .collect();
+        assert!(
+            matches!(&pulls[..], [Output::Pull { entry, from }] if *entry == chunk && from.len() == 1),
+            "{pulls:?}"
+        );
+    }
+}
+
+#[test]
+fn a_pinned_chunk_is_neither_freed_nor_given_up_and_counts_as_duty() {
+    let (all, chunk) = (peers(9), entry("a chunk"));
+    let order = nearest(&all, chunk);
+    let grace = Settings::default().grace;
+    let mut node = Node::new(&all, order[8]).with(pinned(Row::new(chunk, Moment(0))), true);
+    node.wait(2 * MINUTE);
+    let known: Vec<_> = order[..8].iter().map(|peer| Input::Reconciled(*peer, node.now)).collect();
+    known.into_iter().for_each(|input| assert!(node.tell(input).is_empty()));
+    assert!(!frees(&node.wait(3 * grace)));
+    assert_eq!((node.keeper.counts().duty, node.keeper.counts().unlisted), (1, 0));
+    let mut node = Node::new(&all, order[8]).with(pinned(listed(chunk)), true);
+    node.wait(25 * HOUR);
+    assert!(proofs(&node.tell(Input::Space { used: 92, capacity: 100 })).is_empty());
 }
 
 #[test]

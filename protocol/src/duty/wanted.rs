@@ -25,13 +25,23 @@ impl Moment {
 /// table takes off: it is kept too long rather than too short.
 pub const MAX_REFERENCES: usize = 16;
 
-/// One publication that lists a chunk.
+/// The copies of a pin's reference: it asks for no copy anywhere, and has the chunk stay on this node. No publication asks
+/// for so many.
+pub const PIN: u8 = 0x80;
+
+/// One publication that lists a chunk, or one pin of this node that does.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Reference {
-    /// The first eight bytes of the publication's id.
+    /// The first eight bytes of the publication's id, or of the pin's.
     pub publication: u64,
-    /// The copies that it wants.
+    /// The copies that it wants; [`PIN`]: it is a pin.
     pub copies: u8,
+}
+
+impl Reference {
+    fn is_pin(&self) -> bool {
+        self.copies == PIN
+    }
 }
 
 /// What is known of one chunk's being wanted.
@@ -41,8 +51,10 @@ pub struct Row {
     pub entry: Entry,
     /// What lists it, at most [`MAX_REFERENCES`].
     references: Vec<Reference>,
-    /// There were more references than are named.
+    /// There were more references of publications than are named.
     more: bool,
+    /// There were more pins than are named.
+    more_pins: bool,
     /// Something has listed it, now or earlier.
     listed: bool,
     /// Since when nothing lists it; counts only while nothing does.
@@ -57,26 +69,40 @@ const MOST_COPIES: u8 = crate::placement::MAX_REPLICAS;
 impl Row {
     /// A chunk that came, or is about to be listed, at `now`: nothing lists it yet.
     pub fn new(entry: Entry, now: Moment) -> Self {
-        Self { entry, references: Vec::new(), more: false, listed: false, unlisted: now, renewed: now }
+        Self {
+            entry,
+            references: Vec::new(),
+            more: false,
+            more_pins: false,
+            listed: false,
+            unlisted: now,
+            renewed: now,
+        }
     }
 
-    /// A publication lists it.
+    /// A publication or a pin lists it.
     pub fn list(&mut self, reference: Reference) {
         self.listed = true;
         if let Some(known) = self.references.iter_mut().find(|known| known.publication == reference.publication) {
             known.copies = reference.copies;
         } else if self.references.len() < MAX_REFERENCES {
             self.references.push(reference);
-        } else {
+        } else if !reference.is_pin() {
             self.more = true;
+        } else if let Some(known) = self.references.iter_mut().find(|known| !known.is_pin()) {
+            // A pin that is not named could not be taken off.
+            *known = reference;
+            self.more = true;
+        } else {
+            self.more_pins = true;
         }
     }
 
-    /// A publication lists it no more, as this node learned at `now`.
+    /// A publication or a pin lists it no more, as this node learned at `now`.
     pub fn unlist(&mut self, publication: u64, now: Moment) {
         let before = self.references.len();
         self.references.retain(|reference| reference.publication != publication);
-        if self.references.len() < before && !self.is_wanted() {
+        if self.references.len() < before && !self.is_needed() {
             self.unlisted = now;
         }
     }
@@ -86,9 +112,19 @@ impl Row {
         self.renewed = self.renewed.max(now);
     }
 
-    /// Whether something lists it.
+    /// Whether a publication lists it.
     pub fn is_wanted(&self) -> bool {
-        self.more || !self.references.is_empty()
+        self.more || self.references.iter().any(|reference| !reference.is_pin())
+    }
+
+    /// Whether a pin has it stay on this node.
+    pub fn is_pinned(&self) -> bool {
+        self.more_pins || self.references.iter().any(Reference::is_pin)
+    }
+
+    /// Whether a publication lists it, or a pin does: nobody may free it.
+    pub fn is_needed(&self) -> bool {
+        self.more || self.more_pins || !self.references.is_empty()
     }
 
     /// Whether something lists it, or has: it is not what an add has brought and not published yet.
@@ -96,31 +132,32 @@ impl Row {
         self.listed
     }
 
-    /// Whether a publication is one of those that it names.
+    /// Whether a publication, or a pin, is one of those that it names.
     pub fn names(&self, publication: u64) -> bool {
         self.references.iter().any(|reference| reference.publication == publication)
     }
 
-    /// The publications that it names.
+    /// The publications and pins that it names.
     pub fn publications(&self) -> impl Iterator<Item = u64> + '_ {
         self.references.iter().map(|reference| reference.publication)
     }
 
-    /// How many copies are wanted; 0 where nothing lists it.
+    /// How many copies are wanted; 0 where no publication lists it.
     pub fn copies(&self) -> u8 {
-        let most = self.references.iter().map(|reference| reference.copies).max().unwrap_or(0);
+        let publications = self.references.iter().filter(|reference| !reference.is_pin());
+        let most = publications.map(|reference| reference.copies).max().unwrap_or(0);
         if self.more { most.max(MOST_COPIES) } else { most }
     }
 
-    /// Since when nothing lists it.
+    /// Since when nothing lists it, no pin either.
     pub fn unlisted(&self) -> Option<Moment> {
-        (!self.is_wanted()).then_some(self.unlisted)
+        (!self.is_needed()).then_some(self.unlisted)
     }
 
     /// From when on it may be freed, if nothing changes: nothing has listed it, and nobody was told that it is kept, for
-    /// the whole grace. `None` while something lists it.
+    /// the whole grace. `None` while something lists it, be it a pin.
     pub fn grace_ends(&self, grace: Duration) -> Option<Moment> {
-        (!self.is_wanted()).then(|| self.unlisted.max(self.renewed).plus(grace))
+        (!self.is_needed()).then(|| self.unlisted.max(self.renewed).plus(grace))
     }
 
     /// What the index keeps: the entry, two times of 8 bytes, flags, and 9 bytes a reference.
@@ -129,7 +166,7 @@ impl Row {
         bytes.extend_from_slice(&self.entry.to_bytes());
         bytes.extend_from_slice(&self.unlisted.0.to_be_bytes());
         bytes.extend_from_slice(&self.renewed.0.to_be_bytes());
-        bytes.push(u8::from(self.more) | u8::from(self.listed) << 1);
+        bytes.push(u8::from(self.more) | u8::from(self.listed) << 1 | u8::from(self.more_pins) << 2);
         for reference in &self.references {
             bytes.extend_from_slice(&reference.publication.to_be_bytes());
             bytes.push(reference.copies);
@@ -143,7 +180,7 @@ impl Row {
         let (unlisted, rest) = rest.split_first_chunk::<8>()?;
         let (renewed, rest) = rest.split_first_chunk::<8>()?;
         let (flags, rest) = rest.split_first()?;
-        if *flags > 3 || rest.len() > 9 * MAX_REFERENCES || rest.len() % 9 != 0 {
+        if *flags > 7 || rest.len() > 9 * MAX_REFERENCES || rest.len() % 9 != 0 {
             return None;
         }
         let reference = |bytes: &[u8]| {
@@ -154,6 +191,7 @@ impl Row {
             entry: Entry::from_bytes(entry)?,
             references: rest.chunks(9).map(reference).collect::<Option<_>>()?,
             more: flags & 1 != 0,
+            more_pins: flags & 4 != 0,
             listed: flags & 2 != 0,
             unlisted: Moment(u64::from_be_bytes(*unlisted)),
             renewed: Moment(u64::from_be_bytes(*renewed)),
@@ -249,13 +287,14 @@ mod tests {
     }
 
     proptest! {
-        /// Against a map of references, with any of it done twice.
+        /// Against a map of references, with any of it done twice. Up to 16 copies are a publication's, 17 is a pin.
         #[test]
         fn a_row_is_a_set_of_references(
-            steps in vec((0..20_u64, 0..=16_u8, any::<bool>()), 0..60),
+            steps in vec((0..20_u64, 0..=17_u8, any::<bool>()), 0..60),
         ) {
             let (mut row, mut model, mut over) = (row(), BTreeMap::new(), false);
             for (at, (publication, copies, twice)) in (11..).zip(steps) {
+                let copies = if copies > 16 { PIN } else { copies };
                 for _ in 0..=u8::from(twice) {
                     if copies == 0 {
                         let before = model.len();
@@ -270,15 +309,43 @@ mod tests {
                             model.insert(publication, copies);
                         }
                         row.list(Reference { publication, copies });
+                        if copies == PIN {
+                            prop_assert!(row.is_pinned(), "whatever else lists it");
+                        }
                     }
                 }
-                prop_assert_eq!(row.is_wanted(), over || !model.is_empty());
+                prop_assert_eq!(row.is_needed(), over || !model.is_empty());
+                prop_assert_eq!(row.unlisted().is_none(), row.is_needed());
                 if !over {
-                    prop_assert_eq!(row.copies(), model.values().copied().max().unwrap_or(0));
+                    let publications = || model.values().copied().filter(|copies| *copies != PIN);
+                    prop_assert_eq!(row.copies(), publications().max().unwrap_or(0));
+                    prop_assert_eq!(row.is_wanted(), publications().count() > 0);
+                    prop_assert_eq!(row.is_pinned(), model.values().any(|copies| *copies == PIN));
                 }
                 prop_assert_eq!(Row::from_bytes(&row.to_bytes()), Some(row.clone()));
             }
         }
+    }
+
+    #[test]
+    fn a_pin_asks_for_no_copy_and_ends_whatever_else_lists_the_chunk() {
+        let pin = |publication| Reference { publication, copies: PIN };
+        let mut row = row();
+        row.list(pin(1));
+        assert!(row.is_pinned() && row.is_needed() && !row.is_wanted());
+        assert_eq!((row.copies(), row.grace_ends(GRACE)), (0, None));
+        row.unlist(1, Moment(20));
+        assert_eq!((row.is_pinned(), row.grace_ends(GRACE)), (false, Some(Moment(120))), "from the end of the pin on");
+        // A full row names it all the same, in the place of a publication.
+        (1..=20).for_each(|publication| row.list(Reference { publication, copies: 3 }));
+        row.list(pin(30));
+        assert!(row.names(30) && row.is_pinned());
+        row.unlist(30, Moment(30));
+        assert!(!row.is_pinned() && row.is_wanted() && row.copies() == MOST_COPIES);
+        // One too many of them stays until the table is made anew.
+        (40..60).for_each(|publication| row.list(pin(publication)));
+        (40..60).for_each(|publication| row.unlist(publication, Moment(40)));
+        assert!(row.is_pinned() && Row::from_bytes(&row.to_bytes()).is_some_and(|row| row.is_pinned()));
     }
 
     #[test]

@@ -7,11 +7,18 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::wire::{Event, WirePath};
 use crate::{
     error::{Error, Kind},
-    front::verbs::{add::AddRequest, get::GetRequest, rm::RmRequest, stat::StatPart, watch::WatchRequest},
+    front::verbs::{
+        add::AddRequest,
+        get::GetRequest,
+        pin::{PinRequest, UnpinRequest},
+        rm::RmRequest,
+        stat::StatPart,
+        watch::WatchRequest,
+    },
     report::{
         AddOptions, Added, CatalogueLine, Changed, ChunkerChoice, Copies, DirectoryLine, Drained, EntryKind, Freed,
-        Got, LocalChunk, Manifest, PeerLine, Placement, Progress, Replication, Stat, StatCopies, Status, Transfers,
-        Update, Verified, VerifiedDag, VersionLine, Work,
+        Got, LocalChunk, Manifest, PeerLine, PinnedBy, PinnedWhole, Placement, Progress, Replication, Stat, StatCopies,
+        Status, Transfers, Unpinned, Update, Verified, VerifiedDag, VersionLine, Work,
     },
 };
 
@@ -167,19 +174,21 @@ fn status_and_peers() {
 
 #[test]
 fn ls_and_watch() {
-    golden(
-        &CatalogueLine {
-            name: "n".into(),
-            cid: "c".into(),
-            kind: EntryKind::File,
-            size: 1,
-            publisher: "12D3".into(),
-            publisher_label: Some("nas".into()),
-            version: 2,
-            updated: "2026-01-02T03:04:05Z".into(),
-        },
-        r#"{"name":"n","cid":"c","kind":"file","size":1,"publisher":"12D3","publisher_label":"nas","version":2,"updated":"2026-01-02T03:04:05Z"}"#,
-    );
+    let mut line = CatalogueLine {
+        name: "n".into(),
+        cid: "c".into(),
+        kind: EntryKind::File,
+        size: 1,
+        publisher: "12D3".into(),
+        publisher_label: Some("nas".into()),
+        version: 2,
+        updated: "2026-01-02T03:04:05Z".into(),
+        pinned: None,
+    };
+    let plain = r#"{"name":"n","cid":"c","kind":"file","size":1,"publisher":"12D3","publisher_label":"nas","version":2,"updated":"2026-01-02T03:04:05Z"}"#;
+    golden(&line, plain);
+    line.pinned = Some(PinnedBy::Name);
+    golden(&line, &plain.replace(r#"Z"}"#, r#"Z","pinned":"name"}"#));
     golden(
         &DirectoryLine { name: "n".into(), cid: "c".into(), kind: EntryKind::Symlink, size: 1 },
         r#"{"name":"n","cid":"c","kind":"symlink","size":1}"#,
@@ -225,6 +234,26 @@ fn rm_restore_and_history() {
     golden(&RmRequest { references: vec!["a".into(), "b".into()] }, r#"{"references":["a","b"]}"#);
     golden(&WatchRequest { since: Some(7) }, r#"{"since":7}"#);
     assert_eq!(serde_json::from_str::<WatchRequest>("{}").expect("an older client's"), WatchRequest::default());
+}
+
+#[test]
+fn pin_and_unpin() {
+    golden(
+        &PinnedWhole {
+            cid: "c".into(),
+            name: "n".into(),
+            pinned: PinnedBy::Cid,
+            size: 1,
+            chunks: 2,
+            bytes: 3,
+            seconds: 0.5,
+        },
+        r#"{"cid":"c","name":"n","pinned":"cid","size":1,"chunks":2,"bytes":3,"seconds":0.5}"#,
+    );
+    golden(&Unpinned { cid: "c".into(), name: Some("n".into()) }, r#"{"cid":"c","name":"n"}"#);
+    golden(&Unpinned { cid: "c".into(), name: None }, r#"{"cid":"c","name":null}"#);
+    golden(&PinRequest { reference: "r".into() }, r#"{"reference":"r"}"#);
+    golden(&UnpinRequest { reference: "r".into() }, r#"{"reference":"r"}"#);
 }
 
 #[test]

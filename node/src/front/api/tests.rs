@@ -187,6 +187,7 @@ impl Fake {
                 publisher_label: None,
                 version: 1,
                 updated: "t".into(),
+                pinned: None,
             };
             return at_once((0..1000).map(line).collect());
         }

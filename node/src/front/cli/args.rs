@@ -14,6 +14,7 @@ use super::{
     get::Get,
     history::History,
     ls::Ls,
+    pin::{Pin, Unpin},
     rm::{Restore, Rm},
     stat::Stat,
     verify::Verify,
@@ -114,7 +115,7 @@ pub enum Command {
     /// Write a file's bytes to standard output
     #[command(after_help = AFTER, after_long_help = CAT)]
     Cat(Cat),
-    /// List what the network holds or, with a REF, a directory's entries
+    /// List what the network holds, what is pinned here or, with a REF, a directory's entries
     #[command(after_help = AFTER, after_long_help = LS)]
     Ls(Ls),
     /// Show the size of something, its chunks, and where their copies are now
@@ -129,6 +130,12 @@ pub enum Command {
     /// List the versions of a name that are kept
     #[command(after_help = AFTER, after_long_help = HISTORY)]
     History(History),
+    /// Keep a whole copy on this node too, for when it is offline
+    #[command(after_help = AFTER, after_long_help = PIN)]
+    Pin(Pin),
+    /// Keep no whole copy on this node any more
+    #[command(after_help = AFTER, after_long_help = UNPIN)]
+    Unpin(Unpin),
     /// Free now what nothing live lists and whose grace is over
     #[command(after_help = AFTER, after_long_help = GC)]
     Gc(NoArguments),
@@ -233,6 +240,39 @@ Examples:
 
 Exit codes: 0 done; 1 failed (also: the target exists); 2 usage; 3 no daemon; 4 not found.";
 
+const PIN: &str = "\
+Prints the CID, and returns when all of it is on this node's disk: from then on it can be read here with
+every other machine switched off. The other copies stay where they are, and this one counts as none of
+them. Nothing here makes it give way.
+
+A NAME is pinned with its later versions: each is fetched as it is published, and the one before is kept
+no longer. The pin ends when the name is removed. Everything else (a CID, a path inside, NAME@VERSION) is
+kept as it is until p2p-node unpin, also when it is removed everywhere else.
+
+Ctrl-C, or a daemon that is stopped, leaves it pinned: the node goes on with it by itself, at
+--repair-rate. Pinning again what is pinned waits for the rest of it.
+
+Examples:
+  p2p-node pin photos
+  p2p-node pin laptop@3                      this version, whatever becomes of the name
+  p2p-node ls --pinned
+
+Exit codes: 0 all of it is here; 1 failed (also: it was unpinned or removed meanwhile); 2 usage;
+3 no daemon; 4 nothing of that name, or nobody has all of it; 6 there is no room for it here. Where part
+of it came before 4 or 6, standard error says that it is pinned: what is missing follows when it can.";
+
+const UNPIN: &str = "\
+Prints the CID. What was pinned by its name is unpinned by that, everything else by its CID. The copy is
+not removed at once: as long as it is published somewhere it is a cached one, which gives way when room is
+needed; else it is freed once --gc-grace is over.
+
+Examples:
+  p2p-node unpin photos
+  p2p-node unpin bafy...
+
+Exit codes: 0 done; 1 failed; 2 usage (also: several publishers use the name); 3 no daemon; 4 it is not
+pinned here.";
+
 const GC: &str = "\
 A node frees by itself what was removed, once --gc-grace is over and every peer that stores and was seen
 lately has heard of the removal; this does it now, and says what still waits. Nothing stops meanwhile.
@@ -269,6 +309,7 @@ Examples:
   p2p-node ls                   what the network holds:
                                 size, kind, CID, version, time, publisher, name
   p2p-node ls bafy.../photos    a directory's entries: size, kind, CID, name
+  p2p-node ls --pinned          what is pinned on this node, in the same columns
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 not found.";
 

@@ -9,9 +9,13 @@ use super::{
 use crate::{
     front::{
         api::client::Client,
-        verbs::ls::{LsInsideRequest, LsRequest},
+        verbs::{
+            Verb,
+            ls::{LsInsideRequest, LsRequest},
+            pin::LsPinnedRequest,
+        },
     },
-    report::EntryKind,
+    report::{CatalogueLine, EntryKind},
     settings::units::show_size,
 };
 
@@ -25,18 +29,25 @@ pub struct Ls {
     /// few answer, it fails with exit code 4 rather than give an older one
     #[arg(long, requires = "reference")]
     pub fresh: bool,
+    /// What is pinned on this node (p2p-node pin)
+    #[arg(long, conflicts_with_all = ["reference", "fresh"])]
+    pub pinned: bool,
 }
 
 /// A line an entry.
 pub(super) async fn run(verb: Ls, client: &Client, output: &mut Output) -> Result<(), Failure> {
     match verb.reference {
-        None => catalogue(client, output).await,
+        None if verb.pinned => catalogue(&LsPinnedRequest {}, client, output).await,
+        None => catalogue(&LsRequest {}, client, output).await,
         Some(reference) => directory(LsInsideRequest { reference, fresh: verb.fresh }, client, output).await,
     }
 }
 
-async fn catalogue(client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let mut lines = client.call(&LsRequest {}).await?;
+async fn catalogue<V>(request: &V, client: &Client, output: &mut Output) -> Result<(), Failure>
+where
+    V: Verb<Answer = CatalogueLine>,
+{
+    let mut lines = client.call(request).await?;
     warn_of_version(lines.version_difference());
     let mut columns = Columns::new(&['>', '<', '<', '>', '<', '<', '<']);
     while let Some(line) = lines.next(|_| {}).await? {

@@ -21,6 +21,7 @@ mod get;
 mod history;
 mod ls;
 mod peers;
+mod pin;
 mod rm;
 mod stat;
 mod status;
@@ -93,6 +94,8 @@ fn talk(command: Command, global: &Global) -> Result<(), Failure> {
             Command::Rm(verb) => rm::run(verb, &client()?, &mut output).await,
             Command::Restore(verb) => rm::restore(verb, &client()?, &mut output).await,
             Command::History(verb) => history::run(verb, &client()?, &mut output).await,
+            Command::Pin(verb) => pin::run(verb, &client()?, global, &mut output).await,
+            Command::Unpin(verb) => pin::unpin(verb, &client()?, &mut output).await,
             Command::Gc(_) => gc::run(&client()?, global, &mut output).await,
             Command::Drain(verb) => drain::run(verb, &client()?, global, &mut output).await,
             Command::Watch(verb) => watch::run(&verb, &client()?, &mut output).await,

@@ -58,7 +58,7 @@ fn directory_line(line: Line) -> DirectoryLine {
     DirectoryLine { name: line.name, cid: line.cid.to_string(), kind: entry_kind(line.kind), size: line.size }
 }
 
-fn catalogue_line(publication: &Publication, locate: &Locate) -> CatalogueLine {
+pub(super) fn catalogue_line(publication: &Publication, locate: &Locate) -> CatalogueLine {
     CatalogueLine {
         name: shown_name(publication),
         cid: publication.root.to_string(),
@@ -68,6 +68,7 @@ fn catalogue_line(publication: &Publication, locate: &Locate) -> CatalogueLine {
         publisher_label: label(locate, &publication.publisher),
         version: publication.version,
         updated: rfc3339(publication.time_milliseconds),
+        pinned: None,
     }
 }
 

@@ -5,6 +5,7 @@ mod error;
 mod listed;
 mod measure;
 mod own;
+mod pin;
 mod placement;
 mod resolve;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use self::{
     error::ReadError,
     listed::Through,
     own::Named,
+    pin::{Keepable, Naming, Walked},
     placement::{Copies, Survey},
     resolve::Resolved,
 };

@@ -143,7 +143,7 @@ pub(super) fn mean(reference: &str, names: &impl Names) -> Result<Meaning> {
 }
 
 /// The publication that a name means. A name that is published as it is written goes before one with a version.
-fn named(peer: Option<PeerId>, text: &str, names: &impl Names) -> Result<Publication> {
+pub(super) fn named(peer: Option<PeerId>, text: &str, names: &impl Names) -> Result<Publication> {
     let published = |name: &str| -> Vec<Publication> {
         names.by_name(name).into_iter().filter(|entry| peer.is_none_or(|peer| entry.publisher == peer)).collect()
     };

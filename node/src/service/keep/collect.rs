@@ -52,7 +52,7 @@ impl Keep {
             let (rows, ended) =
                 around.blocking.run(move || wanted.scan(&span)).await.map_err(|_| StoreError::Closed)??;
             let moment = around.wanted.moment();
-            let unlisted = rows.iter().filter(|scanned| scanned.held && !scanned.row.is_wanted());
+            let unlisted = rows.iter().filter(|scanned| scanned.held && !scanned.row.is_needed());
             let (over, kept): (Vec<_>, Vec<_>) = unlisted.partition(|scanned| {
                 let ended = scanned.row.grace_ends(grace).is_some_and(|ends| ends <= moment);
                 ended && scanned.row.unlisted() < barrier

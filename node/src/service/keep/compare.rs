@@ -97,7 +97,7 @@ impl Keep {
             let step = move || {
                 let page = keep.around.wanted.rows(&span)?;
                 let mut found = Vec::new();
-                for scanned in page.rows.iter().filter(|scanned| scanned.row.is_wanted() && !scanned.held) {
+                for scanned in page.rows.iter().filter(|scanned| scanned.row.is_needed() && !scanned.held) {
                     let hash = scanned.row.entry.cid.hash;
                     if keep.part(&hash)?.0 == Part::Replica {
                         found.push(hash);

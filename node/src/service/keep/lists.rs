@@ -31,6 +31,7 @@ use tokio::{
 use super::{
     Around,
     compare::{self, Comparison},
+    pins::{self, Pins},
     read::{Purpose, Reading, Touched},
 };
 use crate::{runner::World, service::catalogue::Live, store::StoreError};
@@ -38,16 +39,26 @@ use crate::{runner::World, service::catalogue::Live, store::StoreError};
 /// After the catalogue could not be read it is read again so much later.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// What the lister's world is told by others.
+pub(super) struct Heard {
+    /// Which publications become live and cease to be.
+    pub(super) liveness: broadcast::Receiver<Live>,
+    /// Where this node stands.
+    pub(super) reaches: watch::Receiver<Option<Reach>>,
+    /// Comparisons that are asked for.
+    pub(super) comparisons: mpsc::Receiver<Comparison>,
+    /// Counts changes of the pins' records.
+    pub(super) pins: watch::Receiver<u64>,
+}
+
 /// What runs for the lister, and the inputs that it has not had.
 pub(super) struct Lists {
     around: Around,
     /// The keeper's inputs.
     keeper: mpsc::Sender<duty::Input>,
-    liveness: broadcast::Receiver<Live>,
-    reaches: watch::Receiver<Option<Reach>>,
-    /// Where this node stands was told: before that, who there is is not known.
+    heard: Heard,
     waiting: VecDeque<Input>,
-    comparisons: mpsc::Receiver<Comparison>,
+    pins: Pins,
     /// Publications that are to be read again only to be compared with the rows.
     comparing: BTreeSet<u64>,
     /// Who published what is live, by what rows know it as, and when it was seen last.
@@ -65,13 +76,7 @@ pub(super) struct Lists {
 
 impl Lists {
     /// Everything that is live is told first, a page of the log after the other.
-    pub(super) fn new(
-        around: Around,
-        keeper: mpsc::Sender<duty::Input>,
-        liveness: broadcast::Receiver<Live>,
-        reaches: watch::Receiver<Option<Reach>>,
-        comparisons: mpsc::Receiver<Comparison>,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn new(around: Around, keeper: mpsc::Sender<duty::Input>, heard: Heard) -> Result<Self, StoreError> {
         let mut shared: BTreeMap<Vec<u8>, Arc<Spans>> = BTreeMap::new();
         // Nearly all cover the same: one copy of each.
         let covered = around.wanted.covered()?.into_iter().map(|(publication, spans)| {
@@ -82,10 +87,9 @@ impl Lists {
         let mut lists = Self {
             around,
             keeper,
-            liveness,
-            reaches,
+            heard,
             waiting: VecDeque::new(),
-            comparisons,
+            pins: Pins::default(),
             comparing: BTreeSet::new(),
             publishers: BTreeMap::new(),
             telling: None,
@@ -95,8 +99,48 @@ impl Lists {
             most_copies: 0,
             parts: BTreeMap::new(),
         };
+        lists.look_at_pins()?;
         lists.compare();
         Ok(lists)
+    }
+
+    /// Compares what is pinned with what the machine was told.
+    fn look_at_pins(&mut self) -> Result<(), StoreError> {
+        let changes = self.pins.look(&self.around.store, &self.around.catalogue)?;
+        self.repin(changes);
+        Ok(())
+    }
+
+    fn repin(&mut self, changes: Vec<pins::Change>) {
+        for change in changes {
+            match change {
+                pins::Change::Live(listed) => {
+                    let covered = self.covered.get(&listed.publication).cloned().unwrap_or_default();
+                    self.waiting.push_back(Input::Live { listed, covered });
+                }
+                pins::Change::Gone(id, root) => {
+                    let half_read = self.covered.remove(&id).is_some_and(|covered| covered.is_empty());
+                    // Rows outside of this node's part name a publication only if their chunk was here when it was read.
+                    // Now it is: without this, a copy that may be the last would be freed as if nothing listed it.
+                    let listing = self.around.catalogue.by_root(&root);
+                    self.waiting.push_back(Input::Compare(listing.iter().map(reference).collect()));
+                    self.waiting.push_back(Input::Gone(id));
+                    // As of a publication.
+                    if half_read {
+                        self.waiting.push_back(Input::Named(vec![id]));
+                    }
+                }
+                pins::Change::Over(target) => {
+                    let store = self.around.store.clone();
+                    let ending = async move {
+                        tracing::info!(?target, "a pin is over: the name was removed");
+                        told(store.remove_record(target.key()).await.map(|()| true));
+                        None
+                    };
+                    self.running.push(ending.boxed());
+                }
+            }
+        }
     }
 
     /// A page more of all that is live; behind the last one, what rows were read for and was in none is gone.
@@ -119,8 +163,12 @@ impl Lists {
             }
             None => {
                 self.telling = None;
+                // What became of names meanwhile was not told.
+                told(self.look_at_pins().map(|()| true));
+                let pinned: BTreeSet<u64> = self.pins.ids().collect();
                 let gone = self.publishers.iter().filter(|(_, (_, round))| *round != self.round).map(|(id, _)| *id);
-                let unknown = self.covered.keys().filter(|id| !self.publishers.contains_key(id)).copied();
+                let unknown = self.covered.keys().copied();
+                let unknown = unknown.filter(|id| !self.publishers.contains_key(id) && !pinned.contains(id));
                 for id in gone.chain(unknown).collect::<Vec<_>>() {
                     self.publishers.remove(&id);
                     self.waiting.push_back(Input::Gone(id));
@@ -136,7 +184,7 @@ impl Lists {
 
     /// Compares all rows with what is live, and what some publications list with the rows.
     fn look_through(&mut self, Comparison { begins_at, done }: Comparison) {
-        let live: BTreeSet<u64> = self.publishers.keys().copied().collect();
+        let live: BTreeSet<u64> = self.publishers.keys().copied().chain(self.pins.ids()).collect();
         let next = live.range(begins_at..).chain(live.range(..begins_at)).take(compare::READ_AGAIN);
         let again: Vec<u64> = next.copied().collect();
         self.comparing.extend(&again);
@@ -178,8 +226,11 @@ impl Lists {
     }
 
     fn changed(&mut self, live: Live) {
-        match live {
-            Live::Became(publication) => self.became(&publication),
+        let publication = match live {
+            Live::Became(publication) => {
+                self.became(&publication);
+                publication
+            }
             Live::Ceased(publication) => {
                 let id = reference(&publication);
                 self.publishers.remove(&id);
@@ -189,8 +240,11 @@ impl Lists {
                 if half_read {
                     self.waiting.push_back(Input::Named(vec![id]));
                 }
+                publication
             }
-        }
+        };
+        let changes = self.pins.changed(&publication, &self.around.catalogue);
+        self.repin(changes);
     }
 }
 
@@ -200,6 +254,7 @@ impl World<Lister> for Lists {
         match output {
             Output::Read { listed, spans, list, covers } => {
                 let publisher = self.publishers.get(&listed.publication).map(|(publisher, _)| *publisher);
+                let publisher = publisher.or_else(|| self.pins.publisher(listed.publication));
                 let purpose = match self.comparing.remove(&listed.publication) {
                     true if list => Purpose::Compare,
                     _ if list => Purpose::List,
@@ -260,18 +315,24 @@ impl World<Lister> for Lists {
             // What is live is told before anything is decided by it.
             let told = self.telling.is_none();
             tokio::select! {
-                changed = self.reaches.changed(), if told => {
+                changed = self.heard.reaches.changed(), if told => {
                     changed.ok()?;
-                    if let Some(reach) = self.reaches.borrow_and_update().clone() {
+                    if let Some(reach) = self.heard.reaches.borrow_and_update().clone() {
                         return Some(Input::Moved(reach));
                     }
                 }
-                live = self.liveness.recv() => match live {
+                live = self.heard.liveness.recv() => match live {
                     Ok(live) => self.changed(live),
                     Err(RecvError::Lagged(_)) => self.compare(),
                     Err(RecvError::Closed) => return None,
                 },
-                Some(comparison) = self.comparisons.recv(), if told => self.look_through(comparison),
+                changed = self.heard.pins.changed(), if told => {
+                    changed.ok()?;
+                    if let Err(error) = self.look_at_pins() {
+                        tracing::warn!(%error, "what is pinned could not be read");
+                    }
+                }
+                Some(comparison) = self.heard.comparisons.recv(), if told => self.look_through(comparison),
                 page = next_page(&mut self.telling), if !told => self.compared(page),
                 Some(done) = self.running.next(), if told => if let Some(input) = done {
                     return Some(input);
@@ -335,7 +396,7 @@ async fn tell(keeper: &mpsc::Sender<duty::Input>, list: bool, spans: impl Iterat
 
 fn told(outcome: Result<bool, StoreError>) -> bool {
     outcome.unwrap_or_else(|error| {
-        tracing::warn!(%error, "what a publication lists could not be noted");
+        tracing::warn!(%error, "what a publication or a pin lists could not be noted");
         false
     })
 }

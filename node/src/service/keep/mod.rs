@@ -9,6 +9,7 @@ pub mod collect;
 mod compare;
 pub mod drain;
 mod lists;
+pub mod pins;
 mod read;
 mod upkeep;
 
@@ -71,6 +72,8 @@ pub struct Keep {
     questions: mpsc::Sender<Question>,
     /// While the loop runs.
     ears: Arc<Mutex<Option<Ears>>>,
+    /// Counts changes of the pins' records.
+    pins: Arc<watch::Sender<u64>>,
 }
 
 /// Why this node's part cannot be looked after.
@@ -85,6 +88,12 @@ pub enum KeepError {
     /// It was told to stay.
     #[error("this node was told to stay")]
     Stays,
+    /// There is no room for one more.
+    #[error("{} pins are there already, and no node has more", pins::MOST_PINS)]
+    TooManyPins,
+    /// What is to be pinned is nothing that could be published.
+    #[error("this content cannot be pinned: what is known of it is not valid")]
+    Unpinnable,
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -93,7 +102,7 @@ pub enum KeepError {
 /// What a chunk that is here is to this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
-    /// It is of the replica set.
+    /// It is of the replica set, or pinned here.
     Replica,
     /// Something lists it, and others should hold it.
     Cache,
@@ -132,10 +141,12 @@ impl Keep {
         let (questions, mut asked) = mpsc::channel(QUESTIONS);
         let ears = Arc::<Mutex<Option<Ears>>>::default();
         let hearing = ears.clone();
+        let pins = Arc::new(watch::Sender::new(0));
+        let pinning = pins.clone();
         workers.spawn("upkeep", |work| async move {
             let (around, mut chance) = (running, Chance::new(seed));
             loop {
-                let told = (&shown, &*hearing);
+                let told = (&shown, &*hearing, &*pinning);
                 let ended = once(&around, settings, storing, &mut chance, told, &mut asked, &work).await;
                 if let Err(error) = ended {
                     tracing::warn!(%error, "what this node should hold cannot be compared; trying again");
@@ -143,16 +154,18 @@ impl Keep {
                 }
             }
         });
-        Self { health, around, settings, questions, ears }
+        Self { health, around, settings, questions, ears, pins }
     }
 
     /// What a chunk is to this node, and how many copies are wanted (0 where nothing lists it).
     pub fn part(&self, hash: &Multihash) -> Result<(Part, u8), StoreError> {
         let key = Key::from(hash);
-        let copies = self.around.wanted.row(&key)?.map_or(0, |row| row.copies());
+        let row = self.around.wanted.row(&key)?;
+        let copies = row.as_ref().map_or(0, |row| row.copies());
         let locate = &self.around.locate;
         let nearest = locate.known(&key, copies.into());
         let part = match copies {
+            _ if row.is_some_and(|row| row.is_pinned()) => Part::Replica,
             0 => Part::Pending,
             _ if nearest.contains(&locate.local()) => Part::Replica,
             _ => Part::Cache,
@@ -181,7 +194,7 @@ async fn once(
     settings: Settings,
     storing: bool,
     chance: &mut Chance,
-    (health, ears): (&Arc<Mutex<Health>>, &Mutex<Option<Ears>>),
+    (health, ears, pins): (&Arc<Mutex<Health>>, &Mutex<Option<Ears>>, &watch::Sender<u64>),
     questions: &mut mpsc::Receiver<Question>,
     work: &Work,
 ) -> Result<(), StoreError> {
@@ -207,7 +220,8 @@ async fn once(
     let liveness: broadcast::Receiver<_> = catalogue.liveness();
     let (lister_ear, comparisons) = mpsc::channel(compare::COMPARISONS);
     *ears.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ears { keeper: inputs.clone(), lister: lister_ear });
-    let lists = Lists::new(around.clone(), inputs.clone(), liveness, reaches, comparisons)?;
+    let heard = lists::Heard { liveness, reaches, comparisons, pins: pins.subscribe() };
+    let lists = Lists::new(around.clone(), inputs.clone(), heard)?;
     let told = (inputs, incoming);
     let upkeep = Upkeep::new(around.clone(), settings, told, reach, health.clone(), questions, work);
     // Both are dropped together where one ends: the keeper's channel is open as long as the lister is there.

@@ -2,7 +2,7 @@
 
 use p2p_protocol::{
     Key, PeerId,
-    duty::{Reference, Span, Spans, lister::Listed},
+    duty::{PIN, Reference, Span, Spans, lister::Listed},
     manifest::{Entry, Listing, Manifest, OwnChunks, RangeReader, Step},
 };
 
@@ -11,6 +11,10 @@ use crate::{service::fetch::FetchJob, store::StoreError};
 
 /// Chunks of a manifest that are fetched ahead.
 const AHEAD: usize = 16;
+
+/// Peers that are asked first for the manifest of what is pinned, whatever copies its publication wants: as many as most
+/// content has.
+const PINNED_HOLDERS: u8 = 3;
 
 /// What is done with what is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,7 +75,8 @@ impl Reading<'_> {
             Listing::Manifest(root) => *root,
         };
         let manifest = Manifest { root, entries: self.listed.chunks };
-        let job = self.around.fetch.begin(root, self.publisher.into_iter().collect(), self.listed.copies);
+        let holders = if self.listed.copies == PIN { PINNED_HOLDERS } else { self.listed.copies };
+        let job = self.around.fetch.begin(root, self.publisher.into_iter().collect(), holders);
         let strays = self.around.wanted.strays(self.spans)?;
         let spans = self.spans.iter().chain(strays.iter());
         let mut complete = true;

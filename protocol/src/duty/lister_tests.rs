@@ -1,0 +1,231 @@
+//! What is read when, and what is taken off.
+
+use super::*;
+use crate::{Cid, Codec, key::Key};
+
+const GRACE: Duration = Duration::from_secs(1000);
+
+fn listed(publication: u64) -> Listed {
+    let listing = Listing::Manifest(Cid::of(Codec::Raw, &publication.to_be_bytes()));
+    Listed { publication, listing, chunks: 100, copies: 3 }
+}
+
+fn live(publication: u64) -> Input {
+    Input::Live { listed: listed(publication), covered: Arc::default() }
+}
+
+/// Of a node among so many others whose keys are spread evenly.
+fn reach(others: u32) -> Reach {
+    let key = |at: u32| {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&at.wrapping_mul(0x9e37_79b9).to_be_bytes());
+        Key(key)
+    };
+    let others: Vec<Key> = (1..=others).map(key).collect();
+    Reach::new(key(0), &others)
+}
+
+fn outputs(lister: &mut Lister) -> Vec<Output> {
+    std::iter::from_fn(|| lister.poll_output()).collect()
+}
+
+fn reads(outputs: &[Output]) -> Vec<(u64, bool)> {
+    let read = |output: &Output| match output {
+        Output::Read { listed, list, .. } => Some((listed.publication, *list)),
+        _ => None,
+    };
+    outputs.iter().filter_map(read).collect()
+}
+
+/// Does all that is to be done; gives what was read.
+fn settle(lister: &mut Lister, now: Instant) -> Vec<(u64, bool)> {
+    let mut all = Vec::new();
+    loop {
+        let read = reads(&outputs(lister));
+        if read.is_empty() {
+            return all;
+        }
+        for (publication, _) in &read {
+            lister.handle(now, Input::Done { publication: *publication, complete: true });
+        }
+        all.extend(read);
+    }
+}
+
+#[test]
+fn what_is_live_is_read_once_the_place_is_known_a_few_at_a_time() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    (1..=9).for_each(|publication| lister.handle(now, live(publication)));
+    let first = outputs(&mut lister);
+    assert!(reads(&first).is_empty() && !lister.is_idle());
+    assert_eq!(first, [Output::Unread(Some(now + GRACE * SEEN_GRACES))]);
+    lister.handle(now, Input::Moved(reach(100)));
+    let read = reads(&outputs(&mut lister));
+    assert_eq!(read, (1..=4).map(|publication| (publication, true)).collect::<Vec<_>>());
+    for (publication, _) in read {
+        lister.handle(now, Input::Done { publication, complete: true });
+    }
+    assert_eq!(settle(&mut lister, now).len(), 5);
+    assert!(lister.is_idle() && lister.poll_timeout().is_none(), "and nothing is unread");
+    let part = reach(100).within(3 + EXTRA + MARGIN);
+    assert_eq!(*lister.parts()[&3], part);
+}
+
+#[test]
+fn a_departure_within_the_margin_reads_nothing_and_one_beyond_it_what_is_new() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    lister.handle(now, live(1));
+    lister.handle(now, Input::Moved(reach(100)));
+    settle(&mut lister, now);
+    let before = lister.parts()[&3].clone();
+    // The first departure that makes something of it this node's to know.
+    let needed = |others| reach(others).within(3 + EXTRA);
+    let fewer = (1..100).rev().find(|others| !needed(*others).without(&needed(100)).is_empty());
+    lister.handle(now, Input::Moved(reach(fewer.expect("it is far from alone"))));
+    let outputs_then = outputs(&mut lister);
+    assert!(reads(&outputs_then).is_empty(), "{outputs_then:?}");
+    assert_eq!(lister.parts()[&3], before);
+    lister.handle(now, Input::Moved(reach(30)));
+    let after = lister.parts()[&3].clone();
+    let new = after.without(&before);
+    assert!(!new.is_empty());
+    let spans = outputs(&mut lister).into_iter().find_map(|output| match output {
+        Output::Read { spans, .. } => Some(spans),
+        _ => None,
+    });
+    assert_eq!(spans.as_deref(), Some(&new), "only what was not read before");
+    lister.handle(now, Input::Done { publication: 1, complete: true });
+    lister.handle(now, Input::Moved(reach(1000)));
+    let outputs = outputs(&mut lister);
+    assert!(matches!(outputs.last(), Some(Output::Narrowed { copies: 3, .. })), "{outputs:?}");
+}
+
+#[test]
+fn what_cannot_be_read_is_tried_again_and_protects_for_seven_graces() {
+    let (start, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    lister.handle(start, Input::Moved(reach(10)));
+    lister.handle(start, live(1));
+    outputs(&mut lister);
+    let mut now = start;
+    for wait in [60, 120, 240, 480, 960, 1920] {
+        lister.handle(now, Input::Done { publication: 1, complete: false });
+        assert!(reads(&outputs(&mut lister)).is_empty());
+        now += Duration::from_secs(wait);
+        assert_eq!(lister.poll_timeout().map(|(at, _)| at), Some(now));
+        lister.handle_timeout(now);
+        assert_eq!(reads(&outputs(&mut lister)), [(1, true)]);
+    }
+    lister.handle_timeout(start + GRACE * SEEN_GRACES);
+    assert_eq!(outputs(&mut lister), [Output::Unread(None)]);
+    lister.handle(now, Input::Done { publication: 1, complete: true });
+    assert!(lister.is_idle());
+}
+
+#[test]
+fn what_is_gone_is_unlisted_where_it_was_read_or_purged() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    lister.handle(now, Input::Moved(reach(10)));
+    (1..=2).for_each(|publication| lister.handle(now, live(publication)));
+    settle(&mut lister, now);
+    lister.handle(now, Input::Gone(1));
+    assert_eq!(settle(&mut lister, now), [(1, false)]);
+    lister.handle(now, Input::Gone(2));
+    assert_eq!(reads(&outputs(&mut lister)), [(2, false)]);
+    lister.handle(now, Input::Done { publication: 2, complete: false });
+    assert_eq!(outputs(&mut lister), [Output::Purge(2)], "its manifest is gone too");
+    // Restored before that is done: it is read anew.
+    lister.handle(now, live(2));
+    outputs(&mut lister);
+    lister.handle(now, Input::Done { publication: 2, complete: true });
+    assert_eq!(settle(&mut lister, now), [(2, true)]);
+    assert!(lister.is_idle());
+    lister.handle(now, Input::Gone(3));
+    assert!(lister.is_idle(), "it never was");
+}
+
+#[test]
+fn what_rows_name_and_nobody_told_of_is_purged_and_nothing_else() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    lister.handle(now, Input::Moved(reach(10)));
+    (1..=2).for_each(|publication| lister.handle(now, live(publication)));
+    settle(&mut lister, now);
+    lister.handle(now, Input::Gone(2));
+    outputs(&mut lister);
+    lister.handle(now, Input::Named(vec![1, 2, 7]));
+    assert_eq!(outputs(&mut lister), [Output::Purge(7)], "one is live, one is being unlisted");
+    // It becomes live before that is done: it is read after it.
+    lister.handle(now, live(7));
+    assert_eq!(reads(&outputs(&mut lister)), []);
+    lister.handle(now, Input::Done { publication: 7, complete: true });
+    lister.handle(now, Input::Done { publication: 2, complete: true });
+    assert_eq!(settle(&mut lister, now), [(7, true)]);
+    assert!(lister.is_idle());
+}
+
+#[test]
+fn what_is_compared_is_read_again_over_all_that_it_covers_and_holds_nothing_up() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    lister.handle(now, Input::Moved(reach(100)));
+    (1..=2).for_each(|publication| lister.handle(now, live(publication)));
+    settle(&mut lister, now);
+    lister.handle(now, Input::Gone(2));
+    settle(&mut lister, now);
+    lister.handle(now, Input::Compare(vec![1, 2, 3]));
+    let all = lister.parts()[&3].clone();
+    let expected = Output::Read { listed: listed(1), spans: all.clone(), list: true, covers: all };
+    assert_eq!(outputs(&mut lister), [expected], "and what is freed does not wait for it");
+    lister.handle(now, Input::Compare(vec![1]));
+    lister.handle(now, Input::Done { publication: 1, complete: false });
+    assert!(outputs(&mut lister).is_empty());
+    lister.handle_timeout(now + FIRST_WAIT);
+    assert_eq!(settle(&mut lister, now), [(1, true)]);
+    assert!(lister.is_idle());
+}
+
+#[test]
+fn a_pin_is_read_over_everything_and_is_no_part_that_follows_peers() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    let pin = Listed { copies: PIN, ..listed(7) };
+    lister.handle(now, Input::Live { listed: pin.clone(), covered: Arc::default() });
+    lister.handle(now, live(1));
+    lister.handle(now, Input::Moved(reach(100)));
+    let all = Arc::new(Spans::all());
+    let expected = Output::Read { listed: pin.clone(), spans: all.clone(), list: true, covers: all.clone() };
+    assert!(outputs(&mut lister).contains(&expected));
+    for publication in [1, 7] {
+        lister.handle(now, Input::Done { publication, complete: true });
+    }
+    assert!(lister.is_idle());
+    assert_eq!((lister.most_copies(), lister.parts().len()), (3, 1), "nobody makes copies because of it");
+    // Who comes and goes makes nothing different.
+    for others in [30, 1000] {
+        lister.handle(now, Input::Moved(reach(others)));
+    }
+    assert!(!settle(&mut lister, now).iter().any(|(publication, _)| *publication == 7));
+    // Nor does a restart.
+    let mut again = Lister::new(GRACE, lister.parts().clone());
+    again.handle(now, Input::Live { listed: pin, covered: all.clone() });
+    again.handle(now, Input::Moved(reach(1000)));
+    assert_eq!(reads(&outputs(&mut again)), []);
+    // Its end takes it off everywhere.
+    lister.handle(now, Input::Gone(7));
+    let unlisted = outputs(&mut lister).into_iter().find_map(|output| match output {
+        Output::Read { listed, spans, list: false, .. } if listed.publication == 7 => Some(spans),
+        _ => None,
+    });
+    assert_eq!(unlisted, Some(all));
+}
+
+#[test]
+fn what_an_earlier_run_read_is_not_read_again() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    lister.handle(now, live(1));
+    lister.handle(now, Input::Moved(reach(100)));
+    settle(&mut lister, now);
+    let parts = lister.parts().clone();
+    let mut again = Lister::new(GRACE, parts.clone());
+    again.handle(now, Input::Live { listed: listed(1), covered: parts[&3].clone() });
+    again.handle(now, Input::Moved(reach(100)));
+    assert_eq!(reads(&outputs(&mut again)), []);
+    assert!(again.is_idle());
+}
