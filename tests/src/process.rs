@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod output;
 pub mod placement;
 pub mod reaper;
+pub mod sybil;
 pub mod tree;
 mod verbs;
 pub mod wait;

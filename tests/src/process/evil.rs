@@ -4,7 +4,7 @@
 //! the byte layouts of `SPEC.md`, so that it can say what the product's own encoders would refuse to.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -20,13 +20,24 @@ use libp2p::{
 };
 use tokio::{runtime::Runtime, sync::mpsc};
 
-use super::{Daemon, LONG, forge::Chunks, tree::noise, until};
+use super::{
+    Daemon, LONG,
+    forge::Chunks,
+    sybil::{self, Asked},
+    tree::noise,
+    until,
+};
 
 /// What it does where an honest peer would answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tactic {
     /// Serves its own chunks truly, and takes none.
     Serve,
+    /// Says that it keeps whatever it is offered or given and has whatever it is asked about, in audits and catalogues too,
+    /// and keeps nothing.
+    Acknowledge,
+    /// Serves nothing at all, and is no storing peer: it only asks.
+    Put,
     /// Claims to hold everything, and sends other bytes.
     WrongBytes,
     /// Begins an answer with a header that claims 4 GiB, and sends as much of it as is taken.
@@ -85,6 +96,7 @@ pub struct Evil {
     network: String,
     peer: PeerId,
     topics: Arc<Mutex<BTreeSet<String>>>,
+    asked: Arc<Asked>,
 }
 
 impl Evil {
@@ -93,22 +105,37 @@ impl Evil {
     /// # Panics
     /// If it cannot: libp2p or the loopback is missing.
     pub fn start(network: &str, daemons: &[&Daemon], tactic: Tactic, chunks: Chunks) -> Self {
+        Self::start_as(Keypair::generate_ed25519(), network, daemons, tactic, chunks)
+    }
+
+    /// The same with a key that was made before.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn start_as(keypair: Keypair, network: &str, daemons: &[&Daemon], tactic: Tactic, chunks: Chunks) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime starts");
         let _inside = runtime.enter();
-        let mut swarm = swarm(network);
+        let mut swarm = swarm(keypair, network);
         let peer = *swarm.local_peer_id();
         let mut control = swarm.behaviour().streams.new_control();
-        let protocols = if tactic.is_of_catalogue() { &["transfer", "catalogue"][..] } else { &["transfer"] };
+        let protocols = match tactic {
+            Tactic::Acknowledge => &["transfer", "catalogue", "audit"][..],
+            Tactic::Put => &[],
+            _ if tactic.is_of_catalogue() => &["transfer", "catalogue"],
+            _ => &["transfer"],
+        };
+        let asked = Arc::new(Asked::default());
         for &protocol in protocols {
             let mut inbound = control.accept(name(network, protocol)).expect("nobody else takes it");
             let chunks = Arc::new(chunks.clone());
+            let asked = Arc::clone(&asked);
             tokio::spawn(async move {
-                while let Some((_, mut stream)) = inbound.next().await {
-                    let chunks = Arc::clone(&chunks);
+                while let Some((asker, mut stream)) = inbound.next().await {
+                    let (chunks, asked) = (Arc::clone(&chunks), Arc::clone(&asked));
                     let catalogue = protocol == "catalogue";
                     tokio::spawn(async move {
                         // The acceptor of any stream says first that it has it.
@@ -116,7 +143,9 @@ impl Evil {
                             return;
                         }
                         // Being dropped is what it is here for.
-                        let _ = if catalogue {
+                        let _ = if tactic == Tactic::Acknowledge {
+                            sybil::agree(stream, protocol, asker, &asked).await
+                        } else if catalogue {
                             disturb(stream, tactic).await
                         } else {
                             answer(stream, tactic, &chunks).await
@@ -135,7 +164,12 @@ impl Evil {
         let topics = Arc::default();
         tokio::spawn(run(swarm, taken, Arc::clone(&topics)));
         drop(_inside);
-        Self { runtime: Some(runtime), orders, control, network: network.into(), peer, topics }
+        Self { runtime: Some(runtime), orders, control, network: network.into(), peer, topics, asked }
+    }
+
+    /// What it was asked, if it is one that [acknowledges](Tactic::Acknowledge).
+    pub fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// Its peer id.
@@ -147,6 +181,16 @@ impl Evil {
     #[track_caller]
     pub fn wait_until_trusted_by(&self, daemon: &Daemon, others: usize) {
         daemon.wait_for_peers(others + 1);
+    }
+
+    /// Waits until `daemon` is connected to it.
+    #[track_caller]
+    pub fn wait_until_met_by(&self, daemon: &Daemon) {
+        let peer = self.peer_id();
+        until("the evil peer is met", LONG, || {
+            let peers = daemon.json_lines(["peers"]);
+            super::wait::check(peers.iter().any(|line| line["peer_id"] == peer.as_str()), format!("{peers:?}"))
+        });
     }
 
     /// Waits until `daemon` is not connected to it.
@@ -215,6 +259,45 @@ impl Evil {
         read
     }
 
+    /// Asks `daemon` on a stream of the transfer protocol, and waits for as many answers as these requests have: kind by
+    /// request.
+    ///
+    /// # Panics
+    /// If they do not come.
+    #[track_caller]
+    pub fn ask(&self, daemon: &Daemon, requests: &[Vec<u8>], answers: usize) -> BTreeMap<u32, u8> {
+        let mut control = self.control.clone();
+        let name = name(&self.network, "transfer");
+        let target: PeerId = daemon.peer_id().parse().expect("a peer id");
+        let bytes = [&greeting(), &requests.concat()[..]].concat();
+        let asked = async {
+            let stream = control.open_stream(target, name).await.map_err(io::Error::other)?;
+            let (mut read, mut write) = stream.split();
+            let writing = async {
+                write.write_all(&bytes).await?;
+                write.flush().await
+            };
+            let reading = async {
+                read.read_exact(&mut [0]).await?;
+                let mut found = BTreeMap::new();
+                while found.len() < answers {
+                    let mut header = [0; 9];
+                    read.read_exact(&mut header).await?;
+                    let [kind, a, b, c, d, e, f, g, h] = header;
+                    let mut body = vec![0; u32::from_be_bytes([e, f, g, h]) as usize];
+                    read.read_exact(&mut body).await?;
+                    if kind != GREETING {
+                        found.insert(u32::from_be_bytes([a, b, c, d]), kind);
+                    }
+                }
+                Ok(found)
+            };
+            futures::try_join!(writing, reading).map(|((), found)| found)
+        };
+        let asked = self.handle().block_on(async { tokio::time::timeout(LONG, asked).await });
+        asked.expect("it answers in time").unwrap_or_else(|error| panic!("it was cut off: {error}"))
+    }
+
     /// Opens `count` streams of `protocol` to `daemon` that write `bytes` and then neither read nor close. They live as
     /// long as this peer.
     pub fn hang(&self, daemon: &Daemon, protocol: &str, bytes: &[u8], count: usize) {
@@ -255,8 +338,7 @@ fn name(network: &str, protocol: &str) -> StreamProtocol {
     StreamProtocol::try_from_owned(format!("/p2p-node/{network}/{protocol}/1")).expect("it begins with a slash")
 }
 
-fn swarm(network: &str) -> Swarm<Behaviour> {
-    let keypair = Keypair::generate_ed25519();
+fn swarm(keypair: Keypair, network: &str) -> Swarm<Behaviour> {
     let local = keypair.public().to_peer_id();
     let gossip = gossipsub::ConfigBuilder::default()
         .protocol_id_prefix(format!("/p2p-node/{network}/gossip/1"))
