@@ -164,7 +164,7 @@ impl Rooms {
         let storing = store.usage().capacity_bytes > 0;
         let workers = Arc::new(Workers::default());
         let blocking = Blocking::new(workers.layer());
-        let wanted = Wanted::open(store.clone())?;
+        let wanted = Wanted::open_with(store.clone(), duty.grace)?;
         let layer = workers.layer();
         let transfer =
             Transfer::start(network.clone(), store.clone(), wanted.clone(), network_name, storing, &layer).await?;
@@ -323,6 +323,8 @@ impl Node {
         known: Vec<remember::Known>,
         port: Option<u16>,
     ) -> Result<Self> {
+        let long = |known: &&remember::Known| known.stored_first.is_some_and(|ago| ago >= settings.duty.probation);
+        let known_for_long: Vec<_> = known.iter().filter(long).map(|known| known.peer).collect();
         let storing: Vec<_> = known.iter().filter_map(|known| Some((known.peer, known.stored?))).collect();
         let listen = if settings.listen.is_empty() {
             Listen::Default { port: port.unwrap_or(DEFAULT_PORT) }
@@ -354,6 +356,7 @@ impl Node {
         };
         let rooms = Rooms::build(network.clone(), store.clone(), keypair, site).await?;
         rooms.catalogue.know(storing.iter().map(|(peer, _)| *peer));
+        rooms.keep.met(known_for_long);
         rooms.locate.recall(storing);
         let name = settings.network.clone();
         let (locate, catalogue) = (rooms.locate.clone(), rooms.catalogue.clone());

@@ -80,6 +80,11 @@ fn a_full_machine() {
     assert_eq!(added["replicas"]["min"], 3, "{added}");
     let root = text(&added["cid"]);
     let bytes = |node: &Daemon| node.status()["bytes"].as_u64().expect("a number");
+    // What was put there while nothing listed it fills a share; the rest of its part it fetched.
+    until("it is as full as it gets", PATIENCE, || {
+        let had = bytes(&cluster[FULL]);
+        check(had > 7 * MIB, format!("{had} bytes"))
+    });
     let (before, had) = (received(&cluster[FULL]), bytes(&cluster[FULL]));
     assert!(had <= 8 * MIB, "{had}");
     tree::noise_file(&second, 302, 8 * MIB);

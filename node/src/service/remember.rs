@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -42,6 +43,16 @@ struct Remembered {
     /// The network in which it was a storing peer, if it was one.
     #[serde(default)]
     stores_in: Option<String>,
+    /// When it was met first as one.
+    #[serde(default)]
+    stores_since_unix_seconds: Option<u64>,
+}
+
+impl Remembered {
+    /// When it was met first as a storing peer of `network`.
+    fn since(&self, network: &str) -> Option<u64> {
+        self.stores_since_unix_seconds.filter(|_| self.stores_in.as_deref() == Some(network))
+    }
 }
 
 /// A peer of an earlier run.
@@ -53,6 +64,8 @@ pub struct Known {
     pub addresses: Vec<Multiaddr>,
     /// How long ago it was last seen, where it was a storing peer of this network then.
     pub stored: Option<Duration>,
+    /// How long ago it was met first as one.
+    pub stored_first: Option<Duration>,
 }
 
 /// The peers of earlier runs, last met first. What cannot be read is left out: it is only a cache.
@@ -63,10 +76,12 @@ pub fn known(store: &Store, network: &str) -> Result<Vec<Known>, StoreError> {
     for (key, value) in store.meta(TREE)? {
         let Ok(peer) = PeerId::from_bytes(&key) else { continue };
         match serde_json::from_slice::<Remembered>(&value) {
-            Ok(Remembered { addresses, met_unix_seconds: met, stores_in }) if met >= oldest => {
-                let ago = Duration::from_secs(now.saturating_sub(met));
-                let stored = (stores_in.as_deref() == Some(network)).then_some(ago);
-                known.push((met, Known { peer, addresses, stored }));
+            Ok(remembered) if remembered.met_unix_seconds >= oldest => {
+                let ago = |seconds: u64| Duration::from_secs(now.saturating_sub(seconds));
+                let stored_first = remembered.since(network).map(ago);
+                let Remembered { addresses, met_unix_seconds: met, stores_in, .. } = remembered;
+                let stored = (stores_in.as_deref() == Some(network)).then(|| ago(met));
+                known.push((met, Known { peer, addresses, stored, stored_first }));
             }
             _ => store.remove_meta(TREE, &key)?,
         }
@@ -149,6 +164,13 @@ fn write(
     mut written: Written,
     news: &mut bool,
 ) -> Written {
+    let before = store.meta(TREE).unwrap_or_else(|error| {
+        tracing::warn!(%error, "it cannot be read since when peers are known");
+        Vec::new()
+    });
+    let since =
+        |(peer, value): (Bytes, Bytes)| Some((peer, serde_json::from_slice::<Remembered>(&value).ok()?.since(name)?));
+    let since: BTreeMap<Bytes, u64> = before.into_iter().filter_map(since).collect();
     let here = |(peer, state): &(&PeerId, &Arc<Peer>)| state.connected || storing.contains_key(peer);
     for (peer, state) in table.peers.iter().filter(here).take(MAX_PEERS) {
         let mut addresses: Vec<Multiaddr> = state.addresses.iter().take(MAX_ADDRESSES).cloned().collect();
@@ -163,6 +185,9 @@ fn write(
             addresses: now.0.clone(),
             met_unix_seconds: unix_seconds().saturating_sub(stored.map_or(0, Duration::as_secs)),
             stores_in: now.1.then(|| name.to_owned()),
+            stores_since_unix_seconds: now
+                .1
+                .then(|| since.get(&peer.to_bytes()[..]).copied().unwrap_or_else(unix_seconds)),
         };
         let Ok(value) = serde_json::to_vec(&remembered) else { continue };
         match store.set_meta(TREE, &peer.to_bytes(), &value) {
@@ -178,4 +203,49 @@ fn write(
 
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Heard, Source};
+
+    /// A table of one peer, found at this address.
+    fn table(peer: PeerId, port: u16) -> PeerTable {
+        let row = Peer {
+            connected: true,
+            addresses: vec![format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("an address")],
+            protocols: Vec::new(),
+            agent: None,
+            source: Source::Incoming,
+            epoch: 1,
+            heard: Heard::default(),
+        };
+        PeerTable { peers: [(peer, Arc::new(row))].into(), ..PeerTable::default() }
+    }
+
+    #[test]
+    fn since_when_a_peer_stores_is_not_lost_when_it_is_met_again() {
+        let (store, peer) = (Store::in_memory(1 << 20), PeerId::random());
+        let storing = BTreeMap::from([(peer, Duration::ZERO)]);
+        let met = |port, name: &str| {
+            write(&store, &table(peer, port), &storing, name, Written::new(), &mut false);
+        };
+        met(1, "a");
+        let first = known(&store, "a").expect("it reads").remove(0);
+        assert!(first.stored_first.is_some_and(|ago| ago < Duration::from_secs(60)), "{first:?}");
+        // As if that had been two days ago.
+        let value = store.meta(TREE).expect("it reads").remove(0).1;
+        let mut value: serde_json::Value = serde_json::from_slice(&value).expect("JSON");
+        value["stores_since_unix_seconds"] = (unix_seconds() - 2 * 86_400).into();
+        store.set_meta(TREE, &peer.to_bytes(), value.to_string().as_bytes()).expect("it writes");
+        met(2, "a");
+        let again = known(&store, "a").expect("it reads").remove(0);
+        assert_ne!(again.addresses, first.addresses);
+        assert!(again.stored_first.is_some_and(|ago| ago >= Duration::from_secs(2 * 86_400)), "{again:?}");
+        assert_eq!(known(&store, "b").expect("it reads").remove(0).stored_first, None, "of another network");
+        met(3, "b");
+        let other = known(&store, "b").expect("it reads").remove(0);
+        assert!(other.stored_first.is_some_and(|ago| ago < Duration::from_secs(60)), "{other:?}");
+    }
 }

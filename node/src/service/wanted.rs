@@ -6,6 +6,7 @@
 //! moment later.
 
 mod compare;
+mod shares;
 mod sums;
 
 use std::{
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use p2p_protocol::{
     Chunk, Key, Multihash,
     duty::{
-        Moment, Reference, Row, SCAN_ROWS, Scanned, Span, Spans, span,
+        Moment, Reference, Row, SCAN_ROWS, Scanned, Settings, Span, Spans, span,
         wanted::{Change, merge},
     },
     manifest::Entry,
@@ -29,8 +30,8 @@ use p2p_protocol::{
 use tokio::sync::{Notify, RwLock};
 
 pub use self::compare::Rows;
-use self::sums::Sums;
 pub use self::sums::{InRange, Side};
+use self::{shares::Shares, sums::Sums};
 use crate::{
     runner::now,
     store::{Edit, KeyTable, MAX_NOTE_BYTES, MAX_TABLE_CHANGES, Put, Store, StoreError, TableChange},
@@ -67,13 +68,22 @@ struct Inner {
     /// The clock's note as it was written last, in seconds; `u64::MAX` before that.
     noted: AtomicU64,
     sums: Mutex<Sums>,
+    /// How much is here for which peer.
+    shares: Shares,
+    /// How long what was withdrawn may be renewed.
+    grace: Duration,
     /// A chunk came that was not here.
     news: AtomicBool,
 }
 
 impl Wanted {
-    /// The table of `store`, as it was left; [`make`](Self::make) makes one that is lost.
+    /// The table of `store`, as it was left, with the usual grace; [`make`](Self::make) makes one that is lost.
     pub fn open(store: Store) -> Result<Self, StoreError> {
+        Self::open_with(store, Settings::default().grace)
+    }
+
+    /// The same with a grace: how long what nothing lists is kept.
+    pub fn open_with(store: Store, grace: Duration) -> Result<Self, StoreError> {
         let keys = store.key_table();
         let note = keys.note(CLOCK)?;
         let clock = note.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
@@ -83,7 +93,9 @@ impl Wanted {
         let (noted, sums) = (AtomicU64::new(u64::MAX), Mutex::default());
         // What an earlier run left is found by the first look at everything.
         let news = AtomicBool::new(false);
-        Ok(Self { inner: Arc::new(Inner { store, keys, started, generation, acknowledging, lost, noted, sums, news }) })
+        let shares = Shares::default();
+        let inner = Inner { store, keys, started, generation, acknowledging, lost, noted, sums, shares, grace, news };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The time of this node's own clock.
@@ -194,6 +206,7 @@ impl Wanted {
             let Some(row) = Row::from_bytes(&bytes) else { continue };
             let held = self.inner.store.entry(&row.entry.cid.hash)?.is_some();
             if !held && !row.is_needed() {
+                self.inner.shares.give_back(&row);
                 idle.push((key, Edit::Merge(merge, Change::Forget(bytes.to_vec()).to_bytes().into())));
             }
             rows.push(Scanned { key, row, held });
@@ -218,6 +231,11 @@ impl Wanted {
             self.set_covered(reference.publication, Some(&Spans::new()))?;
         }
         let now = self.moment();
+        if !self.inner.shares.is_empty() {
+            for (key, _) in entries {
+                self.row(key)?.iter().for_each(|row| self.inner.shares.give_back(row));
+            }
+        }
         let change = |entry: &Entry| Change::List(*entry, reference, now);
         self.apply_all(entries.iter().map(|(key, entry)| (*key, change(entry))))
     }
@@ -270,6 +288,7 @@ impl Wanted {
             let Some(row) = self.row(&key)? else { continue };
             if row.grace_ends(grace).is_some_and(|ends| ends <= moment) {
                 over.push(entry.cid.hash);
+                self.inner.shares.give_back(&row);
                 edits.push((key, Edit::Merge(merge, Change::Forget(row.to_bytes()).to_bytes().into())));
             }
         }
@@ -399,7 +418,7 @@ impl Wanted {
     }
 
     fn renewal(&self, entry: &Entry) -> (Key, Edit) {
-        (entry.key(), Edit::Merge(merge, Change::Renew(*entry, self.moment()).to_bytes().into()))
+        edit(entry, Change::Renew(*entry, self.moment()))
     }
 
     /// A change of this generation, and the clock's note that goes with it: with the first of each second, so that no row is
@@ -432,6 +451,10 @@ impl Wanted {
 /// The name of the note of what a publication was read over.
 fn covered_name(publication: u64) -> Vec<u8> {
     [COVERED, &publication.to_be_bytes()].concat()
+}
+
+fn edit(entry: &Entry, change: Change) -> (Key, Edit) {
+    (entry.key(), Edit::Merge(merge, change.to_bytes().into()))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! What was acknowledged is not freed while somebody counts on it, and what nobody counts on any more is.
 
 use p2p_protocol::{
-    Codec,
-    duty::{PIN, Reference},
+    Codec, PeerId,
+    duty::{Bringer, PIN, Reference},
 };
 
 use super::*;
@@ -118,4 +118,111 @@ async fn what_is_pinned_is_neither_freed_nor_given_up_nor_left_out_whatever_was_
     tokio::time::advance(GRACE + Duration::from_secs(2)).await;
     assert_eq!(wanted.free(&entries[..1], GRACE).await.expect("it writes"), 1);
     assert!(entries.iter().all(|entry| !wanted.holds(entry).expect("it reads")));
+}
+
+fn peer() -> PeerId {
+    PeerId::random()
+}
+
+/// A chunk of a hundredth of a MiB, and so a share of a store of ten of them.
+fn large(number: u64) -> (Chunk, Entry) {
+    let bytes = number.to_be_bytes().repeat(1310);
+    let entry = |chunk: &Chunk| Entry { cid: *chunk.cid(), length: chunk.len() as u32 };
+    let chunk = Chunk::new(Codec::Raw, bytes).expect("it is short");
+    let its = entry(&chunk);
+    (chunk, its)
+}
+
+/// Has a peer bring chunks until it is refused: how many came.
+async fn fill(wanted: &Wanted, peer: &PeerId, numbers: std::ops::Range<u64>) -> Vec<Entry> {
+    let mut came = Vec::new();
+    for number in numbers {
+        let (chunk, entry) = large(number);
+        match wanted.put_from(peer, chunk).await {
+            Ok(put) => assert_eq!(put, Put::New),
+            Err(error) => {
+                assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+                break;
+            }
+        }
+        came.push(entry);
+    }
+    came
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nothing_lists_fills_the_share_of_who_brought_it_and_no_more() {
+    let store = Store::in_memory(1 << 20);
+    let wanted = Wanted::open(store.clone()).expect("it opens");
+    assert!(wanted.make().expect("it is made"));
+    let (a, b, c, d) = (peer(), peer(), peer(), peer());
+    let first = fill(&wanted, &a, 0..100).await;
+    assert!((45..=50).contains(&first.len()), "half of it: {}", first.len());
+    let room = wanted.room_for(&a, &large(999).1.cid.hash).await.expect("it reads");
+    assert!(room < 11_000, "{room} bytes are left of its share");
+    // However many keys somebody has.
+    assert!(fill(&wanted, &b, 100..200).await.len() + fill(&wanted, &c, 200..300).await.len() < 3);
+    let renewed = wanted.renew_for(&c, &hashes(&first[..20])).await.expect("it writes");
+    assert!(renewed.iter().filter(|renewed| **renewed).count() < 3, "not beyond the share");
+
+    // Who was met before is none.
+    wanted.met([d]);
+    let known = fill(&wanted, &d, 300..400).await;
+    assert!((44..=53).contains(&known.len()), "all that is free: {}", known.len());
+    assert_eq!(wanted.put_from(&a, large(30).0).await.expect("it is here"), Put::Known, "what it brought it may again");
+
+    // A table that is opened again finds it out.
+    let again = Wanted::open(store).expect("it opens");
+    again.met([d]);
+    again.free(&known, Duration::ZERO).await.expect("it writes");
+    assert!(!again.holds(&known[0]).expect("it reads"));
+    assert!(fill(&again, &a, 400..500).await.len() + fill(&again, &c, 500..600).await.len() < 3, "there is room");
+    // What is listed counts no more.
+    let listed: Vec<_> = first.iter().map(|entry| (entry.key(), *entry)).collect();
+    again.list(Reference { publication: 1, copies: 3 }, &listed).expect("it writes");
+    let more = fill(&again, &b, 600..700).await.len();
+    assert!((20..=27).contains(&more), "half of what is free by then: {more}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stores_for_long_is_no_stranger_and_not_before() {
+    let wanted = Wanted::open(Store::in_memory(1 << 20)).expect("it opens");
+    assert!(wanted.make().expect("it is made"));
+    let a = peer();
+    wanted.acquaint([(Bringer::from(&a), now() + GRACE)]);
+    let before = fill(&wanted, &a, 0..100).await.len();
+    assert!(before <= 50, "{before}");
+    tokio::time::advance(GRACE).await;
+    let after = before + fill(&wanted, &a, 100..200).await.len();
+    assert!((70..=76).contains(&after), "three quarters: {after}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_renews_what_it_counts_on_and_what_was_withdrawn_for_one_grace() {
+    let store = Store::in_memory(1 << 30);
+    let wanted = Wanted::open_with(store, GRACE).expect("it opens");
+    assert!(wanted.make().expect("it is made"));
+    let (a, b) = (peer(), peer());
+    let entries = fill(&wanted, &a, 0..3).await;
+    let bringer = |entry: &Entry| wanted.row(&entry.key()).expect("it reads").expect("a row").bringer();
+    assert_eq!(bringer(&entries[0]), Some(Bringer::from(&a)));
+    for _ in 0..5 {
+        tokio::time::advance(GRACE / 2).await;
+        assert_eq!(wanted.renew_for(&b, &hashes(&entries)).await.expect("it writes"), [true; 3]);
+        assert_eq!(wanted.free(&entries, GRACE).await.expect("it writes"), 0, "an add takes as long as it likes");
+    }
+    assert_eq!(bringer(&entries[0]), Some(Bringer::from(&b)), "it is here for who counts on it now");
+
+    let listed = [(entries[0].key(), entries[0])];
+    wanted.list(Reference { publication: 1, copies: 3 }, &listed).expect("it writes");
+    tokio::time::advance(GRACE * 3).await;
+    assert_eq!(wanted.renew_for(&b, &hashes(&entries[..1])).await.expect("it writes"), [true]);
+    wanted.unlist(1, [entries[0].key()]).expect("it writes");
+    tokio::time::advance(GRACE - Duration::from_secs(1)).await;
+    assert_eq!(wanted.renew_for(&b, &hashes(&entries[..1])).await.expect("it writes"), [true], "to restore it");
+    tokio::time::advance(GRACE / 2).await;
+    assert_eq!(wanted.renew_for(&b, &hashes(&entries[..1])).await.expect("it writes"), [false]);
+    assert_eq!(wanted.free(&entries[..1], GRACE).await.expect("it writes"), 0, "what was said is kept");
+    tokio::time::advance(GRACE / 2).await;
+    assert_eq!(wanted.free(&entries[..1], GRACE).await.expect("it writes"), 1);
 }

@@ -53,7 +53,7 @@ use libp2p_identity::PeerId;
 pub use keeper::Keeper;
 pub use span::{Span, Spans};
 pub use view::{Said, View};
-pub use wanted::{Moment, PIN, Reference, Row};
+pub use wanted::{Bringer, Moment, PIN, Reference, Row};
 
 use crate::{key::Key, manifest::Entry};
 

@@ -5,7 +5,12 @@
 
 use std::time::Duration;
 
-use crate::manifest::{ENTRY_BYTES, Entry};
+use libp2p_identity::PeerId;
+
+use crate::{
+    key::Key,
+    manifest::{ENTRY_BYTES, Entry},
+};
 
 /// A time of a node's own clock, in seconds: it goes on while the node runs, never goes back, and is kept on disk.
 /// Nobody else's clock is ever compared with it.
@@ -44,6 +49,23 @@ impl Reference {
     }
 }
 
+/// The flags of a row's bytes.
+const MORE: u8 = 1;
+const LISTED: u8 = 2;
+const MORE_PINS: u8 = 4;
+const BROUGHT: u8 = 8;
+
+/// Who brought a chunk, as a row names it: the first eight bytes of the peer's key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Bringer(pub u64);
+
+impl From<&PeerId> for Bringer {
+    fn from(peer: &PeerId) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = Key::from(peer).0;
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
 /// What is known of one chunk's being wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Row {
@@ -61,6 +83,8 @@ pub struct Row {
     unlisted: Moment,
     /// When it was last acknowledged to somebody, or came.
     renewed: Moment,
+    /// The peer that put it here, or counts on it since: as long as nothing lists it, and nothing has.
+    brought: Option<Bringer>,
 }
 
 /// The copies that a row asks for whose references are not all named.
@@ -77,12 +101,30 @@ impl Row {
             listed: false,
             unlisted: now,
             renewed: now,
+            brought: None,
+        }
+    }
+
+    /// A peer brought its bytes at `now`: what nothing lists is as if it had come now, for whoever it was before.
+    pub fn bring(&mut self, who: Bringer, now: Moment) {
+        if self.is_needed() {
+            return self.renew(now);
+        }
+        *self = Self { brought: Some(who), ..Self::new(self.entry, now) };
+    }
+
+    /// It is acknowledged to a peer at `now`, which brings nothing: what nothing lists, and nothing has, is here for that
+    /// peer from now on.
+    pub fn renew_for(&mut self, who: Bringer, now: Moment) {
+        self.renew(now);
+        if !self.listed {
+            self.brought = Some(who);
         }
     }
 
     /// A publication or a pin lists it.
     pub fn list(&mut self, reference: Reference) {
-        self.listed = true;
+        (self.listed, self.brought) = (true, None);
         if let Some(known) = self.references.iter_mut().find(|known| known.publication == reference.publication) {
             known.copies = reference.copies;
         } else if self.references.len() < MAX_REFERENCES {
@@ -132,6 +174,17 @@ impl Row {
         self.listed
     }
 
+    /// The peer for which it is here, if it is one: nothing lists it, and nothing has.
+    pub fn bringer(&self) -> Option<Bringer> {
+        self.brought
+    }
+
+    /// Whether a peer may renew it at `now`, that brings nothing: for as long as it likes what nothing has ever listed, but
+    /// what was withdrawn only within the first `grace` since then. Whoever wants that for longer brings it again.
+    pub fn is_renewable(&self, now: Moment, grace: Duration) -> bool {
+        self.is_needed() || !self.listed || now < self.unlisted.plus(grace)
+    }
+
     /// Whether a publication, or a pin, is one of those that it names.
     pub fn names(&self, publication: u64) -> bool {
         self.references.iter().any(|reference| reference.publication == publication)
@@ -160,13 +213,17 @@ impl Row {
         (!self.is_needed()).then(|| self.unlisted.max(self.renewed).plus(grace))
     }
 
-    /// What the index keeps: the entry, two times of 8 bytes, flags, and 9 bytes a reference.
+    /// What the index keeps: the entry, two times of 8 bytes, flags, 8 bytes of who brought it if somebody did, and 9 bytes a
+    /// reference.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(ENTRY_BYTES + 17 + 9 * self.references.len());
+        let mut bytes = Vec::with_capacity(ENTRY_BYTES + 25 + 9 * self.references.len());
         bytes.extend_from_slice(&self.entry.to_bytes());
         bytes.extend_from_slice(&self.unlisted.0.to_be_bytes());
         bytes.extend_from_slice(&self.renewed.0.to_be_bytes());
-        bytes.push(u8::from(self.more) | u8::from(self.listed) << 1 | u8::from(self.more_pins) << 2);
+        let flags = [(self.more, MORE), (self.listed, LISTED), (self.more_pins, MORE_PINS)];
+        let flags = flags.into_iter().chain([(self.brought.is_some(), BROUGHT)]);
+        bytes.push(flags.filter(|(is, _)| *is).map(|(_, flag)| flag).sum());
+        bytes.extend(self.brought.into_iter().flat_map(|Bringer(who)| who.to_be_bytes()));
         for reference in &self.references {
             bytes.extend_from_slice(&reference.publication.to_be_bytes());
             bytes.push(reference.copies);
@@ -180,7 +237,11 @@ impl Row {
         let (unlisted, rest) = rest.split_first_chunk::<8>()?;
         let (renewed, rest) = rest.split_first_chunk::<8>()?;
         let (flags, rest) = rest.split_first()?;
-        if *flags > 7 || rest.len() > 9 * MAX_REFERENCES || rest.len() % 9 != 0 {
+        let (brought, rest) = match flags & BROUGHT {
+            0 => (None, rest),
+            _ => rest.split_first_chunk::<8>().map(|(who, rest)| (Some(Bringer(u64::from_be_bytes(*who))), rest))?,
+        };
+        if *flags > MORE | LISTED | MORE_PINS | BROUGHT || rest.len() > 9 * MAX_REFERENCES || rest.len() % 9 != 0 {
             return None;
         }
         let reference = |bytes: &[u8]| {
@@ -190,11 +251,12 @@ impl Row {
         Some(Self {
             entry: Entry::from_bytes(entry)?,
             references: rest.chunks(9).map(reference).collect::<Option<_>>()?,
-            more: flags & 1 != 0,
-            more_pins: flags & 4 != 0,
-            listed: flags & 2 != 0,
+            more: flags & MORE != 0,
+            more_pins: flags & MORE_PINS != 0,
+            listed: flags & LISTED != 0,
             unlisted: Moment(u64::from_be_bytes(*unlisted)),
             renewed: Moment(u64::from_be_bytes(*renewed)),
+            brought,
         })
     }
 }
@@ -202,8 +264,12 @@ impl Row {
 /// A change of one row, in a form that can be handed to whoever keeps the rows and made there, whatever the row is by then.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
-    /// The chunk came, or is acknowledged again.
+    /// The chunk came, or is acknowledged again, by this node's own doing.
     Renew(Entry, Moment),
+    /// A peer brought it.
+    Bring(Entry, Bringer, Moment),
+    /// It is acknowledged to a peer again, which brought nothing.
+    RenewFor(Entry, Bringer, Moment),
     /// A publication lists it.
     List(Entry, Reference, Moment),
     /// A publication lists it no more.
@@ -223,6 +289,12 @@ impl Change {
             }
             Self::Unlist(publication, now) => [&[2][..], &publication.to_be_bytes(), &now.0.to_be_bytes()].concat(),
             Self::Forget(row) => [&[3], &row[..]].concat(),
+            Self::Bring(entry, who, now) => {
+                [&[4][..], &entry.to_bytes(), &who.0.to_be_bytes(), &now.0.to_be_bytes()].concat()
+            }
+            Self::RenewFor(entry, who, now) => {
+                [&[5][..], &entry.to_bytes(), &who.0.to_be_bytes(), &now.0.to_be_bytes()].concat()
+            }
         }
     }
 
@@ -238,13 +310,18 @@ impl Change {
             }
             (2, 16) => Self::Unlist(number(&rest[..8])?, Moment(number(&rest[8..])?)),
             (3, _) => Self::Forget(rest.to_vec()),
+            (4 | 5, 56) => {
+                let (entry, who, now) =
+                    (entry(&rest[..40])?, Bringer(number(&rest[40..48])?), Moment(number(&rest[48..])?));
+                if *kind == 4 { Self::Bring(entry, who, now) } else { Self::RenewFor(entry, who, now) }
+            }
             _ => return None,
         })
     }
 }
 
 /// The most bytes of a row.
-pub const MAX_ROW_BYTES: usize = ENTRY_BYTES + 17 + 9 * MAX_REFERENCES;
+pub const MAX_ROW_BYTES: usize = ENTRY_BYTES + 25 + 9 * MAX_REFERENCES;
 
 /// The row after a change: of what is kept now, and of [`Change::to_bytes`]. A row that cannot be read is none: it is made
 /// again from what lists it. What is no change leaves the row as it is.
@@ -254,6 +331,18 @@ pub fn merge(current: Option<&[u8]>, change: &[u8]) -> Option<Vec<u8>> {
         (_, Some(Change::Forget(seen))) if current == Some(&seen[..]) => None,
         (Some(mut row), Some(Change::Renew(_, now))) => {
             row.renew(now);
+            // This node counts on it itself.
+            row.brought = None;
+            Some(row)
+        }
+        (row, Some(Change::Bring(entry, who, now))) => {
+            let mut row = row.unwrap_or_else(|| Row::new(entry, now));
+            row.bring(who, now);
+            Some(row)
+        }
+        (row, Some(Change::RenewFor(entry, who, now))) => {
+            let mut row = row.unwrap_or_else(|| Row::new(entry, now));
+            row.renew_for(who, now);
             Some(row)
         }
         (None, Some(Change::Renew(entry, now))) => Some(Row::new(entry, now)),
@@ -275,6 +364,7 @@ pub fn merge(current: Option<&[u8]>, change: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use libp2p_identity::Keypair;
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
@@ -388,9 +478,56 @@ mod tests {
     }
 
     #[test]
+    fn it_is_here_for_whoever_brought_it_or_renewed_it_last_until_something_lists_it() {
+        let (entry, one) = (row().entry, Reference { publication: 1, copies: 3 });
+        let (a, b) = (Bringer(7), Bringer(8));
+        let after = |row: Option<&[u8]>, change: Change| merge(row, &change.to_bytes());
+        let read = |bytes: &Option<Vec<u8>>| Row::from_bytes(bytes.as_deref().expect("a row")).expect("a row");
+        let brought = after(None, Change::Bring(entry, a, Moment(10)));
+        assert_eq!((read(&brought).bringer(), read(&brought).unlisted()), (Some(a), Some(Moment(10))));
+        let taken = after(brought.as_deref(), Change::RenewFor(entry, b, Moment(50)));
+        assert_eq!((read(&taken).bringer(), read(&taken).grace_ends(GRACE)), (Some(b), Some(Moment(150))));
+        assert!(read(&taken).is_renewable(Moment(10_000), GRACE), "an add may take as long as it likes");
+        let own = after(taken.as_deref(), Change::Renew(entry, Moment(60)));
+        assert_eq!(read(&own).bringer(), None, "this node counts on it itself");
+
+        let listed = after(taken.as_deref(), Change::List(entry, one, Moment(70)));
+        let again = after(listed.as_deref(), Change::RenewFor(entry, a, Moment(80)));
+        let once_more = after(listed.as_deref(), Change::Bring(entry, a, Moment(80)));
+        assert_eq!(again, once_more);
+        assert_eq!((read(&again).bringer(), read(&again).is_wanted()), (None, true));
+        assert!(read(&again).is_renewable(Moment(10_000), GRACE));
+
+        let removed = after(again.as_deref(), Change::Unlist(1, Moment(100)));
+        assert!(read(&removed).is_renewable(Moment(199), GRACE) && !read(&removed).is_renewable(Moment(200), GRACE));
+        let renewed = after(removed.as_deref(), Change::RenewFor(entry, a, Moment(199)));
+        assert_eq!((read(&renewed).bringer(), read(&renewed).grace_ends(GRACE)), (None, Some(Moment(299))));
+        assert!(!read(&renewed).is_renewable(Moment(200), GRACE), "a renewal does not count as a removal");
+        let back = after(renewed.as_deref(), Change::Bring(entry, a, Moment(250)));
+        assert_eq!(read(&back), read(&after(None, Change::Bring(entry, a, Moment(250)))), "as if it had come now");
+    }
+
+    #[test]
+    fn a_row_and_who_brought_it_are_the_bytes_of_the_specification() {
+        let peer = Keypair::ed25519_from_bytes([1; 32]).expect("32 bytes").public().to_peer_id();
+        let mut row = row();
+        row.renew_for(Bringer::from(&peer), Moment(11));
+        let hex: String = row.to_bytes()[ENTRY_BYTES..].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "000000000000000a000000000000000b082ea99e04b7226ebb");
+        row.list(Reference { publication: 0x0102_0304_0506_0708, copies: 3 });
+        let hex: String = row.to_bytes()[ENTRY_BYTES..].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "000000000000000a000000000000000b02010203040506070803");
+    }
+
+    #[test]
     fn what_is_not_a_row_is_none() {
         let bytes = row().to_bytes();
         assert!((0..bytes.len()).all(|cut| Row::from_bytes(&bytes[..cut]).is_none()));
+        let mut brought = row();
+        brought.bring(Bringer(9), Moment(10));
+        let bytes_of_it = brought.to_bytes();
+        assert_eq!(Row::from_bytes(&bytes_of_it), Some(brought));
+        assert!((0..bytes_of_it.len()).all(|cut| Row::from_bytes(&bytes_of_it[..cut]).is_none()));
         assert_eq!(Row::from_bytes(&[&bytes[..], &[0; 8]].concat()), None);
         assert_eq!(Row::from_bytes(&[&bytes[..], &[0; 9 * 17]].concat()), None);
     }

@@ -16,7 +16,7 @@ mod upkeep;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use p2p_protocol::{
-    Key, Multihash,
+    Key, Multihash, PeerId,
     chance::Chance,
     duty::{Keeper, Settings, keeper::Counts, lister::Lister},
 };
@@ -185,6 +185,11 @@ impl Keep {
     /// What is known now.
     pub fn health(&self) -> Health {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These were storing peers in an earlier run, and for long: what they put here is not bounded as what strangers do.
+    pub fn met(&self, peers: impl IntoIterator<Item = PeerId>) {
+        self.around.wanted.met(peers);
     }
 }
 

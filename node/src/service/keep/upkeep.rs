@@ -16,7 +16,7 @@ use futures::{
 };
 use p2p_protocol::{
     Key, PeerId,
-    duty::{Input, Keeper, Output, Pulled, Said, Settings, Span, reach::Reach},
+    duty::{Bringer, Input, Keeper, Output, Pulled, Said, Settings, Span, reach::Reach},
     manifest::Entry,
 };
 use tokio::{
@@ -272,6 +272,9 @@ impl World<Keeper> for Upkeep<'_> {
         if self.discovering.is_none() && self.stands != Some(seen) {
             self.stands = Some(seen);
             self.around.audit.stand(Standing { ranking: machine.view().ranking().clone(), most_copies: seen.1 });
+            let known =
+                |peer: &PeerId| Some((Bringer::from(peer), machine.view().since(peer)? + self.settings.probation));
+            self.around.wanted.acquaint(self.peers.keys().filter_map(known));
         }
         *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
         if wanting == 0 {

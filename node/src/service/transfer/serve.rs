@@ -182,7 +182,7 @@ async fn listen<R: AsyncRead + Unpin>(
                 let place = permit(&open, 1).await;
                 let (asked, replies) = (shared.clone(), replies.clone());
                 drop(shared.workers.task(async move {
-                    let renewed = renew(&asked, &hashes).await;
+                    let renewed = renew(&asked, &peer, &hashes).await;
                     send(&replies, Reply::new(request, renewed)).await;
                     drop(place);
                 }));
@@ -191,7 +191,7 @@ async fn listen<R: AsyncRead + Unpin>(
                 let place = permit(&open, 1).await;
                 let (asked, replies, promised) = (shared.clone(), replies.clone(), promised.clone());
                 drop(shared.workers.task(async move {
-                    consider(&asked, request, offers, &promised, &replies).await;
+                    consider(&asked, &peer, request, offers, &promised, &replies).await;
                     drop(place);
                 }));
             }
@@ -201,7 +201,7 @@ async fn listen<R: AsyncRead + Unpin>(
                 let promised = promised.clone();
                 shared.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 drop(shared.workers.task(async move {
-                    let answer = keep(&asked, cid, bytes, &fault).await;
+                    let answer = keep(&asked, &peer, cid, bytes, &fault).await;
                     promised.settle(&cid.hash);
                     drop(permits);
                     if let Some(answer) = answer {
@@ -275,7 +275,14 @@ async fn holdings(shared: &Shared, hashes: &[Multihash]) -> Vec<Option<Held>> {
 }
 
 /// Answers a batch of offers: what is here and intact is acknowledged, as if it had been put again.
-async fn consider(shared: &Shared, first: u32, offers: Vec<Offer>, promised: &Promised, replies: &mpsc::Sender<Reply>) {
+async fn consider(
+    shared: &Shared,
+    peer: &PeerId,
+    first: u32,
+    offers: Vec<Offer>,
+    promised: &Promised,
+    replies: &mpsc::Sender<Reply>,
+) {
     let mut kept = Vec::new();
     for (at, offer) in (0_u32..).zip(&offers) {
         let request = first.wrapping_add(at);
@@ -285,38 +292,43 @@ async fn consider(shared: &Shared, first: u32, offers: Vec<Offer>, promised: &Pr
             // Read and hashed: "kept" says that its bytes are intact.
             match shared.store.verify(&offer.cid.hash).await {
                 Err(error) => refusal(&error),
-                Ok(None) => {
-                    let free = shared.store.usage().free_bytes;
-                    let has_room = promised.take(offer.cid.hash, offer.length, free, now());
-                    if has_room { Message::Send } else { Message::NoSpace }
-                }
+                Ok(None) => may_send(shared, peer, offer, promised).await,
                 Ok(Some(_)) => {
-                    kept.push((request, offer.cid.hash));
+                    kept.push((request, *offer));
                     continue;
                 }
             }
         };
         send(replies, Reply::new(request, answer)).await;
     }
-    let hashes: Vec<_> = kept.iter().map(|(_, hash)| *hash).collect();
-    let renewed = shared.wanted.renew(&hashes).await;
-    for (at, (request, _)) in kept.into_iter().enumerate() {
+    let hashes: Vec<_> = kept.iter().map(|(_, offer)| offer.cid.hash).collect();
+    let renewed = shared.wanted.renew_for(peer, &hashes).await;
+    for (at, (request, offer)) in kept.into_iter().enumerate() {
         let message = match &renewed {
             Ok(renewed) if renewed[at] => Message::Kept,
-            // It went between the look and the note.
-            Ok(_) => Message::Send,
+            // It went between the look and the note, or has to be brought again to be kept.
+            Ok(_) => may_send(shared, peer, &offer, promised).await,
             Err(error) => refusal(error),
         };
         send(replies, Reply::new(request, message)).await;
     }
 }
 
+/// Whether a peer may send a chunk: there is room, and its share of it.
+async fn may_send(shared: &Shared, peer: &PeerId, offer: &Offer, promised: &Promised) -> Message {
+    match shared.wanted.room_for(peer, &offer.cid.hash).await {
+        Ok(room) if promised.take(offer.cid.hash, offer.length, room, now()) => Message::Send,
+        Ok(_) => Message::NoSpace,
+        Err(error) => refusal(&error),
+    }
+}
+
 /// Notes what is here as acknowledged once more.
-async fn renew(shared: &Shared, hashes: &[Multihash]) -> Message {
+async fn renew(shared: &Shared, peer: &PeerId, hashes: &[Multihash]) -> Message {
     if !shared.storing {
         return Message::Renewed(vec![false; hashes.len()]);
     }
-    match shared.wanted.renew(hashes).await {
+    match shared.wanted.renew_for(peer, hashes).await {
         Ok(renewed) => Message::Renewed(renewed),
         Err(error) => {
             tracing::warn!(%error, "what a peer counts on could not be noted");
@@ -326,7 +338,7 @@ async fn renew(shared: &Shared, hashes: &[Multihash]) -> Message {
 }
 
 /// Checks and keeps a chunk; the answer is given after it is on disk. `None`: its bytes are wrong, the session ends.
-async fn keep(shared: &Shared, cid: Cid, bytes: Bytes, fault: &Fault) -> Option<Message> {
+async fn keep(shared: &Shared, peer: &PeerId, cid: Cid, bytes: Bytes, fault: &Fault) -> Option<Message> {
     if !shared.storing {
         return Some(Message::Refused("it takes no chunks".into()));
     }
@@ -338,7 +350,7 @@ async fn keep(shared: &Shared, cid: Cid, bytes: Bytes, fault: &Fault) -> Option<
             None
         }
         Ok(None) => Some(Message::Refused("it is stopping".into())),
-        Ok(Some(chunk)) => Some(match shared.wanted.put(chunk).await {
+        Ok(Some(chunk)) => Some(match shared.wanted.put_from(peer, chunk).await {
             Ok(_) => Message::Kept,
             Err(error) => refusal(&error),
         }),
