@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
@@ -83,6 +84,18 @@ pub(super) enum Request {
 }
 
 impl Request {
+    /// What it brings, in bytes.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Put(chunk) | Self::PutWith(chunk, _) => chunk.len() as u64,
+            Self::Values(values) => {
+                let length = |(key, value): &(Bytes, Option<Bytes>)| key.len() + value.as_ref().map_or(0, Bytes::len);
+                values.iter().map(length).sum::<usize>() as u64
+            }
+            _ => 0,
+        }
+    }
+
     /// What it changes of the key table.
     fn change(&self) -> Option<&TableChange> {
         match self {
@@ -172,6 +185,8 @@ impl Writer {
                 }
             }
             Err(error) => {
+                let needed = operations.iter().map(|operation| operation.request.bytes()).sum();
+                let error = blamed(error, needed, self.log.free_bytes());
                 for operation in operations {
                     drop(operation.permit);
                     let _ = operation.reply.send(Err(error.clone()));
@@ -470,6 +485,22 @@ impl Writer {
         let counted = segments.all().into_iter().map(count).collect();
         let census = Census { position, sum, counters: *self.shared.counters(), segments: counted };
         census.write(&**segments.disk(), paths.root())
+    }
+}
+
+/// What callers are told of a failure. An index says of its own failure only that it failed, and where the disk has no room
+/// (`free_bytes`, above the reserve) that is why: neither it nor the one that is to be made in its place can be written.
+pub(super) fn blamed(error: StoreError, needed: u64, free_bytes: u64) -> StoreError {
+    let full = match &error {
+        StoreError::Index(_) => free_bytes == 0,
+        StoreError::Io { source, .. } => {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        }
+        _ => false,
+    };
+    match full {
+        true => StoreError::NoSpace { needed, reason: format!("the disk is full ({error})") },
+        false => error,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{super::*, SMALL, all, chunk, directory, disk::TestDisk, run};
-use crate::store::record::HEAD_BYTES;
+use crate::store::{record::HEAD_BYTES, writer::blamed};
 
 /// What a chunk of a thousand bytes takes.
 const COST: u64 = 1000 + HEAD_BYTES as u64;
@@ -23,6 +23,16 @@ fn both<F: Future<Output = ()>>(chunks: u64, test: impl Fn(Store) -> F) {
         assert_eq!(all(&store), before, "removals are in the log");
         store.close().await.expect("it closes");
     });
+}
+
+#[test]
+fn an_index_that_fails_where_the_disk_has_no_room_says_that_the_disk_is_full() {
+    let failed = || StoreError::Index("its file cannot be synced".into());
+    let io = |kind: std::io::ErrorKind| StoreError::Io { doing: "writing".into(), source: Arc::new(kind.into()) };
+    let full = |error, free_bytes| matches!(blamed(error, 7, free_bytes), StoreError::NoSpace { needed: 7, .. });
+    assert!(full(failed(), 0) && !full(failed(), 1), "with room it failed for something else");
+    assert!(full(io(std::io::ErrorKind::StorageFull), 1) && !full(io(std::io::ErrorKind::NotFound), 0));
+    assert!(matches!(blamed(StoreError::Closed, 7, 0), StoreError::Closed));
 }
 
 fn there(store: &Store, seeds: impl IntoIterator<Item = u64>) -> Vec<u64> {
