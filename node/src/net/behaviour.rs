@@ -109,7 +109,9 @@ fn kademlia(local: PeerId, network: &str, tuning: &Tuning) -> Result<kad::Behavi
 
 fn gossip(network: &str) -> Result<gossipsub::Behaviour, NetError> {
     let config = gossipsub::ConfigBuilder::default()
-        .protocol_id_prefix(protocol_name(network, "gossip", 1))
+        // One name, of version 1.1: each further one would stand in what every peer says of itself, and none of what later
+        // versions can do is of use for messages that are this short.
+        .protocol_id(protocol_name(network, "gossip", 1), gossipsub::Version::V1_1)
         // What is said is signed by its publisher; who passes it on is nobody's business.
         .validation_mode(gossipsub::ValidationMode::Anonymous)
         .message_id_fn(|message| gossipsub::MessageId::new(blake3::hash(&message.data).as_bytes()))

@@ -2,7 +2,8 @@
 //!
 //! Yamux writes the twelve bytes of a frame's header by themselves and flushes after each frame, and a connection begins
 //! with a dozen short streams: written one by one, each piece is a record of TLS (22 bytes more) and a packet (66 more). A
-//! flush is held back here until the task that asks for it has done all that it can do now.
+//! flush is held back here until the task that asks for it has done all that it can do now. In a connection's first second
+//! it is held back a moment longer: both sides have much to say then, and nobody waits for any of it.
 
 use std::{
     io,
@@ -12,6 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use futures::{
@@ -19,9 +21,16 @@ use futures::{
     io::{BufWriter, IoSliceMut},
     task::AtomicWaker,
 };
+use tokio::time::sleep;
+
+use crate::runner::now;
 
 /// What is gathered at the most. The bodies of chunks are longer, and go as they are.
 const GATHERED_BYTES: usize = 4096;
+/// How long a connection is young: its handshakes, greetings and first comparisons are over then.
+const YOUNG: Duration = Duration::from_secs(1);
+/// How long a flush of a young connection waits for more: longer than two peers on one network take to answer each other.
+const MOMENT: Duration = Duration::from_millis(3);
 
 /// A turn that was asked for: another task, which the runtime runs once this one has nothing left to do.
 #[derive(Debug, Default)]
@@ -34,12 +43,13 @@ struct Turn {
 pub(super) struct Gather<S> {
     inner: BufWriter<S>,
     turn: Option<Arc<Turn>>,
+    began: Instant,
 }
 
 impl<S: AsyncWrite> Gather<S> {
     /// Nothing was written yet.
     pub fn new(stream: S) -> Self {
-        Self { inner: BufWriter::with_capacity(GATHERED_BYTES, stream), turn: None }
+        Self { inner: BufWriter::with_capacity(GATHERED_BYTES, stream), turn: None, began: now() }
     }
 }
 
@@ -64,10 +74,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.inner.buffer().is_empty() {
+            let wait = if now().duration_since(self.began) < YOUNG { MOMENT } else { Duration::ZERO };
             let turn = self.turn.get_or_insert_with(|| {
                 let turn = Arc::new(Turn::default());
                 let ending = turn.clone();
                 tokio::spawn(async move {
+                    if !wait.is_zero() {
+                        sleep(wait).await;
+                    }
                     ending.over.store(true, Ordering::Release);
                     ending.waker.wake();
                 });
@@ -90,7 +104,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
 
 #[cfg(test)]
 mod tests {
-    use futures::AsyncWriteExt as _;
+    use futures::{AsyncWriteExt as _, poll};
 
     use super::*;
 
@@ -131,6 +145,22 @@ mod tests {
         stream.write_all(&[0; 12]).await.expect("it takes everything");
         stream.flush().await.expect("it takes everything");
         assert_eq!(stream.inner.get_ref().0, [60, 12]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_young_connection_waits_a_moment_and_an_older_one_does_not() {
+        let mut stream = Gather::new(Pieces::default());
+        for (age, waits) in [(Duration::ZERO, true), (YOUNG, false)] {
+            sleep(age).await;
+            stream.write_all(&[0; 12]).await.expect("it takes everything");
+            let asked = poll!(stream.flush());
+            assert!(asked.is_pending());
+            // Whatever else is to be done is done.
+            sleep(MOMENT / 2).await;
+            assert_eq!(poll!(stream.flush()).is_pending(), waits, "{age:?}");
+            stream.flush().await.expect("it takes everything");
+        }
+        assert_eq!(stream.inner.get_ref().0, [12, 12]);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 //! dialled and greeted before anything is ranked.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -41,6 +41,10 @@ const LOOKUP: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(5);
 /// Peers of one answer that are dialled at once.
 const MEETINGS: usize = 8;
+/// Greetings of peers that did not say yet which network they are of: as many as may be in the middle of a handshake.
+const EARLY: usize = 128;
+/// How long such a greeting is good for: longer than a handshake takes.
+const EARLY_FOR: Duration = Duration::from_secs(10);
 
 /// The handle: clone it freely.
 #[derive(Clone, Debug)]
@@ -82,12 +86,17 @@ impl Shared {
         self.changed(changed);
     }
 
-    /// Takes what a peer says anew. One that was not greeted on its connection is going to be.
-    fn heard(&self, peer: PeerId, greeting: Greeting) {
-        let epoch = self.network.peers().borrow().peers.get(&peer).filter(|row| row.connected).map(|row| row.epoch);
-        if let Some(epoch) = epoch.filter(|_| self.table().is_connected(&peer)) {
-            self.greeted(peer, epoch, greeting);
-        }
+    /// The connection of a peer that said by now which network it is of.
+    fn epoch(&self, peer: &PeerId) -> Option<u64> {
+        self.network.peers().borrow().peers.get(peer).filter(|row| row.connected).map(|row| row.epoch)
+    }
+
+    /// Who can be told something by the transfer protocol now.
+    fn reached(&self) -> Vec<PeerId> {
+        let (table, spoken) = (self.network.peers(), self.transfer.protocol());
+        let table = table.borrow();
+        let connected = table.peers.iter().filter(|(_, row)| row.connected && spoken.is_listed(&row.protocols));
+        connected.map(|(peer, _)| *peer).collect()
     }
 
     /// Makes sure that the peers nearest to `hash` are known: one lookup a region.
@@ -135,6 +144,10 @@ struct Greetings {
     shared: Arc<Shared>,
     peers: watch::Receiver<Arc<PeerTable>>,
     heard: mpsc::Receiver<(PeerId, Greeting)>,
+    /// What peers said before they said which network they are of, and when.
+    early: Vec<(Instant, PeerId, Greeting)>,
+    /// What the machine is to be told next: not more than were early.
+    inputs: VecDeque<Input>,
     /// Bounded by the machine.
     running: FuturesUnordered<BoxFuture<'static, Input>>,
     settled: watch::Sender<bool>,
@@ -142,8 +155,24 @@ struct Greetings {
 }
 
 impl Greetings {
+    /// Takes what a peer says by itself.
+    fn hear(&mut self, peer: PeerId, greeting: Greeting) {
+        if let Some(epoch) = self.shared.epoch(&peer) {
+            self.shared.greeted(peer, epoch, greeting);
+            self.inputs.push_back(Input::Heard { peer, epoch });
+        } else if self.early.len() < EARLY {
+            // Whoever finds no room is greeted after a moment.
+            self.early.push((Instant::now(), peer, greeting));
+        }
+    }
+
     /// Takes in the table as it is now.
     fn follow(&mut self) -> Input {
+        self.early.retain(|(said, _, _)| said.elapsed() < EARLY_FOR);
+        let known = |(_, peer, _): &mut (Instant, PeerId, Greeting)| self.shared.epoch(peer).is_some();
+        let known: Vec<_> = self.early.extract_if(.., known).collect();
+        // After the table, which says that they are connected.
+        known.into_iter().for_each(|(_, peer, greeting)| self.hear(peer, greeting));
         let table = self.peers.borrow_and_update().clone();
         let is_connected = |peer: &PeerId| table.peers.get(peer).is_some_and(|row| row.connected);
         let changed = self.shared.table().follow(now(), is_connected);
@@ -178,10 +207,13 @@ impl World<Greeter> for Greetings {
 
     async fn next(&mut self) -> Option<Input> {
         loop {
+            if let Some(input) = self.inputs.pop_front() {
+                return Some(input);
+            }
             tokio::select! {
                 changed = self.peers.changed() => return changed.is_ok().then(|| self.follow()),
                 Some(answer) = self.running.next() => return Some(answer),
-                Some((peer, greeting)) = self.heard.recv() => self.shared.heard(peer, greeting),
+                Some((peer, greeting)) = self.heard.recv() => self.hear(peer, greeting),
             }
         }
     }
@@ -198,13 +230,14 @@ impl World<Greeter> for Greetings {
 }
 
 /// Tells peers what this node says of itself whenever that changes.
-async fn tell(transfer: Transfer, _listed: Work) {
+async fn tell(shared: Arc<Shared>, _listed: Work) {
+    let transfer = &shared.transfer;
     let mut told = None;
     loop {
         let Greeting { storing, full, leaving, label, .. } = transfer.own_greeting();
         let now = Some((storing, full, leaving, label));
         if told != now {
-            transfer.announce().await;
+            transfer.announce(shared.reached()).await;
             told = now;
         }
         // However often its owner decides, and however its store fills, no more than one greeting a second goes out.
@@ -222,12 +255,13 @@ impl Locate {
         peers.mark_changed();
         let table = Mutex::new(Table::new(network.local(), storing));
         let (started, looking) = (Instant::now(), tokio::sync::Mutex::default());
-        let (heard, telling) = (transfer.heard(), transfer.clone());
+        let heard = transfer.heard();
         let shared = Arc::new(Shared { network, transfer, started, table, looking, changes });
-        let world = shared.clone();
+        let (world, telling) = (shared.clone(), shared.clone());
         workers.spawn("greeting", |work| {
-            let world = Greetings { shared: world, peers, heard, running: FuturesUnordered::new(), settled, work };
-            runner::run(Greeter::default(), world)
+            let (early, inputs, running) = (Vec::new(), VecDeque::new(), FuturesUnordered::new());
+            let greeter = Greeter::new(world.network.local());
+            runner::run(greeter, Greetings { shared: world, peers, heard, early, inputs, running, settled, work })
         });
         workers.spawn("telling of itself", |work| tell(telling, work));
         Self { shared, settled: settled_seen, changes: changes_seen }

@@ -39,6 +39,10 @@ const SPREAD: f64 = 0.2;
 const POLITENESS: Duration = Duration::from_millis(300);
 /// The wait before a peer is tried again that somebody else is dialling already.
 const BUSY: Duration = Duration::from_secs(1);
+/// So many times [`Settings::redial_least`] is the first wait for a peer that was there and does not answer when it is dialled
+/// again: it is switched off or starts, and then dials whom it remembers. To dial it in that very moment would make two
+/// connections, which cost twice.
+const ABSENT: u32 = 5;
 /// Failures in a row after which a peer is taken out of the routing table: one that is away must not slow the lookups
 /// of the others.
 const FAILURES_UNROUTED: u32 = 3;
@@ -275,9 +279,17 @@ impl<A: Clone + Eq> Discovery<A> {
         let Some(known) = self.known.get_mut(&peer).filter(|known| !known.connected) else { return 0 };
         known.tried = true;
         known.failures = known.failures.saturating_add(1);
-        let most = if known.seen.is_some() { self.settings.redial_most } else { STRANGER_MOST };
-        known.next = now + backoff(&self.settings, most, known.failures, &mut self.chance);
-        known.failures
+        let (least, most) = match known.seen {
+            Some(_) => (self.settings.redial_least * ABSENT, self.settings.redial_most),
+            None => (self.settings.redial_least, STRANGER_MOST),
+        };
+        let (failures, next) = (known.failures, now + backoff(least, most, known.failures, &mut self.chance));
+        known.next = next;
+        if known.seen.is_some() {
+            let own = self.bootstraps.iter_mut().filter(|bootstrap| bootstrap.peer == Some(peer));
+            own.for_each(|bootstrap| bootstrap.next = next);
+        }
+        failures
     }
 
     fn fail_bootstrap(&mut self, index: usize, now: Instant) {
@@ -285,7 +297,7 @@ impl<A: Clone + Eq> Discovery<A> {
         bootstrap.tried = true;
         bootstrap.failures = bootstrap.failures.saturating_add(1);
         let most = self.settings.redial_most;
-        bootstrap.next = now + backoff(&self.settings, most, bootstrap.failures, &mut self.chance);
+        bootstrap.next = now + backoff(self.settings.redial_least, most, bootstrap.failures, &mut self.chance);
     }
 
     fn wrong_address(&mut self, peer: &PeerId, address: &A) {
@@ -576,7 +588,7 @@ fn distinct<A: Eq>(addresses: impl IntoIterator<Item = A>) -> Vec<A> {
 }
 
 /// The wait after so many failures in a row: doubling, with some of it chance.
-fn backoff(settings: &Settings, most: Duration, failures: u32, chance: &mut Chance) -> Duration {
-    let doubled = settings.redial_least.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)));
+fn backoff(least: Duration, most: Duration, failures: u32, chance: &mut Chance) -> Duration {
+    let doubled = least.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)));
     chance.around(doubled.min(most), SPREAD)
 }

@@ -115,6 +115,10 @@ fn a_dropped_peer_is_dialled_again_for_an_hour() {
     assert!(soon >= now + SETTINGS.redial_least && soon <= now + SETTINGS.redial_least + POLITENESS);
     assert_eq!(at(&mut discovery, soon), [Output::DialPeer { attempt: 0, peer, addresses: vec![1] }]);
     discovery.handle(soon, Input::Failed { attempt: 0, why: Failure::Unreachable });
+    // It may be starting, and dials whom it remembers then: one connection is enough.
+    let dials = |outputs: Vec<Output<u16>>| outputs.iter().any(|output| matches!(output, Output::DialPeer { .. }));
+    assert!(!dials(at(&mut discovery, soon + SETTINGS.redial_least * (ABSENT - 2))), "too soon");
+    assert!(dials(at(&mut discovery, soon + SETTINGS.redial_least * (ABSENT + 2))), "nobody dials it");
     discovery.handle_timeout(now + Duration::from_secs(3599));
     assert_eq!(discovery.known(), 1);
     discovery.handle_timeout(now + Duration::from_secs(3600));

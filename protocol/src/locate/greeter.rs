@@ -1,5 +1,7 @@
 //! Who is greeted when: each peer on each of its connections, again after a failure, and anew now and then because its
 //! free space changes.
+//!
+//! Both ends of a session hear a greeting, so one session of a pair is enough: the one with the smaller peer id opens it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -18,6 +20,8 @@ const RETRY_MOST: Duration = Duration::from_secs(60);
 /// A peer's free space changes, and hardly anything hangs on it: whoever is full says so when it is asked to keep something.
 /// It is asked again after so long (a guess), which costs some 600 bytes in all.
 const REFRESH: Duration = Duration::from_secs(60 * 60);
+/// Of a pair, the one with the greater peer id leaves the first word to the other for this long.
+pub(super) const COURTESY: Duration = Duration::from_millis(1500);
 
 /// What happened outside.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +38,13 @@ pub enum Input {
         /// The peer.
         peer: PeerId,
         /// The connection of the [`Greet`] that this answers.
+        epoch: u64,
+    },
+    /// A peer said what it is by itself.
+    Heard {
+        /// The peer.
+        peer: PeerId,
+        /// The connection that it said it on.
         epoch: u64,
     },
     /// A peer could not be greeted.
@@ -68,8 +79,9 @@ struct Standing {
 }
 
 /// The machine. Its size follows the peers that are connected.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Greeter {
+    local: PeerId,
     peers: BTreeMap<PeerId, Standing>,
     running: BTreeSet<PeerId>,
     outputs: VecDeque<Greet>,
@@ -78,6 +90,12 @@ pub struct Greeter {
 }
 
 impl Greeter {
+    /// Nobody is connected yet.
+    pub fn new(local: PeerId) -> Self {
+        let (peers, running, outputs) = (BTreeMap::new(), BTreeSet::new(), VecDeque::new());
+        Self { local, peers, running, outputs, discovered: false, settled: false }
+    }
+
     /// Whether the first round of discovery is over, and everybody that it found was greeted, or could not be.
     pub fn is_settled(&self) -> bool {
         self.settled
@@ -108,8 +126,8 @@ impl Greeter {
         self.settled |= self.discovered && self.peers.values().all(tried);
     }
 
+    /// What came of a greeting, or came without one.
     fn answered(&mut self, now: Instant, peer: PeerId, epoch: u64, greeted: bool) {
-        self.running.remove(&peer);
         // Of an older connection: the new one is greeted yet.
         let Some(standing) = self.peers.get_mut(&peer).filter(|standing| standing.epoch == epoch) else { return };
         if greeted {
@@ -134,12 +152,20 @@ impl StateMachine for Greeter {
                 let mut before = std::mem::take(&mut self.peers);
                 for (peer, epoch) in connected {
                     let known = before.remove(&peer).filter(|standing| standing.epoch == epoch);
-                    let standing = known.unwrap_or(Standing { epoch, greeted: false, failures: 0, due: now });
+                    let due = now + if self.local < peer { Duration::ZERO } else { COURTESY };
+                    let standing = known.unwrap_or(Standing { epoch, greeted: false, failures: 0, due });
                     self.peers.insert(peer, standing);
                 }
             }
-            Input::Greeted { peer, epoch } => self.answered(now, peer, epoch, true),
-            Input::Failed { peer, epoch } => self.answered(now, peer, epoch, false),
+            Input::Heard { peer, epoch } => self.answered(now, peer, epoch, true),
+            Input::Greeted { peer, epoch } => {
+                self.running.remove(&peer);
+                self.answered(now, peer, epoch, true);
+            }
+            Input::Failed { peer, epoch } => {
+                self.running.remove(&peer);
+                self.answered(now, peer, epoch, false);
+            }
         }
         self.advance(now);
     }

@@ -4,7 +4,7 @@ use libp2p_identity::Keypair;
 use proptest::{collection::vec, prelude::*};
 
 use super::{
-    greeter::{GREETINGS, Greet, Greeter, Input},
+    greeter::{COURTESY, GREETINGS, Greet, Greeter, Input},
     *,
 };
 use crate::machine::StateMachine as _;
@@ -87,6 +87,12 @@ fn what_is_remembered_is_bounded_and_a_failed_lookup_is_not_repeated_at_once() {
     assert!(table.covers(now, &key) && !table.covers(now + LOOKUP_AGAIN, &key));
 }
 
+/// Peer ids, one below that of peer 50 and one above.
+fn pair() -> [PeerId; 2] {
+    let find = |wanted: fn(&PeerId) -> bool| (60..).map(peer).find(wanted).expect("ids are spread");
+    [find(|id| *id < peer(50)), find(|id| *id > peer(50))]
+}
+
 /// Runs a greeter until `end`; `answer` says what a greeting comes to. Gives all that was greeted and when.
 fn greet(
     greeter: &mut Greeter,
@@ -112,7 +118,7 @@ fn greet(
 
 #[test]
 fn everybody_is_greeted_once_a_connection_and_refreshed_however_many_there_are() {
-    let (now, mut greeter) = (Instant::now(), Greeter::default());
+    let (now, mut greeter) = (Instant::now(), Greeter::new(peer(99)));
     let connected: Vec<_> = (0..50).map(|seed| (peer(seed), 1)).collect();
     greeter.handle(now, Input::Peers { connected: connected.clone(), discovered: false });
     let made = greet(&mut greeter, now, now + MINUTE, |_| true);
@@ -125,12 +131,33 @@ fn everybody_is_greeted_once_a_connection_and_refreshed_however_many_there_are()
     assert_eq!(refreshed.len(), 50, "not only the first few of them");
     let anew: Vec<_> = connected.iter().map(|(peer, _)| (*peer, 2)).take(1).collect();
     greeter.handle(now, Input::Peers { connected: anew, discovered: true });
-    assert_eq!(greet(&mut greeter, now, now, |_| true).len(), 1);
+    assert_eq!(greet(&mut greeter, now, now + COURTESY, |_| true).len(), 1);
+}
+
+#[test]
+fn of_a_pair_the_one_with_the_greater_id_is_silent_for_a_moment_and_then_for_good_if_it_heard_the_other() {
+    let now = Instant::now();
+    let ([low, high], waits) = (pair(), Input::Peers { connected: vec![(peer(50), 1)], discovered: true });
+    let mut first = Greeter::new(low);
+    first.handle(now, waits.clone());
+    assert_eq!(greet(&mut first, now, now, |_| true).len(), 1);
+
+    let mut second = Greeter::new(high);
+    second.handle(now, waits.clone());
+    assert!(greet(&mut second, now, now + COURTESY / 2, |_| true).is_empty() && !second.is_settled());
+    second.handle(now + COURTESY / 2, Input::Heard { peer: peer(50), epoch: 0 });
+    assert!(!second.is_settled(), "that was another connection");
+    second.handle(now + COURTESY / 2, Input::Heard { peer: peer(50), epoch: 1 });
+    assert!(second.is_settled() && greet(&mut second, now, now + MINUTE * 59, |_| true).is_empty());
+
+    let mut unheard = Greeter::new(high);
+    unheard.handle(now, waits);
+    assert_eq!(greet(&mut unheard, now, now + COURTESY, |_| true).len(), 1);
 }
 
 #[test]
 fn who_cannot_be_greeted_is_tried_ever_later_and_holds_up_nobody() {
-    let (now, mut greeter) = (Instant::now(), Greeter::default());
+    let (now, mut greeter) = (Instant::now(), Greeter::new(peer(99)));
     greeter.handle(now, Input::Peers { connected: vec![(peer(1), 1), (peer(2), 1)], discovered: true });
     let made = greet(&mut greeter, now, now + MINUTE * 10, |greet| greet.peer == peer(2));
     assert!(greeter.is_settled(), "a failure is an answer too");
@@ -144,7 +171,7 @@ proptest! {
     /// with answers that come, everybody who is connected is greeted.
     #[test]
     fn a_greeter_keeps_its_laws(steps in vec((0..30_u8, 0..3_u64, any::<bool>(), 0..2000_u64), 1..120)) {
-        let (mut now, mut greeter) = (Instant::now(), Greeter::default());
+        let (mut now, mut greeter) = (Instant::now(), Greeter::new(peer(15)));
         let (mut connected, mut open) = (BTreeMap::new(), Vec::<Greet>::new());
         for (seed, epoch, here, wait) in steps {
             now += Duration::from_millis(wait);

@@ -341,7 +341,7 @@ fn name(network: &str, protocol: &str) -> StreamProtocol {
 fn swarm(keypair: Keypair, network: &str) -> Swarm<Behaviour> {
     let local = keypair.public().to_peer_id();
     let gossip = gossipsub::ConfigBuilder::default()
-        .protocol_id_prefix(format!("/p2p-node/{network}/gossip/1"))
+        .protocol_id(format!("/p2p-node/{network}/gossip/1"), gossipsub::Version::V1_1)
         .validation_mode(gossipsub::ValidationMode::Anonymous)
         .max_transmit_size(1 << 20)
         .flood_publish(true)

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::StreamExt as _;
 use p2p_protocol::{Label, PeerId, wire::transfer::Greeting};
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{Transfer, lock};
+use super::{Shared, Transfer, lock};
 
 /// Greetings of peers that wait to be taken in: whoever sends more waits, on its own session.
 const HEARD: usize = 64;
-/// A session whose queue is full for so long is not told; its peer asks again within the hour.
+/// A peer that cannot be told within so long is not told; it asks again within the hour.
 const TELLING: Duration = Duration::from_secs(10);
+/// Peers that are told at once: most have a session, and the others a handshake each, on a link that may be slow (a guess).
+const TELLING_AT_ONCE: usize = 16;
 
 /// What its owner decides: all else in a greeting is the store's.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -48,17 +50,38 @@ impl Transfer {
         self.shared.other.notified().await;
     }
 
-    /// The greetings that peers send on sessions that are open, from now on. The last to ask hears them.
+    /// The greetings that peers send, with which their sessions begin or anew on one that is open, from now on. The last to
+    /// ask hears them.
     pub fn heard(&self) -> mpsc::Receiver<(PeerId, Greeting)> {
         let (sender, heard) = mpsc::channel(HEARD);
         *lock(&self.shared.heard) = Some(sender);
         heard
     }
 
-    /// Says this node's greeting anew on every session that it has open.
-    pub async fn announce(&self) {
-        let sessions: Vec<_> = lock(&self.shared.slots).values().filter_map(|slot| slot.serving(None)).collect();
+    /// Says this node's greeting anew to these peers. With whom it has no session of its own, because they opened theirs
+    /// first, it opens one.
+    pub async fn announce(&self, peers: impl IntoIterator<Item = PeerId>) {
         let own = self.shared.own_greeting();
-        join_all(sessions.iter().map(|session| timeout(TELLING, session.tell(own.clone())))).await;
+        let tell = |peer| {
+            let (shared, own) = (self.shared.clone(), own.clone());
+            async move {
+                if let Ok(session) = shared.session(peer).await {
+                    session.tell(own).await;
+                }
+            }
+        };
+        let telling = futures::stream::iter(peers).map(|peer| timeout(TELLING, tell(peer)));
+        telling.buffer_unordered(TELLING_AT_ONCE).for_each(|_| std::future::ready(())).await;
+    }
+}
+
+impl Shared {
+    /// Passes on what a peer says of itself.
+    pub(super) async fn hear(&self, peer: PeerId, greeting: Greeting) {
+        let hearing = lock(&self.heard).clone();
+        if let Some(hearing) = hearing {
+            // Whoever heard them is gone only with this service.
+            let _ = hearing.send((peer, greeting)).await;
+        }
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shared, lock,
+    Shared,
     promised::Promised,
     session::{INLINE_HASH_BYTES, OPENING},
     stream::{FrameReader, FrameWriter, Progress, STALL, StreamError, greet},
@@ -103,9 +103,10 @@ async fn run(shared: &Arc<Shared>, peer: PeerId, stream: Stream) -> Result<(), E
     let mut reader = FrameReader::new(read, progress.clone());
     let mut writer = FrameWriter::new(write, progress);
     let greeting = timeout(OPENING, greet(shared.own_greeting(), &mut reader, &mut writer)).await;
-    if greeting.unwrap_or(Err(StreamError::Stalled))?.is_none() {
+    let Some(greeting) = greeting.unwrap_or(Err(StreamError::Stalled))? else {
         return Err(Ended::Violation("it did not begin with a greeting".into()));
-    }
+    };
+    shared.hear(peer, greeting).await;
 
     let (replies, replying) = mpsc::channel(ANSWERS);
     let (wants, wanted) = mpsc::channel(WANTS);
@@ -158,13 +159,7 @@ async fn listen<R: AsyncRead + Unpin>(
         pay(&mut requests, cost(&message)).await;
         match message {
             Message::Unsupported => send(&replies, Reply::new(request, Message::Unsupported)).await,
-            Message::Greeting(greeting) => {
-                let hearing = lock(&shared.heard).clone();
-                if let Some(hearing) = hearing {
-                    // Whoever heard them is gone only with this service.
-                    let _ = hearing.send((peer, greeting)).await;
-                }
-            }
+            Message::Greeting(greeting) => shared.hear(peer, greeting).await,
             Message::Greet => {
                 send(&replies, Reply::new(request, Message::Greeting(shared.own_greeting()))).await;
             }
