@@ -285,6 +285,9 @@ pub struct Status {
     /// It hands its share over, and takes nothing more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
+    /// It has all that was settled under names without it, so that what it says counts for `--fresh`.
+    #[serde(default)]
+    pub complete: bool,
 }
 
 /// A piece of background work.

@@ -150,4 +150,14 @@ fn what_a_cid_names_is_never_fresh() {
     assert!(!said.contains("--fresh"), "{said}");
     assert_eq!(node.run(["cat", "site", "--fresh"]).ok().text(), "alone");
     assert_eq!(text(&node.json(["stat", "site", "--fresh"])["kind"]), "file");
+    assert_eq!(node.json(["status"])["complete"], true);
+    // One that was told of others, and meets nobody, may lack whatever they know.
+    let apart = NODE.daemon().arguments(["--bootstrap", "/ip4/127.0.0.1/tcp/1"]).start();
+    assert_eq!(apart.json(["status"])["complete"], false);
+    assert!(apart.run(["status"]).ok().text().contains("--fresh"));
+    let joining = NODE.daemon().bootstrap(&node).start();
+    until("it was introduced to all there are", LONG, || {
+        let status = joining.json(["status"]);
+        if status["complete"] == true { Ok(()) } else { Err(status.to_string()) }
+    });
 }

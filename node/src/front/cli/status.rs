@@ -47,6 +47,10 @@ fn page(status: &Status) -> String {
         1 => rows.push(("Damaged", "1 chunk, which is being fetched again".to_owned())),
         some => rows.push(("Damaged", format!("{some} chunks, which are being fetched again"))),
     }
+    if !status.complete {
+        // Of a network that is older than ten minutes, or of a machine that lost its disk: it passes by itself.
+        rows.push(("Names", "not all that others know is here yet: its word does not count for --fresh".to_owned()));
+    }
     rows.push((
         "Transfers",
         format!(
@@ -127,13 +131,15 @@ mod tests {
                 work("scrub", "working", 3 << 20, Some(12 << 20), Some(1_048_576.0)),
             ],
             draining: true,
+            complete: false,
         });
         assert_eq!(
             page,
             "Peer        nas (12D3)\nNetwork     main\nVersion     1.2.3, up 1 min 1 s\nListens on  /ip4/1\n            /ip6/1\n\
              Draining    it hands its share over and takes no more; `p2p-node drain` says when that is done\n\
              Peers       4 connected, 3 could take a chunk\nChunks      12, 1.0 MiB of 1.0 GiB\n\
-             Copies      3 wanted; 2 chunks here have too few copies; 1 being made\nTransfers   1 B sent, 2 B received\n\
+             Copies      3 wanted; 2 chunks here have too few copies; 1 being made\n\
+             Names       not all that others know is here yet: its word does not count for --fresh\nTransfers   1 B sent, 2 B received\n\
              Work        compact: working, 3 of 12, 1.5 a second\n            announce: waiting\n\
              \x20           scrub: working, 3.0 MiB of 12.0 MiB, 1.0 MiB a second\n"
         );
