@@ -61,18 +61,20 @@ fn rest(world: &mut World) {
 
 #[test]
 fn a_pin_fetches_each_chunk_once_and_takes_no_copy_from_anybody() {
-    let mut world = network(12, 61);
+    // So many that most of the keyspace is not a node's part, nor near to it.
+    const COUNT: usize = 40;
+    let mut world = network(COUNT, 61);
     let (all, before) = (live(&world), world.figures.pulls);
     let had = held(&world, 7).len();
     assert!(had < all.len() / 2, "it has its share");
-    let others: Vec<_> = (0..12).filter(|node| *node != 7).map(|node| held(&world, node)).collect();
+    let others: Vec<_> = (0..COUNT).filter(|node| *node != 7).map(|node| held(&world, node)).collect();
     happen(&mut world, Happening::Pin(7, 0, false));
     happen(&mut world, Happening::Pin(7, 0, false));
     wait(&mut world, HOUR);
     assert_eq!((pinned(&world, 7), held(&world, 7)), (all.len(), all.clone()));
     assert_eq!(world.figures.pulls - before, (all.len() - had) as u64);
     rest(&mut world);
-    let after: Vec<_> = (0..12).filter(|node| *node != 7).map(|node| held(&world, node)).collect();
+    let after: Vec<_> = (0..COUNT).filter(|node| *node != 7).map(|node| held(&world, node)).collect();
     assert_eq!((others, world.figures.given_up), (after, 0));
     // A restart, also a long one, moves nothing of it.
     for time in [5 * MINUTE, 2 * HOUR] {
@@ -101,7 +103,8 @@ fn a_pin_by_root_outlives_the_removal_and_its_end_frees_what_nothing_lists() {
 
 #[test]
 fn what_is_unpinned_and_published_still_is_cached_and_not_freed() {
-    let mut world = network(8, 63);
+    // So many that most of it is not of its part, where rows name only what was read while its chunks were there.
+    let mut world = network(40, 63);
     let all = live(&world);
     happen(&mut world, Happening::Pin(5, 0, false));
     wait(&mut world, HOUR);
@@ -110,7 +113,7 @@ fn what_is_unpinned_and_published_still_is_cached_and_not_freed() {
     assert_eq!((pinned(&world, 5), held(&world, 5), world.figures.freed), (0, all.clone(), 0));
     // So that it makes good for what everybody else loses.
     world.gated = false;
-    for node in (0..8).filter(|node| *node != 5) {
+    for node in (0..40).filter(|node| *node != 5) {
         happen(&mut world, Happening::Wipe(node));
     }
     rest(&mut world);
