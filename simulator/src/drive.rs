@@ -295,9 +295,10 @@ impl World {
                 let wait = self.delay();
                 self.after(wait, Event::Read { node: id, starts, listed, spans, list, covers });
             }
-            lister::Output::Purge(publication) => {
-                self.after(Duration::from_secs(1), Event::Purge { node: id, starts, publication });
+            lister::Output::Purge(publications) => {
+                self.after(Duration::from_secs(1), Event::Purge { node: id, starts, publications });
             }
+            lister::Output::Tell => self.after(Duration::from_secs(1), Event::Tell { node: id, starts }),
             lister::Output::Narrowed { .. } => {
                 let node = &mut self.nodes[id];
                 let Some(running) = &node.running else { return };
@@ -409,17 +410,23 @@ impl World {
         }
     }
 
-    pub(crate) fn purge(&mut self, id: NodeId, starts: u32, publication: u64) {
+    pub(crate) fn purge(&mut self, id: NodeId, starts: u32, publications: Vec<u64>) {
         if self.running(id, starts).is_none() {
             return;
         }
         let keys: Vec<Key> = self.nodes[id].disk.rows.keys().copied().collect();
         for key in keys {
-            self.unlist_row(id, key, publication);
+            publications.iter().for_each(|publication| self.unlist_row(id, key, *publication));
         }
-        self.nodes[id].disk.covered.remove(&publication);
+        for publication in &publications {
+            self.nodes[id].disk.covered.remove(publication);
+        }
         self.tell(id, Input::Unlisted);
-        self.listed(id, publication, true);
+        let now = self.instant();
+        if let Some(running) = &mut self.nodes[id].running {
+            running.lister.handle(now, lister::Input::Purged(publications));
+            self.drive(id);
+        }
     }
 
     pub(crate) fn moment(&self, id: NodeId) -> Option<p2p_protocol::duty::Moment> {

@@ -131,7 +131,7 @@ impl World {
         if let Some(running) = &mut self.nodes[node].running {
             running.live.remove(&id);
             running.lister.handle(now, lister::Input::Compare(again));
-            running.lister.handle(now, lister::Input::Gone(id));
+            running.lister.handle(now, lister::Input::Gone { publication: id, listed: None });
         }
     }
 

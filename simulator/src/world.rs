@@ -83,7 +83,8 @@ pub(crate) enum Event {
     Audit { node: NodeId, starts: u32, peer: NodeId },
     Compare { node: NodeId, starts: u32, peer: NodeId, begun: Instant },
     Read { node: NodeId, starts: u32, listed: Listed, spans: Arc<Spans>, list: bool, covers: Arc<Spans> },
-    Purge { node: NodeId, starts: u32, publication: u64 },
+    Purge { node: NodeId, starts: u32, publications: Vec<u64> },
+    Tell { node: NodeId, starts: u32 },
     Gossip { node: NodeId, key: PublicationKey, version: Version },
     Client(Step),
     Trace(Happening),
@@ -268,7 +269,8 @@ impl World {
             Event::Read { node, starts, listed, spans, list, covers } => {
                 self.read(node, starts, &listed, &spans, list, covers);
             }
-            Event::Purge { node, starts, publication } => self.purge(node, starts, publication),
+            Event::Purge { node, starts, publications } => self.purge(node, starts, publications),
+            Event::Tell { node, starts } => self.tell_all(node, starts),
             Event::Gossip { node, key, version } => self.learn(node, key, version),
             Event::Client(step) => self.client(step),
             Event::Trace(happening) => self.happen(happening),
@@ -396,7 +398,7 @@ impl World {
         for publication in stale {
             let live = self.nodes[id].running.as_ref().is_some_and(|running| running.live.contains(&publication));
             if !live {
-                self.after(Duration::from_secs(1), Event::Purge { node: id, starts, publication });
+                self.after(Duration::from_secs(1), Event::Purge { node: id, starts, publications: vec![publication] });
             }
         }
         for other in circle {
@@ -492,11 +494,13 @@ impl World {
         }
         let Some(before) = self.nodes[node].disk.catalogue.merge(key, version) else { return };
         let now = self.instant();
-        if let Some(before) = before.filter(|before| !before.removed)
-            && let Some(running) = &mut self.nodes[node].running
-        {
-            running.live.remove(&before.id(key));
-            running.lister.handle(now, lister::Input::Gone(before.id(key)));
+        if let Some(before) = before.filter(|before| !before.removed) {
+            let publication = before.id(key);
+            let listed = Some(self.what_it_lists(key, before));
+            if let Some(running) = &mut self.nodes[node].running {
+                running.live.remove(&publication);
+                running.lister.handle(now, lister::Input::Gone { publication, listed });
+            }
         }
         if !version.removed {
             self.goes_live(node, key, version);
@@ -512,15 +516,8 @@ impl World {
     }
 
     fn goes_live(&mut self, node: NodeId, key: PublicationKey, version: Version) {
-        let publication = &self.publications[key as usize];
-        let root = &self.roots[self.root_of(key, version.version)];
         let id = version.id(key);
-        let listed = Listed {
-            publication: id,
-            listing: root.listing.clone(),
-            chunks: root.entries.len() as u64,
-            copies: publication.copies,
-        };
+        let listed = self.what_it_lists(key, version);
         let now = self.instant();
         let node = &mut self.nodes[node];
         let covered = node.disk.covered.get(&id).cloned().unwrap_or_default();
@@ -530,6 +527,28 @@ impl World {
             let most = running.lister.most_copies();
             running.keeper.handle(now, Input::MostCopies(most));
         }
+    }
+
+    fn what_it_lists(&self, key: PublicationKey, version: Version) -> Listed {
+        let root = &self.roots[self.root_of(key, version.version)];
+        let (listing, chunks) = (root.listing.clone(), root.entries.len() as u64);
+        Listed { publication: version.id(key), listing, chunks, copies: self.publications[key as usize].copies }
+    }
+
+    /// Everything that is live is told again, as its lister asked for.
+    fn tell_all(&mut self, id: NodeId, starts: u32) {
+        if self.running(id, starts).is_none() {
+            return;
+        }
+        let entries: Vec<_> = self.nodes[id].disk.catalogue.entries().collect();
+        for (key, version) in entries.into_iter().filter(|(_, version)| !version.removed) {
+            self.goes_live(id, key, version);
+        }
+        let now = self.instant();
+        if let Some(running) = self.running(id, starts) {
+            running.lister.handle(now, lister::Input::Told);
+        }
+        self.drive(id);
     }
 
     /// How long a message takes.

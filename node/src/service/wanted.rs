@@ -10,7 +10,7 @@ mod shares;
 mod sums;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -246,13 +246,17 @@ impl Wanted {
         self.apply_all(keys.into_iter().map(|key| (key, Change::Unlist(publication, now))))
     }
 
-    /// Takes all references to a publication off, by a look at every row. Blocks.
-    pub fn purge(&self, publication: u64) -> Result<(), StoreError> {
+    /// Takes all references to these publications off, by a look at every row. Blocks.
+    pub fn purge(&self, publications: &BTreeSet<u64>) -> Result<(), StoreError> {
+        let now = self.moment();
         let mut span = Span::ALL;
         loop {
             let (rows, ended) = self.scan(&span)?;
-            let names = |scanned: &&Scanned| scanned.row.names(publication);
-            self.unlist(publication, rows.iter().filter(names).map(|scanned| scanned.key))?;
+            let named = rows.iter().flat_map(|scanned| {
+                let named = scanned.row.publications().filter(|publication| publications.contains(publication));
+                named.map(|publication| (scanned.key, Change::Unlist(publication, now)))
+            });
+            self.apply_all(named)?;
             match rows.last().and_then(|last| span::after(&last.key)) {
                 Some(from) if !ended => span = Span { from, to: None },
                 _ => return Ok(()),

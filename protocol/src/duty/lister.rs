@@ -6,6 +6,9 @@
 //!
 //! A pin is listed like a publication, with [`PIN`] for its copies: its part is all of the keyspace, wherever this node
 //! stands.
+//!
+//! What a publication lists is kept while there is something to do for it; of one that is [at rest](super::rest) it is
+//! asked for again ([`Output::Tell`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -13,7 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{EXTRA, MARGIN, PIN, SEEN_GRACES, Spans, reach::Reach};
+use super::{
+    EXTRA, MARGIN, PIN, SEEN_GRACES, Spans,
+    reach::Reach,
+    rest::{Cover, Rest},
+};
 use crate::{machine::StateMachine, manifest::Listing};
 
 /// After a manifest that could not be read; it doubles to the longest.
@@ -21,6 +28,8 @@ const FIRST_WAIT: Duration = Duration::from_secs(60);
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// Manifests that are read at once.
 const MOST_READS: usize = 4;
+/// Publications whose references are taken off by one look at every row.
+const PURGED_AT_ONCE: usize = 4096;
 
 /// What a live publication lists, or a pin, by what it is known as in rows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +60,20 @@ struct Publication {
     again: Option<Instant>,
 }
 
+impl Publication {
+    /// One that is live and was not looked at yet.
+    fn new(listed: Listed, covered: Arc<Spans>, touched: Arc<Spans>, first_seen: Instant) -> Self {
+        Self { listed, covered, touched, gone: false, first_seen, reading: None, tries: 0, again: None }
+    }
+}
+
+impl Listed {
+    /// One of which nobody knows any more what it listed.
+    fn unknown(publication: u64, copies: u8) -> Self {
+        Self { publication, listing: Listing::Inline(Vec::new()), chunks: 0, copies }
+    }
+}
+
 /// What is under way for a publication.
 #[derive(Debug)]
 struct Reading {
@@ -61,7 +84,7 @@ struct Reading {
 /// What happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// A publication became live. `covered`: what rows say of it already, from an earlier run.
+    /// A publication became live, or is told again. `covered`: what rows say of it already, from an earlier run.
     Live {
         /// Which.
         listed: Listed,
@@ -69,14 +92,23 @@ pub enum Input {
         covered: Arc<Spans>,
     },
     /// A publication is not live any more.
-    Gone(u64),
+    Gone {
+        /// Which.
+        publication: u64,
+        /// What it listed, if that is known.
+        listed: Option<Listed>,
+    },
+    /// What [`Output::Tell`] asked for was told.
+    Told,
     /// Rows name these publications: those that nobody told of are to be taken off.
     Named(Vec<u64>),
     /// What rows say of these publications is to be compared with what they list, over all that they cover.
     Compare(Vec<u64>),
     /// Where this node stands among the peers in view changed.
     Moved(Reach),
-    /// [`Output::Read`] or [`Output::Purge`] is done, its rows are written; or it could not be read.
+    /// [`Output::Purge`] is done.
+    Purged(Vec<u64>),
+    /// [`Output::Read`] is done, its rows are written; or it could not be read.
     Done {
         /// Which.
         publication: u64,
@@ -100,8 +132,10 @@ pub enum Output {
         /// What it covers once that is done.
         covers: Arc<Spans>,
     },
-    /// Its manifest cannot be read any more: take its references off by a look at every row.
-    Purge(u64),
+    /// Their manifests cannot be read any more: take the references to them off by a look at every row.
+    Purge(Vec<u64>),
+    /// Say of everything that is live that it is, then [`Input::Told`]: something of it is to be read.
+    Tell,
     /// Rows outside of these parts, of publications that want so many copies, are not needed where nothing is held.
     Narrowed {
         /// Copies.
@@ -122,7 +156,17 @@ pub struct Lister {
     parts: BTreeMap<u8, Arc<Spans>>,
     /// What pins cover.
     everywhere: Arc<Spans>,
+    /// Those that something is to be done for, or was not done.
     publications: BTreeMap<u64, Publication>,
+    /// The others.
+    rest: Rest,
+    /// Those at rest that are to be compared with their rows.
+    comparing: BTreeSet<u64>,
+    /// Some at rest are to be told again; it was asked for.
+    to_tell: bool,
+    telling: bool,
+    /// When the first input came: what is at rest counts seconds from then.
+    began: Option<Instant>,
     /// Those with something to do: now, or after a wait; those that are being read are in neither.
     ready: BTreeSet<u64>,
     waiting: BTreeSet<(Instant, u64)>,
@@ -142,6 +186,11 @@ impl Lister {
             parts,
             everywhere: Arc::new(Spans::all()),
             publications: BTreeMap::new(),
+            rest: Rest::default(),
+            comparing: BTreeSet::new(),
+            to_tell: false,
+            telling: false,
+            began: None,
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
             reading: 0,
@@ -163,7 +212,13 @@ impl Lister {
 
     /// Whether all that is live was read.
     pub fn is_idle(&self) -> bool {
-        self.reading == 0 && self.ready.is_empty() && self.waiting.is_empty()
+        let told = !self.to_tell && !self.telling && self.rest.last_lacking().is_none();
+        self.reading == 0 && self.ready.is_empty() && self.waiting.is_empty() && told
+    }
+
+    /// How many are to be read now: who tells of more may wait while they are many.
+    pub fn pending(&self) -> usize {
+        self.reading + self.ready.len()
     }
 
     /// The part of the keyspace whose rows are kept for so many copies.
@@ -193,6 +248,11 @@ impl Lister {
             }
         }
         self.reach = Some(reach);
+        for (copies, part) in &self.parts {
+            if before.get(copies).is_some_and(|old| !Arc::ptr_eq(part, old)) {
+                self.to_tell |= self.rest.moved(*copies, part);
+            }
+        }
         let mut opened: Vec<u64> = if first { self.publications.keys().copied().collect() } else { Vec::new() };
         // Most publications cover the part that there was: each of those is worked out once.
         let mut kept: BTreeMap<(u8, *const Spans), (Arc<Spans>, bool)> = BTreeMap::new();
@@ -237,40 +297,110 @@ impl Lister {
     /// There is nothing to do for a publication.
     fn close(&mut self, id: u64) {
         self.ready.remove(&id);
-        if let Some(known) = self.publications.get(&id) {
-            self.unread_since.remove(&(known.first_seen, id));
+        let Some(known) = self.publications.get(&id) else { return };
+        self.unread_since.remove(&(known.first_seen, id));
+        // Pins are few, and told once.
+        let stays = known.listed.copies == PIN;
+        if !stays && !known.gone && known.reading.is_none() && known.again.is_none() {
+            let seen = self.seconds(known.first_seen);
+            if let Some(Publication { listed, covered, touched, .. }) = self.publications.remove(&id) {
+                self.rest.put(id, Cover { copies: listed.copies, covered, touched, complete: true }, seen);
+            }
+        }
+    }
+
+    /// A time as what is at rest has it.
+    fn seconds(&self, at: Instant) -> u32 {
+        let seconds = self.began.map_or(0, |began| at.saturating_duration_since(began).as_secs());
+        u32::try_from(seconds).unwrap_or(u32::MAX)
+    }
+
+    /// See [`seconds`](Self::seconds); less than a second too early.
+    fn instant(&self, now: Instant, seconds: u32) -> Instant {
+        self.began.map_or(now, |began| began + Duration::from_secs(u64::from(seconds)))
+    }
+
+    /// A publication is live, or is told to be once more.
+    fn live(&mut self, now: Instant, listed: Listed, covered: Arc<Spans>) {
+        let (id, copies) = (listed.publication, listed.copies);
+        let compared = self.comparing.remove(&id);
+        if self.rest.get(id).is_some_and(|cover| cover.complete && !compared) {
+            return;
+        }
+        if let Some((cover, seen)) = self.rest.take(id) {
+            // Until what is only compared is read its rows stand: nothing waits for it.
+            let covered = if cover.complete { Arc::default() } else { cover.covered };
+            let known = Publication::new(listed, covered, cover.touched, self.instant(now, seen));
+            self.publications.insert(id, known);
+            if cover.complete {
+                self.ready.insert(id);
+            } else {
+                self.open(id);
+            }
+            return;
+        }
+        if let Some(known) = self.publications.get_mut(&id) {
+            // It was restored before its references were gone, perhaps by those who did not know what it lists.
+            if std::mem::take(&mut known.gone) {
+                known.listed = listed;
+                self.open(id);
+            }
+            return;
+        }
+        let part = self.part(copies);
+        let touched = covered.clone();
+        let covered = if *covered == *part { part.clone() } else { Arc::new(covered.and(&part)) };
+        // All of it was read in an earlier run.
+        let complete = !covered.is_empty() && part.without(&covered).is_empty();
+        self.publications.insert(id, Publication::new(listed, covered, touched, now));
+        if complete { self.close(id) } else { self.open(id) }
+    }
+
+    /// A publication is not live any more.
+    fn gone(&mut self, now: Instant, id: u64, listed: Option<Listed>) {
+        self.comparing.remove(&id);
+        if let Some((cover, seen)) = self.rest.take(id) {
+            // What it listed is looked for in every row where it is not known any more.
+            let tries = u32::from(listed.is_none());
+            let listed = listed.unwrap_or_else(|| Listed::unknown(id, cover.copies));
+            let known = Publication::new(listed, cover.covered, cover.touched, self.instant(now, seen));
+            self.publications.insert(id, Publication { tries, ..known });
+        }
+        if let Some(known) = self.publications.get_mut(&id) {
+            known.gone = true;
+            if let Some(again) = known.again.take() {
+                self.waiting.remove(&(again, id));
+            }
+            self.open(id);
         }
     }
 
     /// What was never told to be live, or is gone and was not read, or is done with, and is named all the same: it has no
     /// manifest to go by.
     fn named(&mut self, now: Instant, id: u64) {
+        if self.rest.get(id).is_some() {
+            return;
+        }
         if let Some(known) = self.publications.get_mut(&id) {
             if known.gone && known.touched.is_empty() {
                 (known.touched, known.tries) = (Arc::new(Spans::all()), 1);
             }
             return;
         }
-        let touched: Arc<Spans> = Arc::new(Spans::all());
-        let listed =
-            Listed { publication: id, listing: Listing::Inline(Vec::new()), chunks: 0, copies: self.most_copies() };
-        let known = Publication {
-            listed,
-            covered: Arc::default(),
-            touched,
-            gone: true,
-            first_seen: now,
-            reading: None,
-            // As after a manifest that could not be read.
-            tries: 1,
-            again: None,
-        };
-        self.publications.insert(id, known);
+        let listed = Listed::unknown(id, self.most_copies());
+        let known = Publication::new(listed, Arc::default(), Arc::new(Spans::all()), now);
+        // As after a manifest that could not be read.
+        self.publications.insert(id, Publication { gone: true, tries: 1, ..known });
         self.open(id);
     }
 
     /// It is read again as if it had never been. Until then its rows stand: nothing waits for it.
     fn compare(&mut self, id: u64) {
+        if self.rest.get(id).is_some_and(|cover| !cover.covered.is_empty()) {
+            self.comparing.insert(id);
+            self.to_tell = true;
+            return;
+        }
         let Some(known) = self.publications.get_mut(&id) else { return };
         if known.gone || known.reading.is_some() || known.again.is_some() || known.covered.is_empty() {
             return;
@@ -295,11 +425,17 @@ impl Lister {
         {
             self.read(id);
         }
-        let last = self.unread_since.last().map(|(seen, _)| *seen + self.grace * SEEN_GRACES);
-        let until = last.filter(|until| *until > now);
+        let last = self.unread_since.last().map(|(seen, _)| *seen);
+        // Seconds were cut off.
+        let lacking = self.rest.last_lacking().map(|seconds| self.instant(now, seconds.saturating_add(1)));
+        let until = last.max(lacking).map(|seen| seen + self.grace * SEEN_GRACES).filter(|until| *until > now);
         if until != self.unread {
             self.unread = until;
             self.outputs.push_back(Output::Unread(until));
+        }
+        if self.reach.is_some() && self.to_tell && !self.telling {
+            (self.to_tell, self.telling) = (false, true);
+            self.outputs.push_back(Output::Tell);
         }
     }
 
@@ -322,7 +458,7 @@ impl Lister {
         known.reading = Some(Reading { list, covers: covers.clone() });
         self.reading += 1;
         if !list && known.tries > 0 {
-            self.outputs.push_back(Output::Purge(id));
+            self.purge(id);
             return;
         }
         let spans = if list { Arc::new(covers.without(&known.covered)) } else { known.touched.clone() };
@@ -330,6 +466,21 @@ impl Lister {
             known.touched = Arc::new(known.touched.iter().chain(spans.iter()).collect());
         }
         self.outputs.push_back(Output::Read { listed, spans, list, covers });
+    }
+
+    /// Has references taken off by a look at every row, and those to others that want the same.
+    fn purge(&mut self, id: u64) {
+        let purged = |known: &Publication| known.gone && known.tries > 0 && !known.touched.is_empty();
+        let others = self.ready.iter().filter(|id| self.publications.get(id).is_some_and(purged));
+        let others: Vec<u64> = others.take(PURGED_AT_ONCE - 1).copied().collect();
+        for other in &others {
+            self.ready.remove(other);
+            if let Some(known) = self.publications.get_mut(other) {
+                known.reading = Some(Reading { list: false, covers: Arc::default() });
+                self.reading += 1;
+            }
+        }
+        self.outputs.push_back(Output::Purge([vec![id], others].concat()));
     }
 
     fn done(&mut self, now: Instant, id: u64, complete: bool) {
@@ -373,38 +524,18 @@ impl StateMachine for Lister {
     type Output = Output;
 
     fn handle(&mut self, now: Instant, input: Input) {
+        self.began.get_or_insert(now);
         match input {
-            Input::Live { listed, covered } => {
-                let (id, copies) = (listed.publication, listed.copies);
-                let part = self.part(copies);
-                let touched = covered.clone();
-                let covered = if *covered == *part { part.clone() } else { Arc::new(covered.and(&part)) };
-                let known = Publication {
-                    listed,
-                    covered,
-                    touched,
-                    gone: false,
-                    first_seen: now,
-                    reading: None,
-                    tries: 0,
-                    again: None,
-                };
-                let known = self.publications.entry(id).or_insert(known);
-                // It was restored before its references were gone.
-                known.gone = false;
-                if !part.without(&known.covered).is_empty() || self.reach.is_none() || known.reading.is_some() {
-                    self.open(id);
+            Input::Live { listed, covered } => self.live(now, listed, covered),
+            Input::Gone { publication, listed } => self.gone(now, publication, listed),
+            Input::Told => {
+                self.telling = false;
+                // What was to be compared and was not told is not live any more.
+                if !self.to_tell {
+                    self.comparing.clear();
                 }
             }
-            Input::Gone(id) => {
-                if let Some(known) = self.publications.get_mut(&id) {
-                    known.gone = true;
-                    if let Some(again) = known.again.take() {
-                        self.waiting.remove(&(again, id));
-                    }
-                    self.open(id);
-                }
-            }
+            Input::Purged(ids) => ids.into_iter().for_each(|id| self.done(now, id, true)),
             Input::Named(ids) => ids.into_iter().for_each(|id| self.named(now, id)),
             Input::Compare(ids) => ids.into_iter().for_each(|id| self.compare(id)),
             Input::Moved(reach) => self.moved(reach),

@@ -1,9 +1,10 @@
-//! What is read when, and what is taken off.
+//! What is read when, told again, unlisted and purged.
 
 use super::*;
 use crate::{Cid, Codec, key::Key};
 
 const GRACE: Duration = Duration::from_secs(1000);
+const SECOND: Duration = Duration::from_secs(1);
 
 fn listed(publication: u64) -> Listed {
     let listing = Listing::Manifest(Cid::of(Codec::Raw, &publication.to_be_bytes()));
@@ -12,6 +13,16 @@ fn listed(publication: u64) -> Listed {
 
 fn live(publication: u64) -> Input {
     Input::Live { listed: listed(publication), covered: Arc::default() }
+}
+
+fn gone(publication: u64) -> Input {
+    Input::Gone { publication, listed: Some(listed(publication)) }
+}
+
+/// Says what was asked for: these are all that are live.
+fn tell(lister: &mut Lister, now: Instant, publications: impl IntoIterator<Item = u64>) {
+    publications.into_iter().for_each(|publication| lister.handle(now, live(publication)));
+    lister.handle(now, Input::Told);
 }
 
 /// Of a node among so many others whose keys are spread evenly.
@@ -89,6 +100,8 @@ fn a_departure_within_the_margin_reads_nothing_and_one_beyond_it_what_is_new() {
     let after = lister.parts()[&3].clone();
     let new = after.without(&before);
     assert!(!new.is_empty());
+    assert_eq!(outputs(&mut lister), [Output::Unread(Some(now + GRACE * SEEN_GRACES + SECOND)), Output::Tell]);
+    tell(&mut lister, now, [1]);
     let spans = outputs(&mut lister).into_iter().find_map(|output| match output {
         Output::Read { spans, .. } => Some(spans),
         _ => None,
@@ -127,19 +140,19 @@ fn what_is_gone_is_unlisted_where_it_was_read_or_purged() {
     lister.handle(now, Input::Moved(reach(10)));
     (1..=2).for_each(|publication| lister.handle(now, live(publication)));
     settle(&mut lister, now);
-    lister.handle(now, Input::Gone(1));
+    lister.handle(now, gone(1));
     assert_eq!(settle(&mut lister, now), [(1, false)]);
-    lister.handle(now, Input::Gone(2));
+    lister.handle(now, gone(2));
     assert_eq!(reads(&outputs(&mut lister)), [(2, false)]);
     lister.handle(now, Input::Done { publication: 2, complete: false });
-    assert_eq!(outputs(&mut lister), [Output::Purge(2)], "its manifest is gone too");
+    assert_eq!(outputs(&mut lister), [Output::Purge(vec![2])], "its manifest is gone too");
     // Restored before that is done: it is read anew.
     lister.handle(now, live(2));
     outputs(&mut lister);
-    lister.handle(now, Input::Done { publication: 2, complete: true });
+    lister.handle(now, Input::Purged(vec![2]));
     assert_eq!(settle(&mut lister, now), [(2, true)]);
     assert!(lister.is_idle());
-    lister.handle(now, Input::Gone(3));
+    lister.handle(now, gone(3));
     assert!(lister.is_idle(), "it never was");
 }
 
@@ -149,16 +162,24 @@ fn what_rows_name_and_nobody_told_of_is_purged_and_nothing_else() {
     lister.handle(now, Input::Moved(reach(10)));
     (1..=2).for_each(|publication| lister.handle(now, live(publication)));
     settle(&mut lister, now);
-    lister.handle(now, Input::Gone(2));
+    lister.handle(now, gone(2));
     outputs(&mut lister);
     lister.handle(now, Input::Named(vec![1, 2, 7]));
-    assert_eq!(outputs(&mut lister), [Output::Purge(7)], "one is live, one is being unlisted");
+    assert_eq!(outputs(&mut lister), [Output::Purge(vec![7])], "one is live, one is being unlisted");
     // It becomes live before that is done: it is read after it.
     lister.handle(now, live(7));
     assert_eq!(reads(&outputs(&mut lister)), []);
-    lister.handle(now, Input::Done { publication: 7, complete: true });
+    lister.handle(now, Input::Purged(vec![7]));
     lister.handle(now, Input::Done { publication: 2, complete: true });
-    assert_eq!(settle(&mut lister, now), [(7, true)]);
+    let again = outputs(&mut lister);
+    let expected = Output::Read {
+        listed: listed(7),
+        spans: lister.parts()[&3].clone(),
+        list: true,
+        covers: lister.parts()[&3].clone(),
+    };
+    assert!(again.contains(&expected), "as it was said by then: {again:?}");
+    lister.handle(now, Input::Done { publication: 7, complete: true });
     assert!(lister.is_idle());
 }
 
@@ -168,9 +189,11 @@ fn what_is_compared_is_read_again_over_all_that_it_covers_and_holds_nothing_up()
     lister.handle(now, Input::Moved(reach(100)));
     (1..=2).for_each(|publication| lister.handle(now, live(publication)));
     settle(&mut lister, now);
-    lister.handle(now, Input::Gone(2));
+    lister.handle(now, gone(2));
     settle(&mut lister, now);
     lister.handle(now, Input::Compare(vec![1, 2, 3]));
+    assert_eq!(outputs(&mut lister), [Output::Tell]);
+    tell(&mut lister, now, [1]);
     let all = lister.parts()[&3].clone();
     let expected = Output::Read { listed: listed(1), spans: all.clone(), list: true, covers: all };
     assert_eq!(outputs(&mut lister), [expected], "and what is freed does not wait for it");
@@ -208,7 +231,7 @@ fn a_pin_is_read_over_everything_and_is_no_part_that_follows_peers() {
     again.handle(now, Input::Moved(reach(1000)));
     assert_eq!(reads(&outputs(&mut again)), []);
     // Its end takes it off everywhere.
-    lister.handle(now, Input::Gone(7));
+    lister.handle(now, Input::Gone { publication: 7, listed: None });
     let unlisted = outputs(&mut lister).into_iter().find_map(|output| match output {
         Output::Read { listed, spans, list: false, .. } if listed.publication == 7 => Some(spans),
         _ => None,
@@ -234,10 +257,66 @@ fn what_an_earlier_run_read_is_not_read_again() {
 fn what_was_half_read_in_an_earlier_run_is_purged_though_it_is_gone_before_it_is_read() {
     let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
     // Where this node stands is not known yet: nothing is read.
-    for input in [live(7), Input::Gone(7), Input::Named(vec![7]), Input::Moved(reach(10))] {
+    for input in [live(7), Input::Gone { publication: 7, listed: None }, Input::Named(vec![7]), Input::Moved(reach(10))] {
         lister.handle(now, input);
     }
-    assert!(outputs(&mut lister).contains(&Output::Purge(7)));
-    lister.handle(now, Input::Done { publication: 7, complete: true });
+    assert!(outputs(&mut lister).contains(&Output::Purge(vec![7])));
+    lister.handle(now, Input::Purged(vec![7]));
     assert!(lister.is_idle() && outputs(&mut lister).is_empty());
+}
+
+#[test]
+fn what_is_at_rest_is_asked_for_again_once_where_it_is_to_be_read() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    lister.handle(now, Input::Moved(reach(100)));
+    (1..=100).for_each(|publication| lister.handle(now, live(publication)));
+    assert_eq!(settle(&mut lister, now).len(), 100);
+    assert!(lister.publications.is_empty(), "what they list is not kept");
+    // Told again, as after a lag: nothing is to be done.
+    tell(&mut lister, now, 1..=100);
+    assert_eq!(outputs(&mut lister), []);
+    lister.handle(now, Input::Moved(reach(30)));
+    let asked = outputs(&mut lister);
+    assert_eq!(asked.iter().filter(|output| **output == Output::Tell).count(), 1, "{asked:?}");
+    assert!(matches!(asked[..], [Output::Unread(Some(_)), Output::Tell]), "nothing is freed until then: {asked:?}");
+    // It moves on while it is told: it is asked for once more, afterwards.
+    lister.handle(now, live(1));
+    lister.handle(now, Input::Moved(reach(10)));
+    assert!(!outputs(&mut lister).contains(&Output::Tell) && !lister.is_idle());
+    tell(&mut lister, now, 2..=100);
+    assert!(outputs(&mut lister).contains(&Output::Tell));
+    (2..=4).for_each(|publication| lister.handle(now, Input::Done { publication, complete: true }));
+    tell(&mut lister, now, 1..=100);
+    settle(&mut lister, now);
+    lister.handle(now, Input::Done { publication: 1, complete: true });
+    settle(&mut lister, now);
+    assert!(lister.is_idle() && lister.publications.is_empty() && lister.unread.is_none());
+    assert!((1..=100).all(|id| lister.rest.get(id).is_some_and(|cover| cover.covered == lister.parts[&3])));
+}
+
+#[test]
+fn of_what_ceased_at_rest_the_references_go_by_what_it_listed_or_by_one_look_for_all() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    lister.handle(now, Input::Moved(reach(100)));
+    (1..=100).for_each(|publication| lister.handle(now, live(publication)));
+    settle(&mut lister, now);
+    lister.handle(now, gone(1));
+    let part = lister.parts()[&3].clone();
+    let unlist = Output::Read { listed: listed(1), spans: part, list: false, covers: Arc::default() };
+    assert_eq!(outputs(&mut lister), [unlist]);
+    for publication in 2..=100 {
+        lister.handle(now, Input::Gone { publication, listed: None });
+    }
+    let mut purged = BTreeSet::new();
+    let mut looks = 0;
+    while let Some(output) = lister.poll_output() {
+        let Output::Purge(ids) = output else { panic!("{output:?}") };
+        looks += 1;
+        purged.extend(&ids);
+        lister.handle(now, Input::Purged(ids));
+    }
+    assert_eq!(purged, (2..=100).collect());
+    assert!(looks <= MOST_READS, "{looks} looks at every row");
+    lister.handle(now, Input::Done { publication: 1, complete: true });
+    assert!(lister.is_idle() && lister.publications.is_empty());
 }

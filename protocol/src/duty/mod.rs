@@ -40,6 +40,7 @@ pub mod wanted;
 
 mod audits;
 mod pulls;
+mod rest;
 mod sweep;
 mod yields;
 

@@ -1,9 +1,9 @@
 //! The lister's world: publications as they become live and cease to be, and manifests that are read.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{
@@ -34,10 +34,18 @@ use super::{
     pins::{self, Pins},
     read::{Purpose, Reading, Touched},
 };
-use crate::{runner::World, service::catalogue::Live, store::StoreError};
+use crate::{
+    runner::{World, now},
+    service::catalogue::Live,
+    store::StoreError,
+};
 
 /// After the catalogue could not be read it is read again so much later.
 const RETRY: Duration = Duration::from_secs(1);
+/// Publications that may wait to be read before more are told: some 300 KiB with what they list.
+const PENDING: usize = 1024;
+/// All that is live is told again after so many times as long as it took: a quarter of a core at the most.
+const REST: u32 = 3;
 
 /// What the lister's world is told by others.
 pub(super) struct Heard {
@@ -61,11 +69,24 @@ pub(super) struct Lists {
     pins: Pins,
     /// Publications that are to be read again only to be compared with the rows.
     comparing: BTreeSet<u64>,
-    /// Who published what is live, by what rows know it as, and when it was seen last.
-    publishers: BTreeMap<u64, (PeerId, u64)>,
-    /// All that is live, while it is told, and which time that is.
+    /// What is live, by what rows know it as: who published it, and in which round it was told last.
+    publishers: BTreeMap<u64, (u32, u32)>,
+    /// Each publisher once, by the numbers of `publishers`.
+    peers: Vec<PeerId>,
+    numbers: HashMap<PeerId, u32>,
+    /// All that is live, while it is told, since when, and which time that is.
     telling: Option<BoxStream<'static, Result<Vec<Publication>, StoreError>>>,
-    round: u64,
+    since: Instant,
+    round: u32,
+    /// Everything was told once: before that nothing is decided.
+    told: bool,
+    /// It is to be told once more when this is over.
+    once_more: bool,
+    /// What the keeper is to be told once everything was: that all was read.
+    all_read: bool,
+    /// What waits to be read.
+    pending: usize,
+    /// What an earlier run had read things over, of what was not told yet or was half read.
     covered: BTreeMap<u64, Arc<Spans>>,
     /// Bounded by the machine.
     running: FuturesUnordered<BoxFuture<'static, Option<Input>>>,
@@ -92,8 +113,15 @@ impl Lists {
             pins: Pins::default(),
             comparing: BTreeSet::new(),
             publishers: BTreeMap::new(),
+            peers: Vec::new(),
+            numbers: HashMap::new(),
             telling: None,
+            since: now(),
             round: 0,
+            told: false,
+            once_more: false,
+            all_read: false,
+            pending: 0,
             covered,
             running: FuturesUnordered::new(),
             most_copies: 0,
@@ -124,7 +152,7 @@ impl Lists {
                     // Now it is: without this, a copy that may be the last would be freed as if nothing listed it.
                     let listing = self.around.catalogue.by_root(&root);
                     self.waiting.push_back(Input::Compare(listing.iter().map(reference).collect()));
-                    self.waiting.push_back(Input::Gone(id));
+                    self.waiting.push_back(Input::Gone { publication: id, listed: None });
                     // As of a publication.
                     if half_read {
                         self.waiting.push_back(Input::Named(vec![id]));
@@ -147,36 +175,38 @@ impl Lists {
     fn compared(&mut self, page: Option<Result<Vec<Publication>, StoreError>>) {
         match page {
             Some(Ok(page)) => {
-                for publication in page {
-                    let id = reference(&publication);
-                    match self.publishers.get_mut(&id) {
-                        Some((_, round)) => *round = self.round,
-                        None => self.became(&publication),
-                    }
-                }
+                // The machine leaves alone what it has nothing to do for.
+                page.iter().for_each(|publication| self.became(publication));
             }
             Some(Err(error)) => {
                 tracing::warn!(%error, "the catalogue could not be read; it is tried again");
+                self.telling = None;
                 self.compare();
                 let later = stream::once(sleep(RETRY)).map(|()| Ok(Vec::new()));
                 self.telling = self.telling.take().map(|pages| later.chain(pages).boxed());
             }
+            None if self.once_more => self.compare(),
             None => {
                 self.telling = None;
                 // What became of names meanwhile was not told.
                 told(self.look_at_pins().map(|()| true));
                 let pinned: BTreeSet<u64> = self.pins.ids().collect();
+                self.told = true;
                 let gone = self.publishers.iter().filter(|(_, (_, round))| *round != self.round).map(|(id, _)| *id);
                 let unknown = self.covered.keys().copied();
                 let unknown = unknown.filter(|id| !self.publishers.contains_key(id) && !pinned.contains(id));
                 for id in gone.chain(unknown).collect::<Vec<_>>() {
                     self.publishers.remove(&id);
-                    self.waiting.push_back(Input::Gone(id));
+                    self.waiting.push_back(Input::Gone { publication: id, listed: None });
                     // One of an earlier run is unknown to the machine, and its manifest may be gone: its rows are looked
                     // through.
                     if self.covered.remove(&id).is_some() {
                         self.waiting.push_back(Input::Named(vec![id]));
                     }
+                }
+                self.waiting.push_back(Input::Told);
+                if std::mem::take(&mut self.all_read) {
+                    self.tell_unread(None);
                 }
             }
         }
@@ -206,23 +236,56 @@ impl Lists {
         self.running.push(looking.boxed());
     }
 
-    /// Begins to tell, from the start.
+    /// Tells everything once more, from the start: after what is being told by now.
+    fn tell_again(&mut self) {
+        if self.telling.is_some() { self.once_more = true } else { self.compare() }
+    }
+
+    /// Begins to tell, from the start; after a rest, where it was told just now.
     fn compare(&mut self) {
-        self.round += 1;
-        self.telling = Some(self.around.catalogue.live_pages());
+        let rest = if self.telling.is_some() && self.told {
+            now().saturating_duration_since(self.since) * REST
+        } else {
+            Duration::ZERO
+        };
+        self.once_more = false;
+        self.round = self.round.wrapping_add(1);
+        let pages = self.around.catalogue.live_pages();
+        self.since = now() + rest;
+        self.telling = Some(stream::once(sleep(rest)).map(|()| Ok(Vec::new())).chain(pages).boxed());
     }
 
     fn became(&mut self, publication: &Publication) {
-        let id = reference(publication);
-        self.publishers.insert(id, (publication.publisher, self.round));
-        let covered = self.covered.get(&id).cloned().unwrap_or_default();
-        let listed = Listed {
-            publication: id,
-            listing: publication.listing.clone(),
-            chunks: publication.chunks,
-            copies: publication.replicas,
+        let listed = listed(publication);
+        let peers = &mut self.peers;
+        let publisher = *self.numbers.entry(publication.publisher).or_insert_with(|| {
+            peers.push(publication.publisher);
+            // There are no more than publications, which a map of numbers of 32 bits holds.
+            (peers.len() - 1) as u32
+        });
+        self.publishers.insert(listed.publication, (publisher, self.round));
+        let covered = match self.covered.get(&listed.publication) {
+            // It was half read: that is to be known if it ceases before it is read.
+            Some(covered) if covered.is_empty() => covered.clone(),
+            _ => self.covered.remove(&listed.publication).unwrap_or_default(),
         };
         self.waiting.push_back(Input::Live { listed, covered });
+    }
+
+    /// Who published it, as far as that is known.
+    fn publisher(&self, publication: u64) -> Option<PeerId> {
+        let (number, _) = self.publishers.get(&publication)?;
+        self.peers.get(*number as usize).copied()
+    }
+
+    fn tell_unread(&mut self, until: Option<Instant>) {
+        let keeper = self.keeper.clone();
+        let telling = async move {
+            // The keeper is gone only with this.
+            let _ = keeper.send(duty::Input::Unread(until)).await;
+            None
+        };
+        self.running.push(telling.boxed());
     }
 
     fn changed(&mut self, live: Live) {
@@ -235,7 +298,7 @@ impl Lists {
                 let id = reference(&publication);
                 self.publishers.remove(&id);
                 let half_read = self.covered.remove(&id).is_some_and(|covered| covered.is_empty());
-                self.waiting.push_back(Input::Gone(id));
+                self.waiting.push_back(Input::Gone { publication: id, listed: Some(listed(&publication)) });
                 // An earlier run was ended half-way, and this one may not have come to it.
                 if half_read {
                     self.waiting.push_back(Input::Named(vec![id]));
@@ -253,7 +316,7 @@ impl World<Lister> for Lists {
         let (around, keeper) = (self.around.clone(), self.keeper.clone());
         match output {
             Output::Read { listed, spans, list, covers } => {
-                let publisher = self.publishers.get(&listed.publication).map(|(publisher, _)| *publisher);
+                let publisher = self.publisher(listed.publication);
                 let publisher = publisher.or_else(|| self.pins.publisher(listed.publication));
                 let purpose = match self.comparing.remove(&listed.publication) {
                     true if list => Purpose::Compare,
@@ -279,9 +342,10 @@ impl World<Lister> for Lists {
                 };
                 self.running.push(reading.boxed());
             }
-            Output::Purge(id) => {
-                self.running.push(purge(around, keeper, id).boxed());
+            Output::Purge(ids) => {
+                self.running.push(purge(around, keeper, ids).boxed());
             }
+            Output::Tell => self.tell_again(),
             Output::Narrowed { copies, spans } => {
                 let others = self.parts.iter().filter(|(other, _)| **other != copies).map(|(_, part)| part);
                 let needed: Spans = others.chain([&spans]).flat_map(|part| part.iter()).collect();
@@ -294,15 +358,11 @@ impl World<Lister> for Lists {
                 };
                 self.running.push(narrowing.boxed());
             }
+            // What is not told yet may be unread too.
+            Output::Unread(None) if self.telling.is_some() => self.all_read = true,
             Output::Unread(until) => {
-                self.running.push(
-                    async move {
-                        // The keeper is gone only with this.
-                        let _ = keeper.send(duty::Input::Unread(until)).await;
-                        None
-                    }
-                    .boxed(),
-                );
+                self.all_read = false;
+                self.tell_unread(until);
             }
         }
     }
@@ -312,8 +372,8 @@ impl World<Lister> for Lists {
             if let Some(input) = self.waiting.pop_front() {
                 return Some(input);
             }
-            // What is live is told before anything is decided by it.
-            let told = self.telling.is_none();
+            // What is live is told before anything is decided by it; afterwards only as fast as it is read.
+            let (told, more) = (self.told, !self.told || self.pending < PENDING);
             tokio::select! {
                 changed = self.heard.reaches.changed(), if told => {
                     changed.ok()?;
@@ -321,9 +381,9 @@ impl World<Lister> for Lists {
                         return Some(Input::Moved(reach));
                     }
                 }
-                live = self.heard.liveness.recv() => match live {
+                live = self.heard.liveness.recv(), if more => match live {
                     Ok(live) => self.changed(live),
-                    Err(RecvError::Lagged(_)) => self.compare(),
+                    Err(RecvError::Lagged(_)) => self.tell_again(),
                     Err(RecvError::Closed) => return None,
                 },
                 changed = self.heard.pins.changed(), if told => {
@@ -333,7 +393,7 @@ impl World<Lister> for Lists {
                     }
                 }
                 Some(comparison) = self.heard.comparisons.recv(), if told => self.look_through(comparison),
-                page = next_page(&mut self.telling), if !told => self.compared(page),
+                page = next_page(&mut self.telling), if self.telling.is_some() && more => self.compared(page),
                 Some(done) = self.running.next(), if told => if let Some(input) = done {
                     return Some(input);
                 },
@@ -342,6 +402,7 @@ impl World<Lister> for Lists {
     }
 
     fn settled(&mut self, machine: &Lister) {
+        self.pending = machine.pending();
         for (copies, part) in machine.parts() {
             if self.parts.get(copies).is_some_and(|known| Arc::ptr_eq(known, part)) {
                 continue;
@@ -374,13 +435,24 @@ pub(super) fn reference(publication: &Publication) -> u64 {
     u64::from_be_bytes(first)
 }
 
-async fn purge(around: Around, keeper: mpsc::Sender<duty::Input>, id: u64) -> Option<Input> {
-    let wanted = around.wanted.clone();
-    let step = move || wanted.purge(id).and_then(|()| wanted.set_covered(id, None));
+/// What a publication lists, by what rows know it as.
+fn listed(publication: &Publication) -> Listed {
+    Listed {
+        publication: reference(publication),
+        listing: publication.listing.clone(),
+        chunks: publication.chunks,
+        copies: publication.replicas,
+    }
+}
+
+async fn purge(around: Around, keeper: mpsc::Sender<duty::Input>, ids: Vec<u64>) -> Option<Input> {
+    let (wanted, purged) = (around.wanted.clone(), ids.iter().copied().collect());
+    let step =
+        move || wanted.purge(&purged).and_then(|()| purged.iter().try_for_each(|id| wanted.set_covered(*id, None)));
     let purged = around.blocking.run(step).await;
     told(purged.map_err(|_| StoreError::Closed).and_then(|purged| purged).map(|()| true));
     tell(&keeper, false, [Span::ALL].into_iter()).await;
-    Some(Input::Done { publication: id, complete: true })
+    Some(Input::Purged(ids))
 }
 
 /// What changed is compared again; what was unlisted may be freed once its grace is over.

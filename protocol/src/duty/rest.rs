@@ -1,0 +1,171 @@
+//! Publications at rest: read over this node's part of the keyspace, with nothing to do for them.
+//!
+//! Nearly all are at rest nearly all the time, and most were read over the same, so that each is a number under its id
+//! (some 23 bytes), and what was read is kept once for all of them. What they list is not kept: it is said again when it
+//! is to be read again.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::Spans;
+
+/// What a publication at rest was read over.
+#[derive(Clone, Debug)]
+pub(super) struct Cover {
+    /// Copies that it wants.
+    pub(super) copies: u8,
+    /// What it was read over, as far as that is kept.
+    pub(super) covered: Arc<Spans>,
+    /// Where there may be references to it.
+    pub(super) touched: Arc<Spans>,
+    /// Whether that is all that it should cover.
+    pub(super) complete: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    cover: Cover,
+    members: usize,
+    /// When the last of them was seen first.
+    last_seen: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    shared: u32,
+    /// When it was seen first, in seconds of whoever counts them.
+    seen: u32,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    places: BTreeMap<u64, Place>,
+    /// By the numbers that places have; one without members may become another. As many as there were parts while
+    /// something that is still live was read: a handful.
+    shared: Vec<Shared>,
+}
+
+impl Rest {
+    /// It was read over all that it should cover, and is left alone.
+    pub(super) fn put(&mut self, publication: u64, cover: Cover, seen: u32) {
+        self.take(publication);
+        let same = |shared: &Shared| {
+            let other = &shared.cover;
+            let equal = |a: &Arc<Spans>, b: &Arc<Spans>| Arc::ptr_eq(a, b) || a == b;
+            other.copies == cover.copies
+                && other.complete == cover.complete
+                && equal(&other.covered, &cover.covered)
+                && equal(&other.touched, &cover.touched)
+        };
+        let at = self.shared.iter().position(|shared| shared.members > 0 && same(shared)).unwrap_or_else(|| {
+            let new = Shared { cover, members: 0, last_seen: 0 };
+            match self.shared.iter().position(|shared| shared.members == 0) {
+                Some(free) => {
+                    self.shared[free] = new;
+                    free
+                }
+                None => {
+                    self.shared.push(new);
+                    self.shared.len() - 1
+                }
+            }
+        });
+        let shared = &mut self.shared[at];
+        shared.members += 1;
+        shared.last_seen = shared.last_seen.max(seen);
+        // A handful.
+        self.places.insert(publication, Place { shared: at as u32, seen });
+    }
+
+    /// It is at rest no more: what it was read over, and when it was seen first.
+    pub(super) fn take(&mut self, publication: u64) -> Option<(Cover, u32)> {
+        let Place { shared, seen } = self.places.remove(&publication)?;
+        let shared = &mut self.shared[shared as usize];
+        shared.members -= 1;
+        Some((shared.cover.clone(), seen))
+    }
+
+    /// What one was read over; `None`: it is not at rest.
+    pub(super) fn get(&self, publication: u64) -> Option<&Cover> {
+        self.places.get(&publication).map(|place| &self.shared[place.shared as usize].cover)
+    }
+
+    /// The parts of the keyspace moved: what all of those that want `copies` copies cover, and should cover. True where
+    /// one of them does not cover all of it.
+    pub(super) fn moved(&mut self, copies: u8, part: &Arc<Spans>) -> bool {
+        let mut lacking = false;
+        for shared in self.shared.iter_mut().filter(|shared| shared.members > 0 && shared.cover.copies == copies) {
+            let covered = shared.cover.covered.and(part);
+            shared.cover.complete = part.without(&covered).is_empty();
+            shared.cover.covered = if covered == **part { part.clone() } else { Arc::new(covered) };
+            lacking |= !shared.cover.complete;
+        }
+        lacking
+    }
+
+    /// When the last of those that do not cover what they should was seen first; `None`: all do.
+    pub(super) fn last_lacking(&self) -> Option<u32> {
+        let lacking = self.shared.iter().filter(|shared| shared.members > 0 && !shared.cover.complete);
+        lacking.map(|shared| shared.last_seen).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{duty::Span, key::Key};
+
+    fn spans(start: u8, bits: u32) -> Arc<Spans> {
+        Arc::new([Span::of_prefix(Key([start; 32]), bits)].into_iter().collect())
+    }
+
+    fn cover(copies: u8, covered: &Arc<Spans>) -> Cover {
+        // Of another place in memory each time.
+        let covered = Arc::new(covered.as_ref().clone());
+        Cover { copies, covered: covered.clone(), touched: covered, complete: true }
+    }
+
+    #[test]
+    fn what_was_read_over_the_same_is_kept_once_and_comes_back_as_it_went() {
+        let mut rest = Rest::default();
+        let (small, large) = (spans(0, 4), spans(0, 2));
+        for number in 0..100 {
+            rest.put(number, cover(3, &large), number as u32);
+        }
+        rest.put(100, cover(2, &large), 7);
+        rest.put(101, cover(3, &small), 7);
+        assert_eq!(rest.shared.len(), 3);
+        let (found, seen) = rest.take(50).expect("it is there");
+        assert_eq!((found.copies, &found.covered, &found.touched, seen), (3, &large, &large, 50));
+        assert!(rest.take(50).is_none() && rest.get(50).is_none());
+        // The place of what nobody has any more is taken by another.
+        assert!(rest.take(101).is_some());
+        rest.put(102, cover(4, &small), 1);
+        assert_eq!(rest.shared.len(), 3);
+        assert_eq!(rest.get(102).expect("it is there").copies, 4);
+        // To put it again is to change it.
+        rest.put(102, cover(3, &large), 2);
+        assert_eq!(rest.take(102).expect("it is there").0.copies, 3);
+        assert_eq!(rest.shared.iter().map(|shared| shared.members).sum::<usize>(), 100);
+    }
+
+    #[test]
+    fn what_does_not_cover_a_part_that_moved_is_lacking_and_what_it_covers_beyond_is_forgotten() {
+        let mut rest = Rest::default();
+        let (small, large) = (spans(0, 4), spans(0, 2));
+        (0..10).for_each(|number| rest.put(number, cover(3, &small), number as u32));
+        rest.put(10, cover(2, &small), 99);
+        assert_eq!(rest.last_lacking(), None);
+        assert!(rest.moved(3, &large));
+        assert_eq!(rest.last_lacking(), Some(9), "of those that want three copies");
+        assert!(!rest.get(3).expect("it is there").complete && rest.get(10).expect("it is there").complete);
+        for number in 0..10 {
+            assert_eq!(rest.take(number).expect("it is there").0.covered, small);
+        }
+        assert_eq!(rest.last_lacking(), None);
+        rest.put(1, cover(3, &large), 1);
+        assert!(!rest.moved(3, &small));
+        let (found, _) = rest.take(1).expect("it is there");
+        assert_eq!((found.covered, found.touched), (small, large), "references may still be where it was read");
+    }
+}
