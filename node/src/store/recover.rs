@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    thread,
 };
 
 use bytes::Bytes;
@@ -29,6 +30,8 @@ const PAGE: usize = 1024;
 /// Records and their bytes that are appended at once while what was lost is written down: an index batch, two chunks.
 const LOST_RECORDS: usize = 64;
 const LOST_BYTES: u64 = 4 * 1024 * 1024;
+/// Threads that look through the index at once (guess: more would wait for one another in it).
+const MOST_THREADS: usize = 8;
 
 /// Where the index is, and the others that there may be beside it.
 #[derive(Clone, Debug)]
@@ -226,26 +229,14 @@ fn count(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
         lengths.get(&location.segment).is_some_and(|length| location.offset + bytes <= *length)
     };
     let mut missing = table.sum()?;
+    let (mut counters, mut live) = (Counters::default(), BTreeMap::<u32, u64>::new());
     let mut lost = Lost::new(&table, log);
-    let mut counters = Counters::default();
-    let mut live: BTreeMap<u32, u64> = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let page = table.chunks(after, PAGE)?;
-        let Some((last, _)) = page.last() else { break };
-        after = Some(*last);
-        for (key, held) in &page {
-            if Key::from(&held.entry.cid.hash) != *key {
-                return Err(Unfit::Index("an entry of it is under a key that is not its own".into()));
-            }
-            missing ^= chunk_print(key, held);
-            if !inside(held.location, cost(&held.entry)) {
-                lost.damaged(held.entry)?;
-                continue;
-            }
-            counters.add(&held.entry);
-            *live.entry(held.location.segment).or_default() += cost(&held.entry);
-        }
+    for part in count_chunks(&table, inside)? {
+        missing ^= part.sum;
+        counters.chunks += part.counters.chunks;
+        counters.payload_bytes += part.counters.payload_bytes;
+        part.live.iter().for_each(|(segment, bytes)| *live.entry(*segment).or_default() += bytes);
+        part.lost.into_iter().try_for_each(|entry| lost.damaged(entry))?;
     }
     let mut after: Option<Bytes> = None;
     loop {
@@ -268,6 +259,71 @@ fn count(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
     lost.write()?;
     table.keys().check()?;
     Ok(Recovered { table, counters, live, kept: BTreeMap::new() })
+}
+
+/// What was counted of a part of the chunks.
+#[derive(Default)]
+struct Part {
+    sum: u64,
+    counters: Counters,
+    live: BTreeMap<u32, u64>,
+    /// Those that are nowhere: of segments that are lost, some 45 bytes each.
+    lost: Vec<Entry>,
+}
+
+/// Looks at all chunks of the index, on several threads where they are many: that is what a start after a kill waits for.
+fn count_chunks(table: &Table, inside: impl Fn(Location, u64) -> bool + Sync) -> Result<Vec<Part>, StoreError> {
+    // From the first byte on, and before the other.
+    let part = |from: u16, to: u16| -> Result<Part, StoreError> {
+        let mut part = Part::default();
+        // The last key before it; the first byte of none is 256.
+        let mut after = from.checked_sub(1).map(|before| {
+            let mut key = [u8::MAX; 32];
+            key[0] = before as u8;
+            Key(key)
+        });
+        loop {
+            let page = table.chunks(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(part) };
+            after = Some(*last);
+            for (key, held) in page {
+                if u16::from(key.0[0]) >= to {
+                    return Ok(part);
+                }
+                if Key::from(&held.entry.cid.hash) != key {
+                    return Err(StoreError::Index("an entry of it is under a key that is not its own".into()));
+                }
+                part.sum ^= chunk_print(&key, &held);
+                if !inside(held.location, cost(&held.entry)) {
+                    part.lost.push(held.entry);
+                    continue;
+                }
+                part.counters.add(&held.entry);
+                *part.live.entry(held.location.segment).or_default() += cost(&held.entry);
+            }
+        }
+    };
+    let threads = match table.chunks(None, PAGE)?.len() {
+        PAGE => thread::available_parallelism().map_or(1, |threads| threads.get().min(MOST_THREADS)),
+        _ => 1,
+    };
+    // Keys are hashes: equal parts of the keyspace have about as many.
+    let bound = |number: usize| (256 * number / threads) as u16;
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads)
+            .map(|number| {
+                let part = &part;
+                scope.spawn(move || part(bound(number), bound(number + 1)))
+            })
+            .collect();
+        let mut counted = vec![part(0, bound(1))?];
+        for other in others {
+            // What an index panics with is caught where it is asked.
+            let other = other.join().map_err(|_| StoreError::Index("a look at it failed".into()))?;
+            counted.push(other?);
+        }
+        Ok(counted)
+    })
 }
 
 /// Writes down what `old` says to be where the log has nothing any more, and `table`, made from the log, lacks. What the

@@ -3,10 +3,12 @@
 use std::{io::IoSlice, path::Path};
 
 use bytes::Bytes;
-use p2p_protocol::Chunk;
+use futures::{StreamExt as _, stream};
+use p2p_protocol::{Chunk, Key};
 
 use super::{super::*, SMALL, all, chunk, directory, disk::TestDisk, run};
 use crate::store::{
+    index::table,
     record::{HEAD_BYTES, Head, MAGIC},
     segment::{SEGMENT_HEAD_BYTES, SegmentHead},
 };
@@ -101,6 +103,51 @@ fn what_only_the_old_index_knew_is_damaged_or_written_again() {
             assert_eq!(accounted(&store, &chunks, values).await, damaged, "and again");
             store.close().await.expect("it closes");
         }
+    });
+}
+
+/// Enough for several threads to look through.
+#[test]
+fn of_many_chunks_what_is_counted_is_what_is_there_and_nothing_that_is_lost_is_missed() {
+    run(async {
+        let (directory, disk) = (directory(), TestDisk::new());
+        let root = directory.path();
+        // As after a kill: it is looked through.
+        let reopened = || {
+            disk.remove(&root.join("census")).expect("it was closed in good order");
+            open(&disk, root)
+        };
+        let store = open(&disk, root);
+        let chunks: Vec<_> = (0..4000).map(|seed| chunk(seed, 20)).collect();
+        let puts = stream::iter(&chunks).map(|chunk| store.put(chunk.clone())).buffer_unordered(256);
+        puts.for_each(async |put| assert_eq!(put.expect("there is room"), Put::New)).await;
+        let counts = |store: &Store| (store.usage().chunks, store.usage().bytes);
+        let before = (all(&store), counts(&store));
+        assert_eq!(before.1, (4000, 80_000));
+        store.close().await.expect("it closes");
+        let mut store = reopened();
+        assert_eq!((all(&store), counts(&store)), before);
+        // An index that lost one at either end of what a thread looks at is made again.
+        for at in [0, 127, 128, 255] {
+            let first = |entry: &&Entry| Key::from(&entry.cid.hash).0[0] == at;
+            let lost = Key::from(&before.0.iter().find(first).expect("keys are hashes").cid.hash);
+            store.with(|table| table.index().apply(vec![(table::chunk_key(&lost), None)])).expect("it writes");
+            store.close().await.expect("it closes");
+            store = reopened();
+            assert_eq!((all(&store), counts(&store)), before, "{at}");
+        }
+        store.close().await.expect("it closes");
+        disk.remove(&root.join("segments/00000003.seg")).expect("it is there");
+        let store = reopened();
+        let lost = store.damaged(None, 4000).expect("it reads");
+        let mut accounted = all(&store);
+        assert_eq!(counts(&store).0, accounted.len() as u64);
+        accounted.extend(&lost);
+        accounted.sort_unstable_by_key(|entry| Key::from(&entry.cid.hash));
+        assert_eq!(accounted, before.0);
+        let half = lost.iter().filter(|entry| Key::from(&entry.cid.hash).0[0] < 128).count();
+        assert!(0 < half && half < lost.len());
+        store.close().await.expect("it closes");
     });
 }
 
