@@ -202,9 +202,9 @@ impl Wanted {
         };
         let ended = found.len() < SCAN_ROWS;
         let (mut rows, mut idle) = (Vec::with_capacity(found.len()), Vec::new());
-        for (key, bytes) in found {
+        let present = self.inner.store.present(&found.iter().map(|(key, _)| *key).collect::<Vec<_>>())?;
+        for ((key, bytes), held) in found.into_iter().zip(present) {
             let Some(row) = Row::from_bytes(&bytes) else { continue };
-            let held = self.inner.store.entry(&row.entry.cid.hash)?.is_some();
             if !held && !row.is_needed() {
                 self.inner.shares.give_back(&row);
                 idle.push((key, Edit::Merge(merge, Change::Forget(bytes.to_vec()).to_bytes().into())));

@@ -307,6 +307,11 @@ impl Store {
         self.ask_for_parts(&hashes, PARTS_AT_ONCE, |part| (Request::Remove(part), 0)).await
     }
 
+    /// Which of these keys, ascending, have a chunk here; cheaper than to ask for each where most have.
+    pub fn present(&self, keys: &[Key]) -> Result<Vec<bool>, StoreError> {
+        self.with(|table| table.present(keys))
+    }
+
     /// Up to `limit` entries in key order, strictly after `after`.
     pub fn scan(&self, after: Option<Key>, limit: usize) -> Result<Vec<Entry>, StoreError> {
         let found = self.with(|table| table.chunks(after, limit));

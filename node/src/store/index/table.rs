@@ -127,6 +127,34 @@ impl Table {
         pairs.iter().map(|(key, value)| Ok((decode_key(key)?, decode_held(value)?))).collect()
     }
 
+    /// Which of these keys, ascending, have a chunk here: by one look at all chunks between them where those are about as
+    /// many, which costs less than to ask for each.
+    pub(in crate::store) fn present(&self, keys: &[Key]) -> Result<Vec<bool>, StoreError> {
+        let [first, .., last] = keys else {
+            return keys.iter().map(|key| Ok(self.chunk(key)?.is_some())).collect();
+        };
+        let limit = keys.len() + keys.len() / 4;
+        let end = [&chunk_key(last)[..], &[0]].concat();
+        let found = self.index.range(&chunk_key(first), &end, limit)?;
+        let seen = if found.len() < limit { None } else { found.last().map(|(key, _)| decode_key(key)).transpose()? };
+        let mut found = found.iter().map(|(key, _)| decode_key(key)).peekable();
+        let mut present = Vec::with_capacity(keys.len());
+        for key in keys {
+            // Behind what was looked at each is asked for.
+            if seen.is_some_and(|seen| *key > seen) {
+                present.push(self.chunk(key)?.is_some());
+                continue;
+            }
+            while found.next_if(|found| found.as_ref().is_ok_and(|found| found < key)).is_some() {}
+            match found.peek() {
+                Some(Ok(found)) => present.push(found == key),
+                None => present.push(false),
+                Some(Err(error)) => return Err(error.clone()),
+            }
+        }
+        Ok(present)
+    }
+
     /// Up to `limit` chunks that were damaged and have not come again, in key order, strictly after `after`.
     pub(in crate::store) fn all_damaged(&self, after: Option<Key>, limit: usize) -> Result<Vec<Entry>, StoreError> {
         let pairs = self.index.range(&start(DAMAGED, after), &[DAMAGED + 1], limit)?;

@@ -451,3 +451,22 @@ fn a_key_table_that_lost_an_entry_is_lost_as_a_whole() {
         store.close().await.expect("it closes");
     });
 }
+
+#[test]
+fn which_keys_have_a_chunk_is_what_each_says_however_dense_they_are() {
+    run(async {
+        let store = Store::in_memory(1 << 30);
+        let keys = |numbers: std::ops::Range<u64>| numbers.map(|number| Key::from(&chunk(number, 20).cid().hash));
+        for number in 0..500 {
+            store.put(chunk(number, 20)).await.expect("there is room");
+        }
+        // All that are here, few of many, some and others, one, and none.
+        for (every, numbers) in [(1, 0..500), (40, 0..500), (3, 250..2000), (1, 499..500), (1, 500..700), (1, 0..0)] {
+            let mut asked: Vec<_> = keys(numbers).step_by(every).collect();
+            asked.sort_unstable();
+            let here: std::collections::BTreeSet<_> = keys(0..500).collect();
+            let expected: Vec<_> = asked.iter().map(|key| here.contains(key)).collect();
+            assert_eq!(store.present(&asked).expect("it reads"), expected, "every {every}");
+        }
+    });
+}
