@@ -429,6 +429,22 @@ impl World {
         }
     }
 
+    /// Everything that is live is told again, as its lister asked for.
+    pub(crate) fn tell_all(&mut self, id: NodeId, starts: u32) {
+        if self.running(id, starts).is_none() {
+            return;
+        }
+        let entries: Vec<_> = self.nodes[id].disk.catalogue.entries().collect();
+        for (key, version) in entries.into_iter().filter(|(_, version)| !version.removed) {
+            self.goes_live(id, key, version);
+        }
+        let now = self.instant();
+        if let Some(running) = self.running(id, starts) {
+            running.lister.handle(now, lister::Input::Told);
+        }
+        self.drive(id);
+    }
+
     pub(crate) fn moment(&self, id: NodeId) -> Option<p2p_protocol::duty::Moment> {
         Some(self.nodes[id].running.as_ref()?.keeper.moment(self.instant()))
     }

@@ -515,7 +515,7 @@ impl World {
         publication.later.range(..=version).next_back().map_or(publication.root, |(_, root)| *root)
     }
 
-    fn goes_live(&mut self, node: NodeId, key: PublicationKey, version: Version) {
+    pub(crate) fn goes_live(&mut self, node: NodeId, key: PublicationKey, version: Version) {
         let id = version.id(key);
         let listed = self.what_it_lists(key, version);
         let now = self.instant();
@@ -533,22 +533,6 @@ impl World {
         let root = &self.roots[self.root_of(key, version.version)];
         let (listing, chunks) = (root.listing.clone(), root.entries.len() as u64);
         Listed { publication: version.id(key), listing, chunks, copies: self.publications[key as usize].copies }
-    }
-
-    /// Everything that is live is told again, as its lister asked for.
-    fn tell_all(&mut self, id: NodeId, starts: u32) {
-        if self.running(id, starts).is_none() {
-            return;
-        }
-        let entries: Vec<_> = self.nodes[id].disk.catalogue.entries().collect();
-        for (key, version) in entries.into_iter().filter(|(_, version)| !version.removed) {
-            self.goes_live(id, key, version);
-        }
-        let now = self.instant();
-        if let Some(running) = self.running(id, starts) {
-            running.lister.handle(now, lister::Input::Told);
-        }
-        self.drive(id);
     }
 
     /// How long a message takes.
