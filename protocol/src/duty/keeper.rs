@@ -329,10 +329,14 @@ impl Keeper {
         self.unread.is_none().then(|| self.barrier(now))
     }
 
-    /// What was unlisted before this is known to every storing peer that could still list it.
+    /// What was unlisted before this is known to every storing peer that could still list it, or was for so long that nobody
+    /// is waited for: a peer that is here and never compares catalogues holds up no more than one that left.
     fn barrier(&self, now: Instant) -> Moment {
-        let seen = self.view.seen_within(now, self.settings.grace * SEEN_GRACES);
-        seen.map(|peer| self.reconciled.get(&peer).copied().unwrap_or_default()).min().unwrap_or(Moment(u64::MAX))
+        let longest = self.settings.grace * SEEN_GRACES;
+        let seen = self.view.seen_within(now, longest);
+        let known = seen.map(|peer| self.reconciled.get(&peer).copied().unwrap_or_default()).min();
+        let long_ago = Moment(self.moment(now).0.saturating_sub(longest.as_secs()));
+        known.unwrap_or(Moment(u64::MAX)).max(long_ago)
     }
 
     /// Looks at every row where something may be freed, and has catalogues compared where that is waited for.

@@ -25,10 +25,11 @@
 //!
 //! # What is freed, and what is given up
 //!
-//! A chunk that nothing lists, and no pin keeps, is freed when the grace is over since then and since it was last acknowledged to somebody,
-//! and when every storing peer seen within seven graces has completed a comparison of catalogues that began after it was
-//! unlisted: so that no partition frees what its other side still wants. A cached copy of a listed chunk is given up only
-//! when room is needed, and only once each of the k nearest, in view for a day, proved that it has the bytes.
+//! A chunk that nothing lists, and no pin keeps, is freed when the grace is over since then and since it was last
+//! acknowledged to somebody, and when every storing peer seen within seven graces has completed a comparison of catalogues
+//! that began after it was unlisted: so that no partition frees what its other side still wants. (Seven graces after it
+//! was unlisted nobody is waited for.) A cached copy of a listed chunk is given up only when room is needed, and only once
+//! each of the k nearest, in view for a day, proved that it has the bytes.
 
 pub mod facts;
 pub mod keeper;
@@ -94,7 +95,8 @@ impl Default for Settings {
 
 /// The longest that a neighbour goes without being compared with.
 pub const LONGEST_AUDIT: Duration = Duration::from_secs(6 * 3600);
-/// How many graces a storing peer that left still counts for what may be freed.
+/// How many graces a storing peer that left still counts for what may be freed, and one that is here and does not compare
+/// catalogues.
 pub const SEEN_GRACES: u32 = 7;
 /// Rows of one scan.
 pub const SCAN_ROWS: usize = 1024;

@@ -248,6 +248,9 @@ fn what_nothing_lists_is_freed_after_the_grace_once_everybody_knows() {
     let mut node = fresh();
     let outputs = node.wait(grace + HOUR);
     assert!(!frees(&outputs) && outputs.iter().any(|output| matches!(output, Output::Compare(_))));
+    // Nobody ever tells, though all are here: it is waited for no longer than for somebody who left.
+    assert!(!frees(&node.wait(6 * grace - HOUR - MINUTE)));
+    assert!(frees(&node.wait(20 * MINUTE)));
     // Both know, before the grace is over.
     let mut node = fresh();
     node.wait(2 * MINUTE);
