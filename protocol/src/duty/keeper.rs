@@ -323,20 +323,18 @@ impl Keeper {
         true
     }
 
-    /// What was unlisted before this may be freed once its grace is over; `None`: nothing may, because something that is
-    /// listed could not be read yet.
+    /// What was unlisted before this may be freed once its grace is over; `None`: nothing may, something could not be read.
     pub fn freeable_before(&self, now: Instant) -> Option<Moment> {
         self.unread.is_none().then(|| self.barrier(now))
     }
 
-    /// What was unlisted before this is known to every storing peer that could still list it, or was for so long that nobody
-    /// is waited for: a peer that is here and never compares catalogues holds up no more than one that left.
+    /// What was unlisted before this is known to every storing peer that could still list it, or was for so long that who
+    /// is here and compares no catalogues is waited for no more than who left.
     fn barrier(&self, now: Instant) -> Moment {
         let longest = self.settings.grace * SEEN_GRACES;
         let seen = self.view.seen_within(now, longest);
         let known = seen.map(|peer| self.reconciled.get(&peer).copied().unwrap_or_default()).min();
-        let long_ago = Moment(self.moment(now).0.saturating_sub(longest.as_secs()));
-        known.unwrap_or(Moment(u64::MAX)).max(long_ago)
+        known.unwrap_or(Moment(u64::MAX)).max(Moment(self.moment(now).0.saturating_sub(longest.as_secs())))
     }
 
     /// Looks at every row where something may be freed, and has catalogues compared where that is waited for.

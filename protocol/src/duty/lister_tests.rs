@@ -257,7 +257,8 @@ fn what_an_earlier_run_read_is_not_read_again() {
 fn what_was_half_read_in_an_earlier_run_is_purged_though_it_is_gone_before_it_is_read() {
     let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
     // Where this node stands is not known yet: nothing is read.
-    for input in [live(7), Input::Gone { publication: 7, listed: None }, Input::Named(vec![7]), Input::Moved(reach(10))] {
+    for input in [live(7), Input::Gone { publication: 7, listed: None }, Input::Named(vec![7]), Input::Moved(reach(10))]
+    {
         lister.handle(now, input);
     }
     assert!(outputs(&mut lister).contains(&Output::Purge(vec![7])));

@@ -329,8 +329,9 @@ const RM: &str = "\
 Prints the CID of each entry that was withdrawn, and returns when the peers that answer for the entry
 have that on disk. No node lists it any more; one that is away learns of it when it is back. A name
 goes with all its versions; of a CID it is every entry of this node that has it now. Where one REF
-cannot be removed, none is. The chunks stay on the peers' disks: nothing frees them yet.
-What another node published, only that node can withdraw.
+cannot be removed, none is. Chunks that nothing else lists or pins are freed on every machine once
+--gc-grace is over; until then `restore` brings the entry back. What another node published, only that
+node can withdraw.
 
 Examples:
   p2p-node rm laptop
