@@ -23,8 +23,16 @@ const CAPACITY_PERCENT: u64 = 80;
 pub(super) struct Layout {
     pub(super) root: PathBuf,
     pub(super) segments: PathBuf,
-    /// Held by the open file.
-    _lock: File,
+    lock: File,
+}
+
+/// The lock is of the open file, which a process that is being started by another thread shares for a moment: closing it
+/// here would not be the end of it.
+impl Drop for Layout {
+    fn drop(&mut self) {
+        // If that fails, it ends with the file.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Layout {
@@ -41,7 +49,7 @@ impl Layout {
             Err(TryLockError::Error(error)) => return Err(failed("locking", &lock_path, error)),
         }
         check_format(root)?;
-        let layout = Self { root: root.to_owned(), segments: root.join("segments"), _lock: lock };
+        let layout = Self { root: root.to_owned(), segments: root.join("segments"), lock };
         // What is in `tmp` belonged to a run that is over.
         let tmp = root.join("tmp");
         if tmp.exists() {
@@ -118,4 +126,21 @@ fn sync(directory: &Path) -> Result<(), StoreError> {
 
 fn make_directory(path: &Path) -> Result<(), StoreError> {
     SystemDisk.make_directory(path).map_err(|e| failed("making", path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_ends_with_it_though_a_process_that_starts_has_its_file_still() {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let layout = Layout::open(directory.path()).expect("it opens");
+        assert!(matches!(Layout::open(directory.path()), Err(StoreError::Locked(_))));
+        // As a child has it between its fork and its exec.
+        let inherited = layout.lock.try_clone().expect("it is duplicated");
+        drop(layout);
+        Layout::open(directory.path()).expect("nobody has it open");
+        drop(inherited);
+    }
 }
