@@ -108,8 +108,9 @@ struct Side {
 fn two_halves() {
     const NODES: usize = 6;
     let lan = Lan::new(NODES, Addresses::V4);
-    // Within the delay, so that what moves afterwards is only what is missing.
-    let settings = ["--repair-delay", "5m", "--gc-grace", "5s"];
+    // Within the delay, so that what moves afterwards is only what is missing. The grace is longer than an add takes that
+    // asks who is away.
+    let settings = ["--repair-delay", "5m", "--gc-grace", "30s"];
     let nodes: Vec<_> = (0..NODES).map(|place| start(&lan, place, &settings)).collect();
     nodes.iter().for_each(|node| node.wait_for_peers(NODES - 1));
     let work = Scratch::new("halves");

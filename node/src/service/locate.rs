@@ -29,7 +29,7 @@ use super::{
     worker::{Layer, Work},
 };
 use crate::{
-    net::{Network, PeerTable},
+    net::{Network, Peer, PeerTable},
     runner::{self, World, now},
 };
 
@@ -86,9 +86,13 @@ impl Shared {
         self.changed(changed);
     }
 
-    /// The connection of a peer that said by now which network it is of.
+    /// The connection of a peer that said by now which network it is of, and can be asked in it: what others say by
+    /// themselves is nothing to rely on.
     fn epoch(&self, peer: &PeerId) -> Option<u64> {
-        self.network.peers().borrow().peers.get(peer).filter(|row| row.connected).map(|row| row.epoch)
+        let (table, spoken) = (self.network.peers(), self.transfer.protocol());
+        let table = table.borrow();
+        let asked = |row: &&Arc<Peer>| row.connected && spoken.is_listed(&row.protocols);
+        table.peers.get(peer).filter(asked).map(|row| row.epoch)
     }
 
     /// Who can be told something by the transfer protocol now.

@@ -1,7 +1,8 @@
 //! Whole copies that a user has this node keep: pinned, waited for, unpinned, listed.
 //!
-//! What is pinned is written down first ([`keep::pins`]); the loop fetches it like whatever else is this node's to hold,
-//! at the same pace, and goes on with it after a restart. Here a user waits for it, and is told what stands in its way.
+//! What is pinned is written down first ([`super::keep::pins`]); the loop fetches it like whatever else is this node's to
+//! hold, at the same pace, and goes on with it after a restart. Here a user waits for it, and is told what stands in its
+//! way.
 
 use std::time::Duration;
 
