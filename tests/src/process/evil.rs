@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol, Swarm, SwarmBuilder, gossipsub, identify,
     identity::Keypair,
@@ -281,13 +281,9 @@ impl Evil {
                 read.read_exact(&mut [0]).await?;
                 let mut found = BTreeMap::new();
                 while found.len() < answers {
-                    let mut header = [0; 9];
-                    read.read_exact(&mut header).await?;
-                    let [kind, a, b, c, d, e, f, g, h] = header;
-                    let mut body = vec![0; u32::from_be_bytes([e, f, g, h]) as usize];
-                    read.read_exact(&mut body).await?;
+                    let (kind, request, _) = read_frame(&mut read).await?;
                     if kind != GREETING {
-                        found.insert(u32::from_be_bytes([a, b, c, d]), kind);
+                        found.insert(request, kind);
                     }
                 }
                 Ok(found)
@@ -443,17 +439,22 @@ const REFUSED: u8 = 0x35;
 /// Of catch-up.
 const DIFFERENCE: u8 = 0x11;
 
+/// The next frame that is said: its kind, request and body, of 4 MiB at the most.
+pub(super) async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(u8, u32, Vec<u8>)> {
+    let mut header = [0; 9];
+    stream.read_exact(&mut header).await?;
+    let [kind, a, b, c, d, e, f, g, h] = header;
+    let mut body = vec![0; u32::from_be_bytes([e, f, g, h]).min(4 << 20) as usize];
+    stream.read_exact(&mut body).await?;
+    Ok((kind, u32::from_be_bytes([a, b, c, d]), body))
+}
+
 /// Serves one transfer stream.
 async fn answer(mut stream: Stream, tactic: Tactic, chunks: &Chunks) -> io::Result<()> {
     stream.write_all(&greeting()).await?;
     stream.flush().await?;
     loop {
-        let mut header = [0; 9];
-        stream.read_exact(&mut header).await?;
-        let [kind, a, b, c, d, e, f, g, h] = header;
-        let request = u32::from_be_bytes([a, b, c, d]);
-        let mut body = vec![0; u32::from_be_bytes([e, f, g, h]).min(4 << 20) as usize];
-        stream.read_exact(&mut body).await?;
+        let (kind, request, body) = read_frame(&mut stream).await?;
         match kind {
             GREETING => {}
             GREET => stream.write_all(&greeting()).await?,

@@ -10,11 +10,11 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures::AsyncWriteExt as _;
 use libp2p::{PeerId, Stream, identity::Keypair};
 
 use super::{
-    evil::{frame, greeting, hello},
+    evil::{frame, greeting, hello, read_frame},
     placement,
 };
 
@@ -112,12 +112,7 @@ pub(super) async fn agree(mut stream: Stream, protocol: &str, asker: PeerId, ask
     stream.write_all(&greeting).await?;
     stream.flush().await?;
     loop {
-        let mut header = [0; 9];
-        stream.read_exact(&mut header).await?;
-        let [kind, a, b, c, d, e, f, g, h] = header;
-        let request = u32::from_be_bytes([a, b, c, d]);
-        let mut body = vec![0; u32::from_be_bytes([e, f, g, h]).min(4 << 20) as usize];
-        stream.read_exact(&mut body).await?;
+        let (kind, request, body) = read_frame(&mut stream).await?;
         let answer = match (protocol, kind) {
             (_, GREETING) => continue,
             ("transfer", GREET) => greeting.clone(),
