@@ -9,6 +9,7 @@ use std::time::Duration;
 use p2p_protocol::{
     Cid,
     catalogue::Publication,
+    duty::keeper::FULL,
     manifest::{Entry, LEAF_ENTRIES, Writer},
 };
 use tokio::{
@@ -37,8 +38,6 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long nothing has to come before everybody is asked whether it can come at all: longer than it takes to find out
 /// that a peer is dead.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// From which share of what it may take a store fetches nothing more (`protocol/src/duty/keeper.rs`).
-const FULL_PERCENT: u128 = 95;
 
 /// Why something is not pinned, or not unpinned.
 #[derive(Debug, thiserror::Error)]
@@ -401,7 +400,6 @@ fn length_of(entries: &[Entry]) -> u64 {
 
 /// Bytes that can come before the store is full.
 fn room(usage: &Usage) -> u64 {
-    let all = u128::from(usage.bytes) + u128::from(usage.free_bytes);
-    let most = u64::try_from(all * FULL_PERCENT / 100).unwrap_or(u64::MAX);
-    most.saturating_sub(usage.bytes)
+    let most = usage.bytes.saturating_add(usage.free_bytes) as f64 * FULL;
+    (most as u64).saturating_sub(usage.bytes)
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{chance::Chance, key::Key, machine::StateMachine};
 
 /// A store that is fuller than this share takes nothing more, until it is emptier than [`ROOMY`].
-const FULL: f64 = 0.95;
+pub const FULL: f64 = 0.95;
 const ROOMY: f64 = 0.85;
 /// From here on cached copies are given up, until there is room again.
 const TIGHT: f64 = 0.90;
