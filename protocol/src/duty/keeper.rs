@@ -1,15 +1,16 @@
 //! The loop: what changed is compared, what is missing fetched, what is over freed.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
 use libp2p_identity::PeerId;
 
 use super::{
-    Audited, EXTRA, Input, Moment, Output, Pulled, Row, SEEN_GRACES, Scanned, Settings, Span, View,
+    Audited, EXTRA, Input, Moment, Output, Pulled, Row, Scanned, Settings, Span, View,
     audits::Audits,
+    collection::{Collection, Due},
     facts::Facts,
     pulls::{Answer, Pulls},
     sweep::Sweep,
@@ -27,14 +28,6 @@ const TIGHT: f64 = 0.90;
 const REFUSED_AGAIN: Duration = Duration::from_secs(600);
 /// Neighbours that are compared with, as a multiple of the peers that share a chunk.
 const NEIGHBOURHOOD: usize = 2;
-/// Nothing is freed more often than this, or than the grace: each time costs a look at every row.
-const COLLECT_AGAIN: Duration = Duration::from_secs(10);
-/// Where nothing happened meanwhile that could let it be freed: peers that are gone stop to count with time alone.
-const COLLECT_SELDOM: Duration = Duration::from_secs(600);
-/// A peer whose catalogue is to be compared with is asked again after so long, or after the grace.
-const COMPARE_AGAIN: Duration = Duration::from_secs(60);
-/// The shortest of these, whatever the grace.
-const SHORTEST: Duration = Duration::from_secs(1);
 
 /// What a row is to this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,7 +73,6 @@ pub struct Keeper {
     view: View,
     facts: Facts,
     chance: Chance,
-    started: (Instant, Moment),
     most_copies: u8,
     used: f64,
     full: bool,
@@ -93,17 +85,7 @@ pub struct Keeper {
     audits: Audits,
     yields: Yields,
     requests: u64,
-    /// When the catalogues of peers were compared with, by the beginning of the comparison.
-    reconciled: BTreeMap<PeerId, Moment>,
-    compared: BTreeMap<PeerId, Instant>,
-    /// The first end of a grace among rows that are held.
-    grace_ends: Option<Moment>,
-    /// The first time of unlisting among rows whose grace is over, and which wait for peers to compare catalogues.
-    blocked: Option<Moment>,
-    collected: Option<Instant>,
-    /// Since then a catalogue was compared or a peer came or went, or one is waited for that is here.
-    stirred: bool,
-    unread: Option<Instant>,
+    collection: Collection,
     counts: Counts,
     /// Of the look at everything that is under way.
     counting: Option<Counts>,
@@ -118,7 +100,6 @@ impl Keeper {
             view: View::new(local, storing, settings.repair_delay),
             facts: Facts::default(),
             chance,
-            started: (now, moment),
             most_copies: 1,
             used: 0.0,
             full: false,
@@ -129,13 +110,7 @@ impl Keeper {
             audits: Audits::new(settings.audit_interval, settings.repair_delay),
             yields: Yields::default(),
             requests: 0,
-            reconciled: BTreeMap::new(),
-            compared: BTreeMap::new(),
-            grace_ends: None,
-            blocked: None,
-            collected: None,
-            stirred: false,
-            unread: None,
+            collection: Collection::new(settings.grace, now, moment),
             counts: Counts::default(),
             counting: Some(Counts::default()),
             outputs: VecDeque::new(),
@@ -144,8 +119,7 @@ impl Keeper {
 
     /// The time of this node's own clock.
     pub fn moment(&self, now: Instant) -> Moment {
-        let (started, moment) = self.started;
-        Moment(moment.0 + now.saturating_duration_since(started).as_secs())
+        self.collection.moment(now)
     }
 
     /// Who could hold chunks.
@@ -161,6 +135,11 @@ impl Keeper {
     /// What the last complete look found.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// What was unlisted before this may be freed once its grace is over; `None`: nothing may, something cannot be read.
+    pub fn freeable_before(&self, now: Instant) -> Option<Moment> {
+        self.collection.freeable_before(now, &self.view)
     }
 
     /// The most copies that anything live wants.
@@ -218,7 +197,7 @@ impl Keeper {
         if changed.is_empty() {
             return;
         }
-        self.stirred = true;
+        self.collection.stir();
         let count = usize::from(self.most_copies) + EXTRA + 1;
         let mine = self.view.reach().within(count);
         let mut near = false;
@@ -241,7 +220,8 @@ impl Keeper {
         let mut free = Vec::new();
         let moment = self.moment(now);
         // A look at all peers, which most scans do not need.
-        let barrier = rows.iter().any(|one| one.held && !one.row.is_needed()).then(|| self.barrier(now));
+        let barrier =
+            rows.iter().any(|one| one.held && !one.row.is_needed()).then(|| self.collection.barrier(now, &self.view));
         for scanned in rows {
             let Scanned { key, row, held } = scanned;
             let role = self.role(now, key, row);
@@ -254,7 +234,7 @@ impl Keeper {
             match (role, held) {
                 (Role::Duty, false) => self.miss(key, row),
                 (Role::Cached, true) if self.needs_room() => self.offer_up(now, key, row),
-                (Role::Unlisted, true) if self.is_over(row, moment, barrier.unwrap_or_default()) => {
+                (Role::Unlisted, true) if self.collection.is_over(row, moment, barrier.unwrap_or_default()) => {
                     free.push(row.entry)
                 }
                 _ => {}
@@ -308,83 +288,13 @@ impl Keeper {
         }
     }
 
-    /// Whether an unlisted row may be freed; if not, when to look again is noted.
-    fn is_over(&mut self, row: &Row, moment: Moment, barrier: Moment) -> bool {
-        let (Some(unlisted), Some(ends)) = (row.unlisted(), row.grace_ends(self.settings.grace)) else { return false };
-        if ends > moment {
-            self.grace_ends = Some(self.grace_ends.map_or(ends, |first| first.min(ends)));
-            return false;
-        }
-        if unlisted >= barrier || self.unread.is_some() {
-            self.stirred |= self.blocked.is_none();
-            self.blocked = Some(self.blocked.map_or(unlisted, |first| first.min(unlisted)));
-            return false;
-        }
-        true
-    }
-
-    /// What was unlisted before this may be freed once its grace is over; `None`: nothing may, something could not be read.
-    pub fn freeable_before(&self, now: Instant) -> Option<Moment> {
-        self.unread.is_none().then(|| self.barrier(now))
-    }
-
-    /// What was unlisted before this is known to every storing peer that could still list it, or was for so long that who
-    /// is here and compares no catalogues is waited for no more than who left.
-    fn barrier(&self, now: Instant) -> Moment {
-        let longest = self.settings.grace * SEEN_GRACES;
-        let seen = self.view.seen_within(now, longest);
-        let known = seen.map(|peer| self.reconciled.get(&peer).copied().unwrap_or_default()).min();
-        known.unwrap_or(Moment(u64::MAX)).max(Moment(self.moment(now).0.saturating_sub(longest.as_secs())))
-    }
-
     /// Looks at every row where something may be freed, and has catalogues compared where that is waited for.
     fn collect(&mut self, now: Instant) {
-        if self.collect_at().is_none_or(|at| at > now) {
-            return;
+        match self.collection.due(now, &self.view) {
+            Some(Due::Look) => self.pass(now),
+            Some(Due::Compare(peers)) => self.outputs.extend(peers.into_iter().map(Output::Compare)),
+            None => {}
         }
-        (self.collected, self.stirred) = (Some(now), false);
-        let over = self.grace_ends.is_some_and(|ends| ends <= self.moment(now));
-        let unblocked = self.blocked.is_some_and(|unlisted| unlisted < self.barrier(now)) && self.unread.is_none();
-        if over || unblocked {
-            (self.grace_ends, self.blocked) = (None, None);
-            self.pass(now);
-        } else if let Some(unlisted) = self.blocked {
-            self.compare(now, unlisted);
-        }
-    }
-
-    /// Has the catalogues of those compared with who have not been since something was unlisted.
-    fn compare(&mut self, now: Instant, unlisted: Moment) {
-        let seen: Vec<_> = self.view.seen_within(now, self.settings.grace * SEEN_GRACES).collect();
-        for peer in seen {
-            let known = self.reconciled.get(&peer).is_some_and(|begun| *begun > unlisted);
-            let again = self.within_grace(COMPARE_AGAIN);
-            let asked = self.compared.get(&peer).is_some_and(|at| now.saturating_duration_since(*at) < again);
-            if known || !self.view.is_connected(&peer) {
-                continue;
-            }
-            // It is waited for.
-            self.stirred = true;
-            if !asked {
-                self.compared.insert(peer, now);
-                self.outputs.push_back(Output::Compare(peer));
-            }
-        }
-    }
-
-    fn collect_at(&self) -> Option<Instant> {
-        let (started, first) = self.started;
-        let ends = self.grace_ends.map(|ends| started + Duration::from_secs(ends.0.saturating_sub(first.0)));
-        let after = |wait: Duration| self.collected.map_or(started, |at| at + wait);
-        let again = self.within_grace(COLLECT_AGAIN);
-        let blocked = self.blocked.map(|_| after(if self.stirred { again } else { COLLECT_SELDOM }));
-        let ends = ends.map(|ends| ends.max(after(again)));
-        ends.into_iter().chain(blocked).min()
-    }
-
-    /// A wait that makes a short grace no longer.
-    fn within_grace(&self, wait: Duration) -> Duration {
-        wait.min(self.settings.grace.max(SHORTEST))
     }
 
     fn pass(&mut self, now: Instant) {
@@ -562,21 +472,10 @@ impl StateMachine for Keeper {
                 }
             }
             Input::Audited(peer, outcome) => self.audited(now, peer, outcome),
-            Input::Reconciled(peer, begun) => {
-                let begun = self.moment(begun);
-                let known = self.reconciled.entry(peer).or_default();
-                *known = (*known).max(begun);
-                self.stirred = true;
-            }
+            Input::Reconciled(peer, begun) => self.collection.compared(peer, begun),
             Input::Changed(span) => self.sweep.mark(span),
-            Input::Unlisted => {
-                let ends = self.moment(now).plus(self.settings.grace);
-                self.grace_ends = Some(self.grace_ends.map_or(ends, |first| first.min(ends)));
-            }
-            Input::Unread(until) => {
-                self.unread = until;
-                self.stirred = true;
-            }
+            Input::Unlisted => self.collection.unlisted(now),
+            Input::Unread(until) => self.collection.set_unread(until),
             Input::Leaving(leaving) => {
                 self.leaving = leaving;
                 self.pulls.clear();
@@ -589,10 +488,7 @@ impl StateMachine for Keeper {
     fn handle_timeout(&mut self, now: Instant) {
         let changed = self.view.update(now);
         self.viewed(now, &changed);
-        if self.unread.is_some_and(|until| until <= now) {
-            self.unread = None;
-            self.stirred = true;
-        }
+        self.collection.update(now);
         if self.refused.is_some_and(|(until, _)| until <= now) {
             self.fill(now);
         }
@@ -606,10 +502,10 @@ impl StateMachine for Keeper {
             (self.pulls.next(), "the next chunk may be fetched"),
             (self.audits.next(), "a neighbour is to be compared with"),
             (Some(self.sweep.next_pass()), "everything is to be compared"),
-            (self.collect_at(), "a grace is over"),
+            (self.collection.next(), "a grace is over"),
             (self.refused.map(|(until, _)| until), "the disk may have room again"),
             (self.needs_room().then(|| self.yields.next()).flatten(), "cached copies may be proved"),
-            (self.unread, "what could not be read does not count any more"),
+            (self.collection.unread(), "what could not be read does not count any more"),
         ];
         times.into_iter().filter_map(|(at, why)| Some((at?, why))).min_by_key(|(at, _)| *at)
     }

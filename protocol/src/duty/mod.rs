@@ -10,7 +10,7 @@
 //! - [`view`]: who could hold chunks. [`reach`]: how near this node is to a key among them.
 //! - [`lister`]: which manifests to read over which part of the keyspace, as publications and peers come and go.
 //! - [`Keeper`]: the loop. `sweep` compares, `pulls` fetches what is missing, `audits` compares with neighbours,
-//!   `yields` gives up cached copies after proof; what nothing lists is freed when its grace is over.
+//!   `yields` gives up cached copies after proof; `collection` says when what nothing lists may be freed.
 //!
 //! # Duty
 //!
@@ -40,6 +40,7 @@ pub mod view;
 pub mod wanted;
 
 mod audits;
+mod collection;
 mod pulls;
 mod rest;
 mod sweep;
