@@ -1,8 +1,7 @@
 //! Which manifests are read over which part of the keyspace, so that the wanted table says what the catalogue does.
 //!
-//! Each publication covers what it was read over; what it should cover is this node's part of the keyspace, and that
-//! moves as peers come and go. A part is wider by a margin than it has to be: while only the margin shrinks, nothing is
-//! read. Rows name their references, so that to read twice is to read once.
+//! Each publication covers what it was read over; what it should cover is this node's [part](super::parts) of the
+//! keyspace, and that moves as peers come and go. Rows name their references, so that to read twice is to read once.
 //!
 //! A pin is listed like a publication, with [`PIN`] for its copies: its part is all of the keyspace, wherever this node
 //! stands.
@@ -17,7 +16,8 @@ use std::{
 };
 
 use super::{
-    EXTRA, MARGIN, PIN, SEEN_GRACES, Spans,
+    PIN, SEEN_GRACES, Spans,
+    parts::{Moved, Parts},
     reach::Reach,
     rest::{Cover, Rest},
 };
@@ -151,11 +151,7 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Lister {
     grace: Duration,
-    reach: Option<Reach>,
-    /// By copies: the part that is kept.
-    parts: BTreeMap<u8, Arc<Spans>>,
-    /// What pins cover.
-    everywhere: Arc<Spans>,
+    parts: Parts,
     /// Those that something is to be done for, or was not done.
     publications: BTreeMap<u64, Publication>,
     /// The others.
@@ -182,9 +178,7 @@ impl Lister {
     pub fn new(grace: Duration, parts: BTreeMap<u8, Arc<Spans>>) -> Self {
         Self {
             grace,
-            reach: None,
-            parts,
-            everywhere: Arc::new(Spans::all()),
+            parts: Parts::new(parts),
             publications: BTreeMap::new(),
             rest: Rest::default(),
             comparing: BTreeSet::new(),
@@ -202,12 +196,12 @@ impl Lister {
 
     /// The most copies that a live publication wants.
     pub fn most_copies(&self) -> u8 {
-        self.parts.keys().copied().max().unwrap_or(1)
+        self.parts().keys().copied().max().unwrap_or(1)
     }
 
     /// The parts of the keyspace whose rows are kept, by copies.
     pub fn parts(&self) -> &BTreeMap<u8, Arc<Spans>> {
-        &self.parts
+        self.parts.by_copies()
     }
 
     /// Whether all that is live was read.
@@ -221,47 +215,21 @@ impl Lister {
         self.reading + self.ready.len()
     }
 
-    /// The part of the keyspace whose rows are kept for so many copies.
-    fn part(&mut self, copies: u8) -> Arc<Spans> {
-        if copies == PIN {
-            return self.everywhere.clone();
-        }
-        if let Some(part) = self.parts.get(&copies) {
-            return part.clone();
-        }
-        let Some(reach) = &self.reach else { return Arc::default() };
-        let part = Arc::new(reach.within(usize::from(copies) + EXTRA + MARGIN));
-        self.parts.insert(copies, part.clone());
-        part
-    }
-
     fn moved(&mut self, reach: Reach) {
-        let first = self.reach.is_none();
-        let before = self.parts.clone();
-        for (copies, part) in &mut self.parts {
-            let within = |margin| reach.within(usize::from(*copies) + EXTRA + margin);
-            if !within(0).without(part).is_empty() {
-                *part = Arc::new(within(MARGIN));
-            } else if !part.without(&within(2 * MARGIN)).is_empty() {
-                *part = Arc::new(within(MARGIN));
+        let first = !self.parts.is_known();
+        let moved = self.parts.moved(reach);
+        for Moved { copies, part, narrowed } in &moved {
+            if *narrowed {
                 self.outputs.push_back(Output::Narrowed { copies: *copies, spans: part.clone() });
             }
-        }
-        self.reach = Some(reach);
-        for (copies, part) in &self.parts {
-            if before.get(copies).is_some_and(|old| !Arc::ptr_eq(part, old)) {
-                self.to_tell |= self.rest.moved(*copies, part);
-            }
+            self.to_tell |= self.rest.moved(*copies, part);
         }
         let mut opened: Vec<u64> = if first { self.publications.keys().copied().collect() } else { Vec::new() };
         // Most publications cover the part that there was: each of those is worked out once.
         let mut kept: BTreeMap<(u8, *const Spans), (Arc<Spans>, bool)> = BTreeMap::new();
         for (id, known) in &mut self.publications {
             let copies = known.listed.copies;
-            let (Some(part), Some(old)) = (self.parts.get(&copies), before.get(&copies)) else { continue };
-            if Arc::ptr_eq(part, old) {
-                continue;
-            }
+            let Some(Moved { part, .. }) = moved.iter().find(|moved| moved.copies == copies) else { continue };
             let place = (copies, Arc::as_ptr(&known.covered));
             let (covered, complete) = kept
                 .entry(place)
@@ -347,7 +315,7 @@ impl Lister {
             }
             return;
         }
-        let part = self.part(copies);
+        let part = self.parts.of(copies);
         let touched = covered.clone();
         let covered = if *covered == *part { part.clone() } else { Arc::new(covered.and(&part)) };
         // All of it was read in an earlier run.
@@ -419,7 +387,7 @@ impl Lister {
                 self.ready.insert(id);
             }
         }
-        while self.reach.is_some()
+        while self.parts.is_known()
             && self.reading < MOST_READS
             && let Some(id) = self.ready.pop_first()
         {
@@ -433,7 +401,7 @@ impl Lister {
             self.unread = until;
             self.outputs.push_back(Output::Unread(until));
         }
-        if self.reach.is_some() && self.to_tell && !self.telling {
+        if self.parts.is_known() && self.to_tell && !self.telling {
             (self.to_tell, self.telling) = (false, true);
             self.outputs.push_back(Output::Tell);
         }
@@ -441,7 +409,7 @@ impl Lister {
 
     fn read(&mut self, id: u64) {
         let Some(copies) = self.publications.get(&id).map(|known| known.listed.copies) else { return };
-        let part = self.part(copies);
+        let part = self.parts.of(copies);
         let Some(known) = self.publications.get_mut(&id) else { return };
         if known.gone && known.touched.is_empty() {
             self.close(id);
@@ -484,7 +452,7 @@ impl Lister {
     }
 
     fn done(&mut self, now: Instant, id: u64, complete: bool) {
-        let part = self.publications.get(&id).map(|known| known.listed.copies).map(|copies| self.part(copies));
+        let part = self.publications.get(&id).map(|known| known.listed.copies).map(|copies| self.parts.of(copies));
         let (Some(known), Some(part)) = (self.publications.get_mut(&id), part) else { return };
         let Some(Reading { list, covers }) = known.reading.take() else { return };
         self.reading -= 1;

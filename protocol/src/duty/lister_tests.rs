@@ -1,7 +1,11 @@
 //! What is read when, told again, unlisted and purged.
 
 use super::*;
-use crate::{Cid, Codec, key::Key};
+use crate::{
+    Cid, Codec,
+    duty::{EXTRA, MARGIN},
+    key::Key,
+};
 
 const GRACE: Duration = Duration::from_secs(1000);
 const SECOND: Duration = Duration::from_secs(1);
@@ -292,7 +296,7 @@ fn what_is_at_rest_is_asked_for_again_once_where_it_is_to_be_read() {
     lister.handle(now, Input::Done { publication: 1, complete: true });
     settle(&mut lister, now);
     assert!(lister.is_idle() && lister.publications.is_empty() && lister.unread.is_none());
-    assert!((1..=100).all(|id| lister.rest.get(id).is_some_and(|cover| cover.covered == lister.parts[&3])));
+    assert!((1..=100).all(|id| lister.rest.get(id).is_some_and(|cover| cover.covered == lister.parts()[&3])));
 }
 
 #[test]

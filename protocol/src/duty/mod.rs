@@ -8,7 +8,8 @@
 //! - [`wanted`]: a row for each chunk that is listed in this node's part of the keyspace, or held here. The rows are kept
 //!   by whoever drives the machine; they are read by scans, so that nothing here holds a number of them in memory.
 //! - [`view`]: who could hold chunks. [`reach`]: how near this node is to a key among them.
-//! - [`lister`]: which manifests to read over which part of the keyspace, as publications and peers come and go.
+//! - [`lister`]: which manifests to read over which part of the keyspace, as publications and peers come and go; `parts`
+//!   is that part, `rest` those publications with nothing to do for them.
 //! - [`Keeper`]: the loop. `sweep` compares, `pulls` fetches what is missing, `audits` compares with neighbours,
 //!   `yields` gives up cached copies after proof; `collection` says when what nothing lists may be freed.
 //!
@@ -41,6 +42,7 @@ pub mod wanted;
 
 mod audits;
 mod collection;
+mod parts;
 mod pulls;
 mod rest;
 mod sweep;
