@@ -20,3 +20,4 @@ mod audit;
 mod client;
 mod drive;
 mod pins;
+mod queries;

@@ -110,14 +110,7 @@ impl World {
         let Some(id) = self.pin_id(node, pinning) else { return };
         let root = &self.roots[self.root_meant(id)];
         let (listing, chunks) = (root.listing.clone(), root.entries.len() as u64);
-        let listed = Listed { publication: id, listing, chunks, copies: PIN };
-        let now = self.instant();
-        let node = &mut self.nodes[node];
-        let covered = node.disk.covered.get(&id).cloned().unwrap_or_default();
-        if let Some(running) = &mut node.running {
-            running.live.insert(id);
-            running.lister.handle(now, lister::Input::Live { listed, covered });
-        }
+        self.tell_live(node, Listed { publication: id, listing, chunks, copies: PIN });
     }
 
     /// It is told that one ended. What is published of its root is read again first: rows outside of a node's part name

@@ -12,9 +12,8 @@ use p2p_protocol::{
     Key,
     chance::Chance,
     duty::{
-        self, EXTRA, Input, Said, Settings, Spans,
+        self, Input, Said, Settings, Spans,
         lister::{self, Listed},
-        view::View,
     },
     machine::StateMachine as _,
     manifest::Entry,
@@ -36,12 +35,11 @@ use crate::{
 /// buckets; more than may have to hold a chunk, so that none of a bucket's keys seems to be this node's.
 const NEAR: usize = 24;
 const BUCKET: usize = 20;
-/// In a network of up to so many, everybody knows everybody.
-const SMALL: usize = 128;
 /// After a start a node has met those it knows of.
 const MEETING: Duration = Duration::from_secs(5);
 /// Events at one time that only a loop without an end has.
 const AT_ONCE: u64 = 1_000_000;
+
 /// What somebody publishes.
 #[derive(Debug)]
 pub struct Publication {
@@ -131,7 +129,7 @@ pub struct World {
     /// Looked up only, so that its order makes nothing different.
     pub(crate) by_peer: HashMap<PeerId, NodeId>,
     /// Those who are not gone for good.
-    everyone: Ranking,
+    pub(crate) everyone: Ranking,
     pub(crate) roots: Vec<Root>,
     pub(crate) publications: Vec<Publication>,
     pub(crate) settings: Settings,
@@ -175,15 +173,6 @@ impl World {
             closed_form_audits: false,
             log: None,
         }
-    }
-
-    /// The time since the beginning.
-    pub fn now(&self) -> Duration {
-        self.now
-    }
-
-    pub(crate) fn instant(&self) -> Instant {
-        self.base + self.now
     }
 
     pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
@@ -318,11 +307,6 @@ impl World {
         known.map(|(_, (_, other))| other).collect()
     }
 
-    /// Whether nodes know only some of the others.
-    pub(crate) fn is_large(&self) -> bool {
-        self.everyone.len() > SMALL
-    }
-
     /// A node is gone for good: in a large network those who knew it get to know another one of its bucket.
     pub(crate) fn forget(&mut self, id: NodeId) {
         let key = self.nodes[id].key;
@@ -434,13 +418,6 @@ impl World {
         }
     }
 
-    /// Whether two nodes can have a connection.
-    pub(crate) fn reaches(&self, a: NodeId, b: NodeId) -> bool {
-        let (one, other) = (&self.nodes[a], &self.nodes[b]);
-        let cut = self.one_way.contains(&(a, b)) || self.one_way.contains(&(b, a));
-        one.is_up() && other.is_up() && one.side == other.side && !cut
-    }
-
     fn link(&mut self, a: NodeId, b: NodeId) {
         let linked = self.nodes[a].connected.contains(&b);
         match (linked, self.reaches(a, b)) {
@@ -509,48 +486,31 @@ impl World {
         self.drive(node);
     }
 
-    /// What a version of a publication is of.
-    pub(crate) fn root_of(&self, key: PublicationKey, version: u64) -> usize {
-        let publication = &self.publications[key as usize];
-        publication.later.range(..=version).next_back().map_or(publication.root, |(_, root)| *root)
-    }
-
-    pub(crate) fn goes_live(&mut self, node: NodeId, key: PublicationKey, version: Version) {
-        let id = version.id(key);
-        let listed = self.what_it_lists(key, version);
-        let now = self.instant();
+    /// The lister of a node is told of a publication that is live, or of a pin.
+    pub(crate) fn tell_live(&mut self, node: NodeId, listed: Listed) {
+        let (now, id) = (self.instant(), listed.publication);
         let node = &mut self.nodes[node];
         let covered = node.disk.covered.get(&id).cloned().unwrap_or_default();
         if let Some(running) = &mut node.running {
             running.live.insert(id);
             running.lister.handle(now, lister::Input::Live { listed, covered });
+        }
+    }
+
+    /// A node learned that a version of a publication is live.
+    pub(crate) fn goes_live(&mut self, node: NodeId, key: PublicationKey, version: Version) {
+        let listed = self.what_it_lists(key, version);
+        self.tell_live(node, listed);
+        let now = self.instant();
+        if let Some(running) = &mut self.nodes[node].running {
             let most = running.lister.most_copies();
             running.keeper.handle(now, Input::MostCopies(most));
         }
     }
 
-    fn what_it_lists(&self, key: PublicationKey, version: Version) -> Listed {
-        let root = &self.roots[self.root_of(key, version.version)];
-        let (listing, chunks) = (root.listing.clone(), root.entries.len() as u64);
-        Listed { publication: version.id(key), listing, chunks, copies: self.publications[key as usize].copies }
-    }
-
     /// How long a message takes.
     pub(crate) fn delay(&mut self) -> Duration {
         Duration::from_millis(5) + self.chance.part(Duration::from_millis(60))
-    }
-
-    /// The view of a node that is up.
-    pub fn view(&self, node: NodeId) -> Option<&View> {
-        Some(self.nodes[node].running.as_ref()?.keeper.view())
-    }
-
-    /// Who should hold a chunk: the k nearest that are up, honest and not leaving, of those k + 4 that may have to.
-    pub fn nearest(&self, key: &Key, k: usize) -> Vec<NodeId> {
-        let mut near = self.nearest_up(key, k + EXTRA);
-        near.retain(|id| !self.nodes[*id].liar);
-        near.truncate(k);
-        near
     }
 
     /// A node begins to hand its share over, or does not leave after all; its disk remembers it.
@@ -561,26 +521,6 @@ impl World {
         self.nodes[id].disk.leaving = leaving;
         self.tell(id, Input::Leaving(leaving));
         self.say(id);
-    }
-
-    /// The nearest that are up and not leaving, nearest first.
-    pub(crate) fn nearest_up(&self, key: &Key, count: usize) -> Vec<NodeId> {
-        // Mostly few are down; where not, all are looked at.
-        for among in [2 * count + 8, self.everyone.len()] {
-            let near = self.everyone.nearest(key, among);
-            let up = near.iter().map(|peer| self.by_peer[peer]).filter(|id| self.counts(*id));
-            let up: Vec<NodeId> = up.take(count).collect();
-            if up.len() == count {
-                return up;
-            }
-        }
-        let all = self.everyone.nearest(key, self.everyone.len());
-        all.iter().map(|peer| self.by_peer[peer]).filter(|id| self.counts(*id)).collect()
-    }
-
-    /// Whether a node is up and stays.
-    fn counts(&self, id: NodeId) -> bool {
-        self.nodes[id].is_up() && !self.nodes[id].disk.leaving
     }
 
     /// Changes what a node's disk may take.
