@@ -1,5 +1,7 @@
 //! What users pin, one thing at a time: whole copies that are no replicas, and what becomes of them.
 
+mod steps;
+
 use std::{collections::BTreeSet, time::Duration};
 
 use p2p_protocol::Key;
@@ -8,39 +10,17 @@ use p2p_simulator::{
     trace::{CHUNK_BYTES, Happening},
     world::{World, quick_settings},
 };
+use steps::{HOUR, MINUTE, happen, held, wait};
 
-const HOUR: Duration = Duration::from_secs(3600);
-const MINUTE: Duration = Duration::from_secs(60);
 /// Chunks of what is added: with a manifest of two leaves and their node.
 const CHUNKS: usize = 200;
 
 /// So many nodes that met, and a publication of the first, in one copy each.
 fn network(nodes: usize, seed: u64) -> World {
-    let mut world = World::new(seed, quick_settings());
-    for _ in 0..nodes {
-        world.join();
-    }
-    wait(&mut world, MINUTE);
+    let mut world = steps::network(nodes, seed, quick_settings());
     happen(&mut world, Happening::Add(0, CHUNKS, 1, Duration::ZERO));
     wait(&mut world, HOUR);
     world
-}
-
-fn wait(world: &mut World, time: Duration) {
-    let until = world.now() + time;
-    world.run(until);
-    assert_eq!(world.model.violation, None);
-}
-
-fn happen(world: &mut World, happening: Happening) {
-    let now = world.now();
-    world.happens(now, happening);
-    wait(world, Duration::ZERO);
-}
-
-fn held(world: &World, node: NodeId) -> BTreeSet<Key> {
-    let rows = world.nodes[node].disk.rows.iter();
-    rows.filter(|(_, kept)| kept.held).map(|(key, _)| *key).collect()
 }
 
 fn pinned(world: &World, node: NodeId) -> usize {

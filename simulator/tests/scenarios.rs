@@ -1,43 +1,16 @@
 //! What befalls a store one thing at a time, with exact figures.
 
+mod steps;
+
 use std::{collections::BTreeSet, time::Duration};
 
 use p2p_protocol::{Key, duty::Settings};
 use p2p_simulator::{node::NodeId, trace::Happening, world::World, world::quick_settings};
-
-const HOUR: Duration = Duration::from_secs(3600);
-const MINUTE: Duration = Duration::from_secs(60);
-
-/// So many nodes that met.
-fn network(nodes: usize, seed: u64, settings: Settings) -> World {
-    let mut world = World::new(seed, settings);
-    for _ in 0..nodes {
-        world.join();
-    }
-    wait(&mut world, MINUTE);
-    world
-}
-
-fn wait(world: &mut World, time: Duration) {
-    let until = world.now() + time;
-    world.run(until);
-    assert_eq!(world.model.violation, None);
-}
-
-fn happen(world: &mut World, happening: Happening) {
-    let now = world.now();
-    world.happens(now, happening);
-    wait(world, Duration::ZERO);
-}
+use steps::{HOUR, MINUTE, happen, held, network, wait};
 
 fn add(world: &mut World, node: NodeId, chunks: usize, copies: u8) {
     happen(world, Happening::Add(node, chunks, copies, Duration::ZERO));
     wait(world, MINUTE);
-}
-
-fn held(world: &World, node: NodeId) -> BTreeSet<Key> {
-    let rows = world.nodes[node].disk.rows.iter();
-    rows.filter(|(_, kept)| kept.held).map(|(key, _)| *key).collect()
 }
 
 /// Live chunks that a node is one of the k nearest for.
