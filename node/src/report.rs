@@ -322,7 +322,7 @@ pub struct Replication {
     pub eta_seconds: Option<f64>,
 }
 
-/// Chunk bytes over the wire since the start.
+/// Bytes of the transfer protocol since the start: every frame, whatever it says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Transfers {
     /// Sent to peers.

@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Payload bytes that came to a node.
+/// Bytes of the transfer protocol that came to a node: payload, and what is said beside it.
 fn received(node: &Daemon) -> u64 {
     node.status()["transfers"]["received_bytes"].as_u64().unwrap_or_default()
 }

@@ -14,10 +14,7 @@ mod tests;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -36,7 +33,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::session::Offered;
-use self::{presence::Presence, session::Session};
+use self::{presence::Presence, session::Session, stream::Traffic};
 use super::{
     wanted::Wanted,
     worker::{Layer, Work},
@@ -127,8 +124,7 @@ struct Shared {
     heard: Mutex<Option<mpsc::Sender<(PeerId, Greeting)>>>,
     slots: Mutex<HashMap<PeerId, Arc<Slot>>>,
     inbound: Mutex<HashMap<PeerId, Vec<(u64, CancellationToken)>>>,
-    sent_bytes: AtomicU64,
-    received_bytes: AtomicU64,
+    traffic: Arc<Traffic>,
     /// Chunk bytes read for peers, and taken from them, in units of the serving side.
     reading: Arc<Semaphore>,
     taking: Arc<Semaphore>,
@@ -306,8 +302,7 @@ impl Transfer {
             heard: Mutex::default(),
             slots: Mutex::default(),
             inbound: Mutex::default(),
-            sent_bytes: AtomicU64::new(0),
-            received_bytes: AtomicU64::new(0),
+            traffic: Arc::default(),
             reading: Arc::new(Semaphore::new(serve::NODE_UNITS)),
             taking: Arc::new(Semaphore::new(serve::NODE_UNITS)),
             workers: workers.clone(),
@@ -382,9 +377,10 @@ impl Transfer {
         Ok(renewed)
     }
 
-    /// Chunk bytes since the start: sent, received.
+    /// Bytes of this protocol since the start, of every frame and in both roles: sent, received.
     pub fn transferred(&self) -> (u64, u64) {
-        (self.shared.sent_bytes.load(Ordering::Relaxed), self.shared.received_bytes.load(Ordering::Relaxed))
+        let Traffic { sent_bytes, received_bytes } = &*self.shared.traffic;
+        (sent_bytes.load(Ordering::Relaxed), received_bytes.load(Ordering::Relaxed))
     }
 
     /// The greeting that this node gives.

@@ -3,7 +3,7 @@
 //! Bytes read ahead, bytes taken and requests are bounded a session and over all of them, and a peer that asks for more
 //! is read more slowly. What breaks the rules is dropped and remembered; what is not understood is answered so.
 
-use std::sync::{Arc, OnceLock, atomic::Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, StreamExt as _, stream::FuturesUnordered};
@@ -99,7 +99,7 @@ pub(super) async fn serve(shared: Arc<Shared>, peer: PeerId, stream: Stream, can
 
 async fn run(shared: &Arc<Shared>, peer: PeerId, stream: Stream) -> Result<(), Ended> {
     let (read, write) = stream.split();
-    let progress = Progress::new();
+    let progress = Progress::new(shared.traffic.clone());
     let mut reader = FrameReader::new(read, progress.clone());
     let mut writer = FrameWriter::new(write, progress);
     let greeting = timeout(OPENING, greet(shared.own_greeting(), &mut reader, &mut writer)).await;
@@ -113,7 +113,7 @@ async fn run(shared: &Arc<Shared>, peer: PeerId, stream: Stream) -> Result<(), E
     let fault = Arc::new(Fault::default());
     let reading = listen(shared, peer, reader, wants, replies.clone(), fault.clone());
     let ahead = read_ahead(shared, wanted, replies);
-    let writing = write_replies(shared, writer, replying);
+    let writing = write_replies(writer, replying);
     // The reader ends with the stream; then the others end as their queues close, after the last answer is written.
     tokio::select! {
         () = fault.seen.cancelled() => Err(Ended::Violation(fault.reason.get().cloned().unwrap_or_default())),
@@ -194,7 +194,6 @@ async fn listen<R: AsyncRead + Unpin>(
                 let place = permit(&open, 1).await;
                 let (asked, replies, fault) = (shared.clone(), replies.clone(), fault.clone());
                 let promised = promised.clone();
-                shared.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 drop(shared.workers.task(async move {
                     let answer = keep(&asked, &peer, cid, bytes, &fault).await;
                     promised.settle(&cid.hash);
@@ -416,15 +415,11 @@ async fn read_one(
 }
 
 async fn write_replies<W: AsyncWrite + Unpin>(
-    shared: &Shared,
     mut writer: FrameWriter<W>,
     mut replies: mpsc::Receiver<Reply>,
 ) -> Result<(), Ended> {
     while let Some(reply) = replies.recv().await {
         writer.push(reply.request, &reply.message).await?;
-        if let Message::Chunk(bytes) = &reply.message {
-            shared.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        }
         if replies.is_empty() {
             writer.flush().await?;
         }

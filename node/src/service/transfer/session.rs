@@ -219,7 +219,7 @@ impl Session {
     async fn begin(shared: &Arc<Shared>, peer: PeerId) -> Result<Arc<Self>, TransferError> {
         let (version, stream) = shared.network.open_spoken(peer, &shared.protocol).await?;
         let (read, write) = stream.split();
-        let progress = Progress::new();
+        let progress = Progress::new(shared.traffic.clone());
         let mut reader = FrameReader::new(read, progress.clone());
         let mut writer = FrameWriter::new(write, progress.clone());
         let greeting = match greet(shared.own_greeting(), &mut reader, &mut writer).await {
@@ -336,8 +336,8 @@ async fn run<R, W>(
     W: AsyncWrite + Unpin,
 {
     {
-        let reading = read(&shared, &state, &mut reader);
-        let writing = write(&shared, &state, &mut writer, &mut calls);
+        let reading = read(&state, &mut reader);
+        let writing = write(&state, &mut writer, &mut calls);
         tokio::pin!(reading, writing);
         let error = tokio::select! {
             () = state.dead.cancelled() => state.error(),
@@ -365,7 +365,6 @@ fn stream_error(state: &State, error: StreamError) -> TransferError {
 }
 
 async fn write<W: AsyncWrite + Unpin>(
-    shared: &Shared,
     state: &State,
     writer: &mut FrameWriter<W>,
     calls: &mut mpsc::Receiver<Call>,
@@ -380,9 +379,7 @@ async fn write<W: AsyncWrite + Unpin>(
                 Call::Offer { offer, answer, permit } if !answer.is_closed() => offers.push((offer, answer, permit)),
                 Call::Put { cid, bytes, answer, permit } if !answer.is_closed() => {
                     state.register(next, next, Waiting::Kept { answer, _permit: permit });
-                    let length = bytes.len() as u64;
                     writer.push(next, &Message::Put(cid, bytes)).await?;
-                    shared.sent_bytes.fetch_add(length, Ordering::Relaxed);
                     next = next.wrapping_add(1);
                 }
                 Call::Have { hashes, answer } if !answer.is_closed() => {
@@ -431,18 +428,14 @@ async fn write<W: AsyncWrite + Unpin>(
     writer.close().await
 }
 
-async fn read<R: futures::AsyncRead + Unpin>(
-    shared: &Arc<Shared>,
-    state: &Arc<State>,
-    reader: &mut FrameReader<R>,
-) -> TransferError {
+async fn read<R: futures::AsyncRead + Unpin>(state: &Arc<State>, reader: &mut FrameReader<R>) -> TransferError {
     loop {
         if !reader.is_ready()
             && let Err(error) = wait(state, reader).await
         {
             return error;
         }
-        match answer(shared, state, reader).await {
+        match answer(state, reader).await {
             Ok(Ok(())) => {}
             Ok(Err(violation)) => return violation,
             Err(error) => return stream_error(state, error),
@@ -478,7 +471,6 @@ async fn wait<R: futures::AsyncRead + Unpin>(state: &State, reader: &mut FrameRe
 
 /// Reads one answer. The inner error is a broken rule.
 async fn answer<R: futures::AsyncRead + Unpin>(
-    shared: &Arc<Shared>,
     state: &Arc<State>,
     reader: &mut FrameReader<R>,
 ) -> Result<Result<(), TransferError>, StreamError> {
@@ -524,14 +516,13 @@ async fn answer<R: futures::AsyncRead + Unpin>(
         state.unsupported(first);
         return Ok(Ok(()));
     }
-    Ok(settle(shared, state, waiting, message))
+    Ok(settle(state, waiting, message))
 }
 
-fn settle(shared: &Arc<Shared>, state: &Arc<State>, waiting: Waiting, message: Message) -> Result<(), TransferError> {
+fn settle(state: &Arc<State>, waiting: Waiting, message: Message) -> Result<(), TransferError> {
     let peer = state.peer;
     match (waiting, message) {
         (Waiting::Chunk(cid, answer, permit), Message::Chunk(bytes)) => {
-            shared.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             state.learn_size(bytes.len());
             if bytes.len() <= INLINE_HASH_BYTES {
                 verify(state, cid, bytes, answer, permit);

@@ -54,16 +54,34 @@ impl From<WireError> for StreamError {
     }
 }
 
-/// When bytes last moved on a session, in either direction.
+/// Bytes of all sessions of a node since its start, of every frame and whatever it says.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) sent_bytes: AtomicU64,
+    pub(super) received_bytes: AtomicU64,
+}
+
+/// When bytes last moved on a session, in either direction; they are counted as they do.
 #[derive(Debug)]
 pub(super) struct Progress {
     start: Instant,
     last_milliseconds: AtomicU64,
+    traffic: Arc<Traffic>,
 }
 
 impl Progress {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { start: Instant::now(), last_milliseconds: AtomicU64::new(0) })
+    pub(super) fn new(traffic: Arc<Traffic>) -> Arc<Self> {
+        Arc::new(Self { start: Instant::now(), last_milliseconds: AtomicU64::new(0), traffic })
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.traffic.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.touch();
+    }
+
+    fn received(&self, bytes: usize) {
+        self.traffic.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.touch();
     }
 
     pub(super) fn touch(&self) {
@@ -140,7 +158,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 if read == 0 {
                     return Err(ended());
                 }
-                self.progress.touch();
+                self.progress.received(read);
                 have += read;
             } else {
                 // The last piece goes through the buffer, so that the next header comes with it.
@@ -191,7 +209,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
         let read = self.io.read(&mut self.buffer[self.end..]).await?;
         self.end += read;
-        self.progress.touch();
+        self.progress.received(read);
         if self.end == self.buffer.len() && self.buffer.len() < BUFFER_MOST_BYTES {
             self.buffer.resize((self.buffer.len() * 2).min(BUFFER_MOST_BYTES), 0);
         }
@@ -259,7 +277,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
         if written == 0 {
             return Err(StreamError::Io(io::ErrorKind::WriteZero.into()));
         }
-        progress.touch();
+        progress.sent(written);
         bytes = &bytes[written..];
     }
     Ok(())

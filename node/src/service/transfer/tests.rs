@@ -27,6 +27,13 @@ fn chunk(seed: u32, length: usize) -> Chunk {
     Chunk::new(Codec::Raw, bytes).expect("tests keep to two mebibytes")
 }
 
+/// What a message takes on the wire.
+fn frame(message: &Message) -> u64 {
+    let mut head = Vec::new();
+    let payload = message.encode(0, &mut head);
+    (head.len() + payload.len()) as u64
+}
+
 async fn write(stream: &mut Stream, request: u32, message: &Message) {
     let mut out = Vec::new();
     let payload = message.encode(request, &mut out);
@@ -82,7 +89,7 @@ async fn is_over(mut stream: Stream) {
 async fn chunks_of_every_size_go_there_and_come_back() {
     let fabric = Fabric::default();
     let (_, _, a) = fabric.serve(1, ROOMY).await;
-    let (_, store, _b) = fabric.serve(2, ROOMY).await;
+    let (_, store, b) = fabric.serve(2, ROOMY).await;
     let sizes = [0, 1, 4096, 16 * 1024, 16 * 1024 + 1, 100_000, 1 << 20, 2 << 20];
     let chunks: Vec<Chunk> = (0..).zip(sizes).map(|(seed, size)| chunk(seed, size)).collect();
     let stored = join_all(chunks.iter().map(|chunk| a.store(peer(2), chunk.clone()))).await;
@@ -95,7 +102,11 @@ async fn chunks_of_every_size_go_there_and_come_back() {
         assert_eq!(fetched, Ok(Some(chunk.clone())));
     }
     let bytes: u64 = sizes.iter().map(|size| *size as u64).sum();
-    assert_eq!(a.transferred(), (bytes, bytes));
+    let (sent, received) = a.transferred();
+    let put = |bytes: u64, chunks: u64| bytes + chunks * HEADER_BYTES as u64;
+    assert!(sent > put(bytes, 8) && sent < put(bytes, 8) + 2048, "{sent} sent of {bytes}");
+    assert!(received > put(bytes, 8) && received < put(bytes, 8) + 1024, "{received} received of {bytes}");
+    assert_eq!(b.transferred(), (received, sent), "what one sends the other gets");
     let absent = chunk(99, 10);
     assert_eq!(a.fetch(peer(2), *absent.cid()).await, Ok(None));
     let mut hashes: Vec<Multihash> = chunks.iter().map(|chunk| chunk.cid().hash).collect();
@@ -111,11 +122,14 @@ async fn chunks_of_every_size_go_there_and_come_back() {
 async fn what_the_peer_has_is_acknowledged_without_sending_it() {
     let fabric = Fabric::default();
     let (_, _, a) = fabric.serve(1, ROOMY).await;
-    let (_, store, _b) = fabric.serve(2, ROOMY).await;
+    let (_, store, b) = fabric.serve(2, ROOMY).await;
     let chunk = chunk(1, 1 << 20);
     store.put(chunk.clone()).await.expect("there is room");
     a.store(peer(2), chunk.clone()).await.expect("it keeps it");
-    assert_eq!(a.transferred(), (0, 0));
+    let offer = Message::Offer(vec![Offer { cid: *chunk.cid(), length: 1 << 20 }]);
+    let (asked, answered) = (frame(&offer), frame(&Message::Kept));
+    let (own, other) = (Message::Greeting(a.own_greeting()), Message::Greeting(b.own_greeting()));
+    assert_eq!(a.transferred(), (frame(&own) + asked, frame(&other) + answered), "the frames, and no chunk");
     assert_eq!(a.offer(peer(2), *chunk.cid(), 1 << 20).await, Ok(Offered::Kept));
 }
 
