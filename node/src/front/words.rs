@@ -20,6 +20,9 @@ use crate::{
     store::StoreError,
 };
 
+/// Of what cannot be read because the index has no room.
+const FREE_SPACE: &str = "free some space on the disk of the data directory: what is there can be read again then";
+
 impl From<ReadError> for Error {
     fn from(error: ReadError) -> Self {
         let message = error.to_string();
@@ -59,6 +62,7 @@ impl From<ReadError> for Error {
             ReadError::InFile { .. } | ReadError::ThroughLink { .. } => Self::not_found(message),
             ReadError::Missing { .. } => Self::not_found(message)
                 .hint("see with `p2p-node peers` who is connected, and try again when a peer that holds it is back"),
+            ReadError::NoSpace { .. } => Self::refused(message).hint(FREE_SPACE),
             ReadError::Store { .. }
             | ReadError::Stopped(_)
             | ReadError::Refused { .. }
@@ -278,5 +282,22 @@ impl From<NetError> for Error {
             NetError::WrongNetwork { .. } => Self::failed(message).hint("start both with the same --network"),
             NetError::Unsupported { .. } | NetError::Stopped => Self::failed(message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::{fetch::FetchError, inspect::fetch_error};
+
+    #[test]
+    fn a_read_that_fails_for_want_of_space_is_refused_as_a_write_is() {
+        let full = || StoreError::NoSpace { needed: 0, reason: "the disk is full (the index failed: a test)".into() };
+        let told = |why: StoreError| Error::from(fetch_error("notes/today", &FetchError::from(why)));
+        let refused = told(full());
+        assert_eq!((refused.kind, Error::from(full()).kind), (Kind::Refused, Kind::Refused));
+        assert_eq!(refused.message, "cannot read notes/today: the disk is full (the index failed: a test)");
+        assert_eq!(refused.hint.as_deref(), Some(FREE_SPACE));
+        assert_eq!(told(StoreError::Index("a test".into())).kind, Kind::Failed);
     }
 }

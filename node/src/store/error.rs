@@ -6,9 +6,9 @@ use std::sync::Arc;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// No room under the capacity, or on the disk.
-    #[error("no space for {needed} bytes: {reason}")]
+    #[error("{}", no_space(*needed, reason))]
     NoSpace {
-        /// How many were asked for.
+        /// How many were asked for; none where the index fails on a disk that is full, and something was to be read.
         needed: u64,
         /// Whose limit it was.
         reason: String,
@@ -46,4 +46,8 @@ pub enum StoreError {
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
+}
+
+fn no_space(needed: u64, reason: &str) -> String {
+    if needed == 0 { reason.to_owned() } else { format!("no space for {needed} bytes: {reason}") }
 }

@@ -65,7 +65,7 @@ use self::{
     record::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
     shared::{IndexState, Read, ReadValue, Shared},
     threads::WriterThread,
-    writer::{Answer, Operation, Outcome, Request, Writer},
+    writer::{Answer, Operation, Outcome, Request, Writer, blamed},
 };
 pub use self::{
     error::StoreError,
@@ -233,8 +233,8 @@ impl Store {
         let hash = chunk.cid().hash;
         match self.verify(&hash).await {
             Ok(_) => {}
-            // The writer makes the index anew before it does anything.
-            Err(StoreError::Index(_)) => {
+            // The writer makes the index anew before it does anything, if there is room for one.
+            Err(StoreError::Index(_) | StoreError::NoSpace { .. }) => {
                 self.ask(Request::Heal, 0).await?;
                 self.verify(&hash).await?;
             }
@@ -321,6 +321,11 @@ impl Store {
     /// Up to `limit` chunks, in key order and strictly after `after`, that were damaged and have not been put again.
     pub fn damaged(&self, after: Option<Key>, limit: usize) -> Result<Vec<Entry>, StoreError> {
         self.with(|table| table.all_damaged(after, limit))
+    }
+
+    /// Whether what is here can be found now; cheap.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.with(|_| Ok(()))
     }
 
     /// What it holds now; cheap.
@@ -511,7 +516,7 @@ impl Store {
         }
     }
 
-    /// Lets the writer make the index again if it failed.
+    /// Lets the writer make the index again if it failed; where the disk has no room for that, says so.
     fn healing<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
         if let (Err(StoreError::Index(_)), Door::Thread { sender, .. }) = (&outcome, &self.inner.door)
             && !self.inner.shared.healing.swap(true, Ordering::SeqCst)
@@ -520,6 +525,6 @@ impl Store {
             // Closed: then nothing has to be made again.
             let _ = sender.send(Operation { request: Request::Heal, reply, permit: None });
         }
-        outcome
+        outcome.map_err(|error| blamed(error, 0, self.inner.shared.free_on_disk()))
     }
 }

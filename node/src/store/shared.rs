@@ -178,16 +178,16 @@ impl Shared {
         tracing::warn!(%cid, segment = held.location.segment, offset = held.location.offset, %kept, "a chunk is damaged and was set aside; it will be fetched again");
     }
 
+    /// Bytes free on the disk, above what is left alone; as many as there may be, where nobody can say.
+    pub(super) fn free_on_disk(&self) -> u64 {
+        let Some((disk, directory, reserve)) = &self.disk else { return u64::MAX };
+        disk.free_bytes(directory).map_or(u64::MAX, |free| free.saturating_sub(*reserve))
+    }
+
     pub(super) fn usage(&self) -> Usage {
         let counters = *self.counters();
         let under_capacity = self.capacity_bytes.saturating_sub(counters.used_bytes());
-        let on_disk = match &self.disk {
-            Some((disk, directory, reserve)) => {
-                disk.free_bytes(directory).map_or(u64::MAX, |free| free.saturating_sub(*reserve))
-            }
-            None => u64::MAX,
-        };
-        let free_bytes = under_capacity.min(on_disk);
+        let free_bytes = under_capacity.min(self.free_on_disk());
         let full = is_full(self.full.load(Ordering::Relaxed), counters.used_bytes(), free_bytes);
         self.full.store(full, Ordering::Relaxed);
         Usage {

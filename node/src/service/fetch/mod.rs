@@ -25,7 +25,10 @@ use super::{
     transfer::{Transfer, TransferError},
     worker::Layer,
 };
-use crate::{net::Network, store::Store};
+use crate::{
+    net::Network,
+    store::{Store, StoreError},
+};
 
 /// Orders that may wait for the driver: it takes them at once unless it has too many open.
 const ORDERS: usize = 64;
@@ -48,9 +51,19 @@ pub enum FetchError {
     /// The own store failed, and no peer has it either.
     #[error("{0}")]
     Store(String),
+    /// The same, because its disk has no room.
+    #[error("{0}")]
+    NoSpace(String),
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopped,
+}
+
+impl From<StoreError> for FetchError {
+    fn from(why: StoreError) -> Self {
+        let text = why.to_string();
+        if matches!(why, StoreError::NoSpace { .. }) { Self::NoSpace(text) } else { Self::Store(text) }
+    }
 }
 
 /// Where chunks come from: a [`FetchJob`], or a map in a test.
@@ -110,7 +123,7 @@ impl FetchJob {
             Ok(None) => None,
             Err(why) => {
                 tracing::warn!("reading {cid} from the own store failed, asking peers: {why}");
-                Some(FetchError::Store(why.to_string()))
+                Some(why.into())
             }
         };
         match order(&self.orders, cid, bytes).await {

@@ -218,7 +218,7 @@ impl Checking<'_> {
         });
         let own: Vec<_> = read.buffered(READ_AT_ONCE).collect().await;
         let own = own.into_iter().collect::<std::result::Result<Vec<_>, _>>();
-        let own = own.map_err(|why| self.failed(&FetchError::Store(why.to_string())))?;
+        let own = own.map_err(|why| self.failed(&why.into()))?;
         let found = self.holders.of(hashes, self.checked.wanted).await;
         let (local, checked) = (self.rooms.network.local(), &mut self.checked);
         for ((hash, (held, damaged)), peers) in hashes.iter().zip(own).zip(found) {

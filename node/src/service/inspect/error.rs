@@ -46,6 +46,8 @@ pub enum ReadError {
     Missing { reference: String, cid: Cid, asked: usize },
     #[error("cannot read {reference}: the own store failed: {why}")]
     Store { reference: String, why: String },
+    #[error("cannot read {reference}: {why}")]
+    NoSpace { reference: String, why: String },
     #[error("cannot read {0}: the node is stopping")]
     Stopped(String),
     #[error("cannot read {reference}: its DAG is refused: {why}")]
@@ -99,6 +101,7 @@ pub(crate) fn fetch_error(reference: &str, why: &FetchError) -> ReadError {
     match why {
         FetchError::NotFound { cid, asked } => ReadError::Missing { reference, cid: *cid, asked: *asked },
         FetchError::Store(why) => ReadError::Store { reference, why: why.clone() },
+        FetchError::NoSpace(why) => ReadError::NoSpace { reference, why: why.clone() },
         FetchError::Stopped => ReadError::Stopped(reference),
     }
 }

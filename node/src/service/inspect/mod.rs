@@ -113,7 +113,7 @@ impl Inspect {
         let meaning = match resolve::mean(reference, &self.catalogue) {
             Err(ReadError::UnknownName(_) | ReadError::NoVersion { .. }) => {
                 self.settled().await;
-                resolve::mean(reference, &self.catalogue)?
+                resolve::mean(reference, &self.catalogue).map_err(|why| self.found_nothing(reference, why))?
             }
             meant => meant?,
         };
@@ -145,6 +145,16 @@ impl Inspect {
             })?;
         }
         Ok(())
+    }
+
+    /// Why nothing was found: while the store's index fails, what is published cannot be read either.
+    fn found_nothing(&self, reference: &str, why: ReadError) -> ReadError {
+        match (why, self.store.check()) {
+            (ReadError::UnknownName(_) | ReadError::NoVersion { .. }, Err(failed)) => {
+                fetch_error(reference, &failed.into())
+            }
+            (why, _) => why,
+        }
     }
 
     /// A peer as people know it: by its label, if it has one, and its id.

@@ -94,7 +94,7 @@ impl Inspect {
             found.retain(|entry| !entry.removed);
         }
         match (found.as_slice(), what) {
-            ([], _) => Err(ReadError::UnknownName(reference.to_owned())),
+            ([], _) => Err(self.found_nothing(reference, ReadError::UnknownName(reference.to_owned()))),
             ([one], _) => Ok(self.catalogue.history(&one.publisher, &one.key())),
             (several, What::Name { text, .. }) => Err(ReadError::Ambiguous {
                 choices: several.iter().map(|entry| format!("{}/{text}", entry.publisher)).collect(),
@@ -129,7 +129,7 @@ impl Inspect {
         let mut publishers: Vec<PeerId> =
             foreign.iter().filter(|entry| !entry.removed).map(|entry| entry.publisher).collect();
         if publishers.is_empty() {
-            return Err(ReadError::UnknownName(reference.to_owned()));
+            return Err(self.found_nothing(reference, ReadError::UnknownName(reference.to_owned())));
         }
         publishers.sort();
         publishers.dedup();

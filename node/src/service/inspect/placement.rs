@@ -145,8 +145,7 @@ async fn ask(
         .blocking
         .run(move || own.iter().map(|hash| store.entry(hash)).collect::<std::result::Result<Vec<_>, _>>())
         .await
-        .map_err(|why| FetchError::Store(why.to_string()))?
-        .map_err(|why| FetchError::Store(why.to_string()))?;
+        .map_err(|why| FetchError::Store(why.to_string()))??;
     let mut copies: Vec<Vec<PeerId>> =
         own.into_iter().map(|entry| entry.map(|_| local).into_iter().collect()).collect();
     let answers = join_all(peers.iter().map(|peer| rooms.transfer.holdings(*peer, hashes.clone()))).await;

@@ -35,6 +35,34 @@ fn an_index_that_fails_where_the_disk_has_no_room_says_that_the_disk_is_full() {
     assert!(matches!(blamed(StoreError::Closed, 7, 0), StoreError::Closed));
 }
 
+#[test]
+fn a_read_of_an_index_that_failed_says_whether_the_disk_is_full() {
+    run(async {
+        let (directory, disk) = (directory(), TestDisk::new());
+        let store = Store::open_on(Arc::new(disk.clone()), directory.path(), Some(1 << 40), SMALL).expect("it opens");
+        let hash = chunk(0, 1000).cid().hash;
+        store.put(chunk(0, 1000)).await.expect("there is room");
+        disk.state().free_bytes = 0;
+        store.inner.shared.fail("a test");
+        let full = store.entry(&hash);
+        assert!(matches!(&full, Err(StoreError::NoSpace { needed: 0, .. })), "{full:?}");
+        assert_eq!(full.expect_err("it failed").to_string(), "the disk is full (the index failed: a test)");
+        super::until("healing", || store.check().is_ok()).await;
+        // Of a chunk and of a record, too.
+        store.inner.shared.fail("a test");
+        assert!(matches!(store.get(&hash).await, Err(StoreError::NoSpace { .. })));
+        super::until("healing", || store.check().is_ok()).await;
+        store.inner.shared.fail("a test");
+        assert!(matches!(store.record(b"a key"), Err(StoreError::NoSpace { .. })));
+        super::until("healing", || store.check().is_ok()).await;
+        disk.state().free_bytes = 1 << 40;
+        store.inner.shared.fail("a test");
+        assert!(matches!(store.entry(&hash), Err(StoreError::Index(_))), "it failed for something else");
+        super::until("healing", || store.entry(&hash).is_ok()).await;
+        store.close().await.expect("it closes");
+    });
+}
+
 fn there(store: &Store, seeds: impl IntoIterator<Item = u64>) -> Vec<u64> {
     let here = |seed: &u64| store.entry(&chunk(*seed, 1000).cid().hash).expect("it reads").is_some();
     seeds.into_iter().filter(here).collect()

@@ -94,6 +94,8 @@ pub(super) struct State {
     fault: Option<(Fault, u32)>,
     /// The most bytes that a file may have.
     pub(super) full_at: u64,
+    /// What it says is free.
+    pub(super) free_bytes: u64,
     /// Bytes that were read from files.
     pub(super) read_bytes: u64,
 }
@@ -280,6 +282,7 @@ impl TestDisk {
             next: 0,
             fault: None,
             full_at: u64::MAX,
+            free_bytes: 1 << 40,
             read_bytes: 0,
         })
     }
@@ -412,7 +415,7 @@ impl Disk for TestDisk {
     }
 
     fn free_bytes(&self, _: &Path) -> io::Result<u64> {
-        Ok(1 << 40)
+        Ok(self.state().free_bytes)
     }
 
     fn forget(&self, directory: &Path) -> io::Result<()> {
