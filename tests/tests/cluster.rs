@@ -242,6 +242,11 @@ fn a_copy_that_a_peer_did_not_take_is_exit_code_5() {
     // Five are wanted, all three that there are took it: that is enough unless told to wait.
     let output = cluster[0].run_json(["add", utf8(&file), "--replicas", "5"]).ok();
     assert_eq!(added(&output)["replicas"]["min"], 3);
+    // More than are made, of so many as there are.
+    let output = cluster[0].run_json(["add", utf8(&file), "--replicas", "2", "--wait", "3"]);
+    assert_eq!(added(&output)["replicas"], serde_json::json!({"wanted": 2, "min": 2}));
+    let message = output.failure(5, "under_replicated");
+    assert!(message.contains("--replicas 3"), "it does not say why: {message}");
     // Two are waited for although three are wanted; the third comes all the same.
     cluster[0].run_json(["add", utf8(&file), "--wait", "2"]).ok();
 

@@ -186,6 +186,13 @@ fn assess(report: &Report, missing: &[PeerId], wanted: u8, options: &AddOptions)
         );
         return (Vec::new(), Some(short));
     }
+    if options.wait.is_some_and(|wait| wait > wanted) {
+        // Confirmed copies beyond those that anybody would keep are none.
+        let short = format!(
+            "--wait {asked} asks for more copies than are made ({wanted}; --replicas {asked} makes as many): {min} of {asked} were confirmed{because}"
+        );
+        return (Vec::new(), Some(short));
+    }
     if min < asked.min(there) {
         let short =
             format!("only {min} of {asked} copies were confirmed: peers that should hold one did not take it{because}");
@@ -238,5 +245,9 @@ mod tests {
             "the rest goes on in the background"
         );
         assert!(assess(&report(1, 5), &[], 3, &waiting(2)).1.is_some(), "fewer than asked");
+        let short = assess(&report(3, 5), &[], 3, &waiting(4)).1.expect("nobody makes four");
+        assert!(short.contains("--replicas 4") && !short.contains("did not take"), "{short}");
+        let short = assess(&report(3, 5), &[], 3, &waiting(9)).1.expect("there are five");
+        assert!(short.contains("storing peers (5)"), "{short}");
     }
 }

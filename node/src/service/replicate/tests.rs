@@ -2,7 +2,14 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use p2p_protocol::{Codec, Key, Multihash};
+use futures::AsyncWriteExt as _;
+use p2p_protocol::{
+    Codec, Key, Label, Multihash,
+    wire::{
+        transfer::{Greeting, Message},
+        version::Hello,
+    },
+};
 
 use super::*;
 use crate::{
@@ -203,6 +210,40 @@ async fn a_peer_that_dies_is_reported_and_the_others_have_all() {
     let report = job.finish().await.expect("there is room");
     assert_eq!((report.min, report.seen), (2, 3));
     assert!(more.iter().all(|chunk| holders(&nodes[..2], chunk).len() == 2), "the two that live have all");
+}
+
+/// A peer that says that it stores chunks, and nothing from then on.
+async fn greets_and_is_silent(fabric: &Fabric, seed: u8) {
+    let network = fabric.join(peer(seed));
+    let mut inbound =
+        network.accept_streams(crate::service::rig::transfer_protocol(), 64).await.expect("the fabric accepts");
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Some((_, mut stream)) = inbound.recv().await {
+            let hello = Hello { version: 1, features: 0 };
+            let (storing, full, leaving, label) = (true, false, false, Label::new("silent"));
+            let greeting = Greeting { hello, storing, full, leaving, capacity_bytes: ROOMY, free_bytes: ROOMY, label };
+            let mut out = Vec::new();
+            Message::Greeting(greeting).encode(0, &mut out);
+            stream.write_all(&out).await.expect("the other side reads");
+            open.push(stream);
+        }
+        drop(network);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn to_wait_for_fewer_does_not_wait_for_who_is_silent() {
+    let fabric = Fabric::default();
+    let nodes = nodes(&fabric, 1..3).await;
+    greets_and_is_silent(&fabric, 9).await;
+    eventually("it is known", || nodes[0].locate.reachable() == 2).await;
+    let report = nodes[0].add(&chunks(10, 40_000), Wish { wait: Some(2), ..THREE }).await;
+    assert_eq!((report.min, report.seen), (2, 3));
+    assert!(nodes[0].replicate.in_flight() > 0, "the third copies are still waited for");
+    let report = nodes[0].add(&chunks(10, 40_000), THREE).await;
+    assert_eq!((report.min, report.failures.len()), (2, 1));
+    assert_eq!(report.failures[0].0, peer(9));
 }
 
 #[tokio::test(start_paused = true)]
