@@ -8,6 +8,7 @@ use std::{
 };
 
 use p2p_tests::process::{Cluster, Daemon, Program, Scratch, placement, text, tree, until, wait::check};
+use rustix::process::Signal;
 use serde_json::Value;
 
 const NODE: Program = Program(env!("CARGO_BIN_EXE_p2p-node-tested"));
@@ -16,7 +17,27 @@ const K: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(400);
 
 fn hasty(count: usize) -> Cluster {
-    Cluster::start_with(NODE, count, |_, options| options.arguments(["--repair-delay", "3s", "--gc-grace", "12s"]))
+    with_grace(count, "12s")
+}
+
+fn with_grace(count: usize, grace: &'static str) -> Cluster {
+    Cluster::start_with(NODE, count, |_, options| options.arguments(["--repair-delay", "3s", "--gc-grace", grace]))
+}
+
+/// Adds something on a node, removes it, and waits until all of `nodes` freed it: by then its grace is over, and whoever is
+/// seen has compared catalogues since, or seven graces are over.
+#[track_caller]
+fn until_another_is_freed(nodes: &[&Daemon], work: &Scratch, seed: u64) {
+    let decoy = work.join(format!("decoy-{seed}"));
+    let gone = nodes[0].keep_wherever(&decoy, seed, 3 << 20);
+    let its = placement::chunks(nodes[0], &gone);
+    nodes[0].run(["rm", &gone]);
+    until("what was removed is freed", PATIENCE, || {
+        let held: Vec<BTreeSet<String>> =
+            nodes.iter().map(|node| placement::held(node).into_keys().collect()).collect();
+        let left: Vec<_> = its.iter().filter(|chunk| held.iter().any(|held| held.contains(*chunk))).collect();
+        check(left.is_empty(), format!("{left:?}"))
+    });
 }
 
 /// `add -` on a node, whose content the test writes.
@@ -58,16 +79,7 @@ fn an_add_that_lasts_longer_than_the_grace_is_whole_at_its_end() {
     let sent: BTreeSet<String> = held(&cluster.nodes).into_iter().flatten().collect();
 
     // Something else is removed meanwhile: when it is freed, the grace is over, and everything was looked at.
-    let decoy = work.join("decoy");
-    tree::noise_file(&decoy, 82, 3 << 20);
-    let gone = text(&cluster[1].add(&decoy)["cid"]);
-    let its = placement::chunks(&cluster[2], &gone);
-    cluster[1].run(["rm", &gone]).ok();
-    until("what was removed is freed", PATIENCE, || {
-        let held = held(&cluster.nodes);
-        let left: Vec<_> = its.iter().filter(|chunk| held.iter().any(|held| held.contains(*chunk))).collect();
-        check(left.is_empty(), format!("{left:?}"))
-    });
+    until_another_is_freed(&[1, 2, 3, 4, 0].map(|place| &cluster[place]), &work, 82);
     let still: BTreeSet<String> = held(&cluster.nodes).into_iter().flatten().collect();
     assert!(still.is_superset(&sent), "what the add had sent was freed under it");
 
@@ -83,6 +95,46 @@ fn an_add_that_lasts_longer_than_the_grace_is_whole_at_its_end() {
     let wrong = placement::misplaced(&cluster.nodes, &placement::chunks(&cluster[3], &root), K);
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(cluster[4].run(["cat", &root]).ok().stdout, content);
+}
+
+#[test]
+fn an_add_over_several_graces_with_a_peer_that_stands_still_is_whole_at_its_end() {
+    let cluster = with_grace(5, "8s");
+    let work = Scratch::new("stopped");
+    let content = tree::noise(85, (12 << 20) + 99);
+    let (first, rest) = content.split_at(9 << 20);
+    let mut child = adding(&cluster[0]);
+    write(&mut child, first);
+    until_copied(&cluster.nodes, 8);
+    // All have compared catalogues since: what the add sent is freed once nobody renews it.
+    until_another_is_freed(&[1, 2, 3, 4, 0].map(|place| &cluster[place]), &work, 86);
+    let awake = [0, 1, 2, 3].map(|place| &cluster[place]);
+    let held = || -> BTreeSet<String> { awake.iter().flat_map(|node| placement::held(node).into_keys()).collect() };
+    let sent = held();
+    cluster[4].signal(Signal::STOP);
+    // It says nothing and is waited for by nobody, for seven graces.
+    until_another_is_freed(&awake, &work, 87);
+    assert!(held().is_superset(&sent), "what the add had sent was freed under it");
+
+    write(&mut child, rest);
+    drop(child.stdin.take());
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(matches!(output.status.code(), Some(0 | 5)), "{said}");
+    let text_out = String::from_utf8(output.stdout).expect("JSON is UTF-8");
+    let mut lines = text_out.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
+    let line = lines.find(|line| line.get("cid").is_some()).expect("it says what was added");
+    let root = text(&line["cid"]);
+    for node in awake {
+        assert_eq!(node.run(["cat", &root]).ok().stdout, content);
+    }
+    cluster[4].signal(Signal::CONT);
+    cluster.meet();
+    assert_eq!(cluster[4].run(["cat", &root]).ok().stdout, content);
+    until("every copy is where it belongs", PATIENCE, || {
+        let wrong = placement::misplaced(&cluster.nodes, &placement::chunks(&cluster[3], &root), K);
+        check(wrong.is_empty(), format!("{wrong:?}"))
+    });
 }
 
 #[test]

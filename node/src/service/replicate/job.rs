@@ -7,7 +7,10 @@
 
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
@@ -16,10 +19,17 @@ use p2p_protocol::{
     manifest::Entry,
     replicate::{Plan, Tally, most_asked},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Report, Shared, UNIT_BYTES, Wish, sent::Sent};
+use super::{
+    Report, Shared, UNIT_BYTES, Wish,
+    renew::{MENDING, Mending, Renewing},
+    sent::Sent,
+};
 use crate::store::{Put, StoreError};
 
 /// Chunk bytes that one add may have in flight: two windows of a session, so that neither disk nor link waits.
@@ -45,13 +55,17 @@ pub(super) struct State {
     /// What is to be renewed if it takes long.
     pub(super) sent: Sent,
     /// Held by who renews.
-    pub(super) renewing: tokio::sync::Mutex<()>,
+    pub(super) renewing: tokio::sync::Mutex<Renewing>,
+    /// Chunks that are short of copies, and are being made whole again beside the renewals.
+    pub(super) mending: watch::Sender<Mending>,
+    /// Those that are at once.
+    pub(super) mends: Semaphore,
     units: Arc<Semaphore>,
     /// Chunks that have not yet what the wish waits for.
     unsettled: watch::Sender<u64>,
     copies: AtomicU64,
     progress: Mutex<Progress>,
-    given_up: CancellationToken,
+    pub(super) given_up: CancellationToken,
     /// It is over, well or not.
     pub(super) over: CancellationToken,
 }
@@ -136,8 +150,13 @@ impl State {
         let ranked = shared.locate.ranked(&hash, most_asked(wanted)).await;
         let is_member = ranked.iter().take(wanted.into()).any(|peer| *peer == local);
         let mut plan = Plan::new(wanted, ranked);
+        let since = Instant::now();
+        let kept = match shared.wanted.put(chunk.clone()).await {
+            // A chunk has 2 MiB at the most. Before it is here it would be taken for gone.
+            Ok(_) => self.note(Entry { cid: *chunk.cid(), length: chunk.len() as u32 }, since).await,
+            Err(error) => Err(error),
+        };
         // Said before the chunk is counted off: `finish` looks for failures as soon as none is left.
-        let kept = shared.wanted.put(chunk.clone()).await;
         kept.inspect_err(|error| {
             self.progress().failed.get_or_insert(error.clone());
         })?;
@@ -159,6 +178,12 @@ impl State {
             unsettled.settle(plan.copies());
         }
         Ok(())
+    }
+
+    /// Notes what is to be renewed if it takes long.
+    async fn note(&self, entry: Entry, since: Instant) -> Result<(), StoreError> {
+        let noted = self.sent.push(entry, since).await;
+        noted.map_err(|source| StoreError::Io { doing: "noting what was sent".into(), source: Arc::new(source) })
     }
 
     /// Has those of a plan keep a chunk that is here, but for those that `have` it anyway; after each step, `told`.
@@ -205,6 +230,8 @@ impl Job {
             keeps_all,
             sent,
             renewing: tokio::sync::Mutex::default(),
+            mending: watch::Sender::new(Mending::default()),
+            mends: Semaphore::new(MENDING),
             units: Arc::new(Semaphore::new(JOB_UNITS)),
             unsettled: watch::Sender::new(0),
             copies: AtomicU64::new(0),
@@ -238,8 +265,6 @@ impl Job {
                 return Ok(Put::Known);
             }
         }
-        // A chunk has 2 MiB at the most.
-        self.note(Entry { cid: *chunk.cid(), length: chunk.len() as u32 }).await?;
         // Counted before the task runs: `finish` may look before it does.
         drop(state.shared.workers.task(state.clone().run(chunk, (own, all), Unsettled::new(state))));
         Ok(if entry.is_some() { Put::Known } else { Put::New })
@@ -249,17 +274,12 @@ impl Job {
     /// missing of those that are left. Gives the chunks that are neither here nor with any of those: whoever finds one
     /// elsewhere submits it.
     pub async fn keep_on(&self, entries: &[Entry]) -> Result<Vec<Entry>, StoreError> {
+        let since = Instant::now();
         let gone = self.state.renew(entries).await?;
         for entry in entries.iter().filter(|entry| !gone.contains(entry)) {
-            self.note(*entry).await?;
+            self.state.note(*entry, since).await?;
         }
         Ok(gone)
-    }
-
-    /// Notes what is to be renewed if it takes long.
-    async fn note(&self, entry: Entry) -> Result<(), StoreError> {
-        let noted = self.state.sent.push(entry).await;
-        noted.map_err(|source| StoreError::Io { doing: "noting what was sent".into(), source: Arc::new(source) })
     }
 
     /// Copies that other peers acknowledged so far.

@@ -58,11 +58,11 @@ impl Sent {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a chunk that is about to be sent.
-    pub(super) async fn push(&self, entry: Entry) -> io::Result<()> {
+    /// Takes a chunk that is here, and was acknowledged at `since` or later.
+    pub(super) async fn push(&self, entry: Entry, since: Instant) -> io::Result<()> {
         let full = {
             let mut state = self.state();
-            state.since.get_or_insert_with(Instant::now);
+            state.since = Some(state.since.map_or(since, |first| first.min(since)));
             state.gathered.push(entry);
             state.gathered.len() >= PAGE
         };
@@ -156,7 +156,7 @@ mod tests {
         let (sent, minute) = (Sent::new(&directory.path().join("tmp")), Duration::from_secs(60));
         assert_eq!((sent.oldest(), sent.take_due(minute).await.expect("it reads")), (None, None));
         for number in 0..2500 {
-            sent.push(entry(number)).await.expect("it writes");
+            sent.push(entry(number), Instant::now()).await.expect("it writes");
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         assert_eq!(sent.take_due(minute).await.expect("it reads"), None, "nothing is so old");
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(seen, (0..2500).map(entry).collect::<Vec<_>>());
         // A few more, after what was renewed.
         tokio::time::advance(minute / 2).await;
-        sent.push(entry(9999)).await.expect("it writes");
+        sent.push(entry(9999), Instant::now()).await.expect("it writes");
         tokio::time::advance(minute / 2).await;
         let (mut pages, mut count) = (0, 0);
         while let Some((_, entries)) = sent.take_due(minute).await.expect("it reads") {
