@@ -285,6 +285,10 @@ pub struct Status {
     /// It hands its share over, and takes nothing more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
+    /// Over a third of the storing peers are away at once: before others take over what these hold, they are waited for
+    /// eight times as long as the repair delay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cautious: bool,
     /// It has all that was settled under names without it, so that what it says counts for `--fresh`.
     #[serde(default)]
     pub complete: bool,

@@ -124,6 +124,31 @@ fn held(cluster: &Cluster) -> Vec<BTreeSet<String>> {
 }
 
 #[test]
+fn a_node_that_misses_over_a_third_of_the_others_at_once_says_that_it_waits_longer() {
+    let mut cluster = Cluster::start(NODE, 4);
+    let says = |node: &Daemon, cautious: bool| {
+        until("its status says so", PATIENCE, || {
+            let status = node.status();
+            check(status["cautious"].as_bool().unwrap_or_default() == cautious, status.to_string())
+        });
+        assert_eq!(node.run(["status"]).ok().text().contains("over a third"), cautious);
+    };
+    says(&cluster[0], false);
+    // One of three is a third.
+    cluster.nodes[1].stay_put();
+    cluster.nodes[1].kill();
+    until("it is gone", PATIENCE, || {
+        let peers = cluster[0].status()["peers"].as_u64();
+        check(peers == Some(2), format!("{peers:?}"))
+    });
+    says(&cluster[0], false);
+    cluster.nodes[2].kill();
+    says(&cluster[0], true);
+    cluster.nodes[1].restart();
+    says(&cluster[0], false);
+}
+
+#[test]
 fn a_restart_within_the_delay_moves_nothing() {
     let mut cluster = Cluster::start(NODE, 5);
     let work = Scratch::new("restarted");

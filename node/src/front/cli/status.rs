@@ -42,6 +42,9 @@ fn page(status: &Status) -> String {
     rows.push(("Chunks", format!("{}, {} of {}", status.chunks, show_size(status.bytes), show_size(status.capacity))));
     let replication = status.replication;
     rows.push(("Copies", format!("{} wanted; {health}; {} being made", replication.factor, replication.in_flight)));
+    if status.cautious {
+        rows.push(("Away", "over a third of the peers that store: they are waited for eight times as long".to_owned()));
+    }
     match status.damaged {
         0 => {}
         1 => rows.push(("Damaged", "1 chunk, which is being fetched again".to_owned())),
@@ -131,6 +134,7 @@ mod tests {
                 work("scrub", "working", 3 << 20, Some(12 << 20), Some(1_048_576.0)),
             ],
             draining: true,
+            cautious: true,
             complete: false,
         });
         assert_eq!(
@@ -139,6 +143,7 @@ mod tests {
              Draining    it hands its share over and takes no more; `p2p-node drain` says when that is done\n\
              Peers       4 connected, 3 could take a chunk\nChunks      12, 1.0 MiB of 1.0 GiB\n\
              Copies      3 wanted; 2 chunks here have too few copies; 1 being made\n\
+             Away        over a third of the peers that store: they are waited for eight times as long\n\
              Names       not all that others know is here yet: its word does not count for --fresh\nTransfers   1 B sent, 2 B received\n\
              Work        compact: working, 3 of 12, 1.5 a second\n            announce: waiting\n\
              \x20           scrub: working, 3.0 MiB of 12.0 MiB, 1.0 MiB a second\n"

@@ -63,6 +63,7 @@ fn status(node: &Node) -> Status {
         transfers: Transfers { sent_bytes, received_bytes },
         work: rooms.workers.list().iter().map(work).collect(),
         draining: rooms.keep.is_leaving(),
+        cautious: health.cautious,
         complete: rooms.sync.is_complete(),
     }
 }

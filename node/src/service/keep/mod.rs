@@ -61,6 +61,8 @@ pub struct Health {
     pub fetching: usize,
     /// Chunks that a peer which should hold them was found to lack.
     pub lacking: usize,
+    /// Over a third of the storing peers are away at once, so that they are waited for eight times as long.
+    pub cautious: bool,
 }
 
 /// The handle: clone it freely.

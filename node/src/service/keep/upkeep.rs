@@ -266,7 +266,8 @@ impl World<Keeper> for Upkeep<'_> {
             let _ = question.send(machine.freeable_before(now()));
         }
         let (wanting, fetching, lacking) = machine.in_hand();
-        let health = Health { counts: machine.counts(), wanting, fetching, lacking };
+        let cautious = machine.view().is_cautious();
+        let health = Health { counts: machine.counts(), wanting, fetching, lacking, cautious };
         self.around.audit.lacking(wanting);
         let seen = (machine.view().changes(), machine.most_copies());
         if self.discovering.is_none() && self.stands != Some(seen) {
