@@ -178,6 +178,16 @@ struct Node {
     /// While it runs.
     rooms: Option<Rooms>,
     life: u32,
+    /// What is on its disk while it does not run.
+    left: Left,
+}
+
+/// What a node has that was stopped.
+#[derive(Clone, Default)]
+struct Left {
+    complete: bool,
+    /// The newest versions, by publisher and name.
+    versions: BTreeMap<(usize, usize), u64>,
 }
 
 struct Run {
@@ -231,31 +241,46 @@ impl Run {
         self.running.lock().expect("whole").remove(&number);
         self.fabric.kill(self.nodes[number].peer);
         if let Some(rooms) = self.nodes[number].rooms.take() {
+            self.nodes[number].left = self.left(&rooms);
             rooms.stop(Duration::from_secs(2)).await;
         }
     }
 
-    /// Whether a disk more may be lost: those that lost theirs and cannot answer yet are fewer than the witnesses of
-    /// anything, and each settled write is on another node that runs.
-    fn may_wipe(&self, number: usize) -> bool {
-        let lost = self.nodes.iter().enumerate().filter(|(other, node)| {
-            let recovered = node.rooms.as_ref().is_some_and(|rooms| rooms.sync.is_complete());
-            *other != number && node.life > 0 && !recovered
-        });
-        let storing = self.nodes.iter().filter(|node| node.store.usage().capacity_bytes > 0);
-        let history = self.history.lock().expect("whole");
-        let settled = history.events.iter().filter_map(|event| match event.outcome {
-            Outcome::Done(version) if event.write => Some((event.publisher, event.name, version)),
-            _ => None,
-        });
-        let mut elsewhere = settled.map(|(publisher, name, version)| {
+    fn left(&self, rooms: &Rooms) -> Left {
+        let version = |publisher: usize, name: usize| {
             let (peer, name) = (self.nodes[publisher].peer, NAMES[name]);
-            let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != number);
-            let mut current = others
-                .filter_map(|(_, node)| node.rooms.as_ref()?.catalogue.current(&peer, &EntryKey::named(&peer, name)));
-            current.any(|current| current.version >= version)
-        });
-        lost.count() + 1 < witnesses(storing.count()) && elsewhere.all(|elsewhere| elsewhere)
+            rooms.catalogue.current(&peer, &EntryKey::named(&peer, name)).map(|current| current.version)
+        };
+        let places = (0..self.nodes.len()).flat_map(|publisher| (0..NAMES.len()).map(move |name| (publisher, name)));
+        let versions = places.filter_map(|(publisher, name)| Some(((publisher, name), version(publisher, name)?)));
+        Left { complete: rooms.sync.is_complete(), versions: versions.collect() }
+    }
+
+    /// Whether a disk more may be lost: each settled write is on the disk of another member that is complete, running or
+    /// not. Of what is being written nobody knows who acknowledged it; of those fewer are lost at once than there are.
+    fn may_wipe(&self, number: usize) -> bool {
+        let others: Vec<(&Node, Left)> = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(other, node)| *other != number && node.store.usage().capacity_bytes > 0)
+            .map(|(_, node)| (node, node.rooms.as_ref().map_or_else(|| node.left.clone(), |rooms| self.left(rooms))))
+            .collect();
+        let history = self.history.lock().expect("whole");
+        let writes = || history.events.iter().filter(|event| event.write);
+        let safe = |event: &Event| match event.outcome {
+            Outcome::Done(version) => {
+                let place = (event.publisher, event.name);
+                others.iter().any(|(_, left)| left.complete && left.versions.get(&place) >= Some(&version))
+            }
+            Outcome::Open | Outcome::Short => true,
+        };
+        let lost = others.iter().filter(|(node, left)| node.life > 0 && !left.complete).count();
+        let is_open = |event: &Event| {
+            let life = (self.nodes[event.node].life, self.nodes[event.node].rooms.is_some());
+            event.outcome == Outcome::Open && life == (event.life, true)
+        };
+        writes().all(safe) && (!writes().any(is_open) || lost + 1 < witnesses(others.len() + 1))
     }
 
     async fn apply(&mut self, op: Op) {
@@ -266,7 +291,7 @@ impl Run {
                 let store = Store::in_memory(if stores { 64 << 20 } else { 0 });
                 let peer = keypair(count as u64).public().to_peer_id();
                 begins_with(&store, &peer, count == 0).await.expect("it is kept");
-                self.nodes.push(Node { peer, store, rooms: None, life: 0 });
+                self.nodes.push(Node { peer, store, rooms: None, life: 0, left: Left::default() });
                 self.build(count).await;
             }
             _ if count == 0 => {}
@@ -289,6 +314,7 @@ impl Run {
                     let capacity = self.nodes[node].store.usage().capacity_bytes;
                     self.nodes[node].store = Store::in_memory(capacity);
                     self.nodes[node].life += 1;
+                    self.nodes[node].left = Left::default();
                     self.build(node).await;
                 }
             }

@@ -81,7 +81,8 @@
 //! No seed needs that an answer counts only if its sender counts everybody that the reader does, that connected peers
 //! count until they have said whether they store, that who is asked learns whom the asker counts, or that catalogues are
 //! compared after both were told of each other: two newcomers at once with the same four messages late would, for the
-//! last. The tests of `inquiry.rs` hold the first two, and the argument above the others.
+//! last. The tests of `inquiry.rs` hold the first two, and `tests/tests/introductions.rs` the others, whose other side is
+//! written by hand.
 
 #[cfg(test)]
 mod history_tests;
