@@ -104,10 +104,11 @@ impl Net {
         hashes.iter().all(|hash| truth(hash, peers, K).iter().all(|peer| self.holds(peer, hash)))
     }
 
-    /// Comparisons, those that found nothing, bytes of all of them, and chunks that were read for proofs, over all nodes.
-    fn figures(&self) -> [u64; 4] {
-        self.nodes.values().map(|node| node.audit.figures()).fold([0; 4], |sum, one| {
-            let one = [one.compared, one.equal, one.compared_bytes, one.chunks_read];
+    /// Comparisons, those that found nothing, bytes of all of them, chunks that were read for proofs, and parts of the tables,
+    /// over all nodes.
+    fn figures(&self) -> [u64; 5] {
+        self.nodes.values().map(|node| node.audit.figures()).fold([0; 5], |sum, one| {
+            let one = [one.compared, one.equal, one.compared_bytes, one.chunks_read, one.parts_read];
             std::array::from_fn(|at| sum[at] + one[at])
         })
     }
@@ -148,7 +149,7 @@ async fn honest_neighbours_are_equal_for_under_200_bytes_and_read_only_what_is_p
     sleep(HOUR).await;
     let before = net.figures();
     sleep(24 * HOUR).await;
-    let [compared, equal, bytes, read] = {
+    let [compared, equal, bytes, read, parts] = {
         let after = net.figures();
         std::array::from_fn(|at| after[at] - before[at])
     };
@@ -158,6 +159,10 @@ async fn honest_neighbours_are_equal_for_under_200_bytes_and_read_only_what_is_p
     assert!(bytes < 200 * compared, "{bytes} bytes for {compared} audits of {} chunks", hashes.len());
     // Eight chunks are proved: read by who proves, and by who asked or another holder.
     assert!(read > compared && read <= 16 * compared, "{read} chunks were read for {compared} audits");
+    // A part for each chunk that is picked, and those at the ends of a range: nobody reads the table from end to end, nor
+    // the some three hundred parts that have a row.
+    assert!(parts <= 60 * compared, "{parts} parts of the tables were read for {compared} audits");
+    println!("parts_read_per_audit={}", parts as f64 / compared as f64);
     println!("bytes_per_equal_audit={} chunks_read_per_audit={}", bytes / compared, read as f64 / compared as f64);
 }
 

@@ -139,9 +139,18 @@ fn room_that_others_make() -> Result<Completion, Failed> {
         let options = options.arguments(settings);
         if place == SMALL { disk.on(options) } else { options }
     });
-    disk.shell("dd if=/dev/zero of=ballast bs=1M");
     let work = Scratch::new("others-make-room");
-    let file = work.join("file");
+    let (before, file) = (work.join("before"), work.join("file"));
+    // A disk that was refused something counts as full until it has more room than ever since: of one that holds nothing,
+    // any look would say so.
+    tree::noise_file(&before, 322, 4 * MIB);
+    let root = text(&add(&cluster[0], &before)["cid"]);
+    let chunks = placement::chunks(&cluster[0], &root);
+    until("it holds its share", PATIENCE, || {
+        let wrong = placement::misplaced(&cluster.nodes, &chunks, K);
+        check(wrong.is_empty(), format!("{wrong:?}"))
+    });
+    disk.shell("dd if=/dev/zero of=ballast bs=1M");
     tree::noise_file(&file, 321, 3 * MIB);
     // Everybody fetches what is theirs, and one has no room for it.
     let root = text(&cluster[0].json(["add", "--local", utf8(&file), "--chunker", "size-65536"])["cid"]);

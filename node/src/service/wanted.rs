@@ -68,6 +68,8 @@ struct Inner {
     /// The clock's note as it was written last, in seconds; `u64::MAX` before that.
     noted: AtomicU64,
     sums: Mutex<Sums>,
+    /// Parts of the table that were read for sums since the start.
+    scanned: AtomicU64,
     /// How much is here for which peer.
     shares: Shares,
     /// How long what was withdrawn may be renewed.
@@ -94,7 +96,9 @@ impl Wanted {
         // What an earlier run left is found by the first look at everything.
         let news = AtomicBool::new(false);
         let shares = Shares::default();
-        let inner = Inner { store, keys, started, generation, acknowledging, lost, noted, sums, shares, grace, news };
+        let scanned = AtomicU64::new(0);
+        let inner =
+            Inner { store, keys, started, generation, acknowledging, lost, noted, sums, scanned, shares, grace, news };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -103,6 +103,28 @@ fn a_bootstrap_peer_is_tried_for_ever_with_longer_waits() {
 }
 
 #[test]
+fn of_two_that_find_each_other_at_once_the_one_with_the_greater_id_waits_a_moment() {
+    let now = Instant::now();
+    let mut discovery = lone(&[], SETTINGS, now);
+    let local = discovery.local;
+    let mut others = std::iter::repeat_with(PeerId::random);
+    let (greater, less) = (others.find(|peer| *peer > local), others.find(|peer| *peer < local));
+    let dialled = |outputs: Vec<Output<u16>>| {
+        let peer = |output: Output<u16>| match output {
+            Output::DialPeer { peer, .. } => Some(peer),
+            _ => None,
+        };
+        outputs.into_iter().find_map(peer)
+    };
+    for (address, other) in (1..).zip([greater, less]) {
+        learn(&mut discovery, other.expect("ids are spread"), address, Source::Mdns, now);
+    }
+    assert_eq!(dialled(drain(&mut discovery)), greater);
+    assert_eq!(dialled(at(&mut discovery, now + POLITENESS / 2)), None, "the other one dials");
+    assert_eq!(dialled(at(&mut discovery, now + POLITENESS)), less);
+}
+
+#[test]
 fn a_dropped_peer_is_dialled_again_for_an_hour() {
     let now = Instant::now();
     let mut discovery = lone(&[], SETTINGS, now);

@@ -44,6 +44,8 @@ struct Node {
     keeper: Keeper,
     rows: BTreeMap<Key, Scanned>,
     now: Instant,
+    /// Who was compared with, and when.
+    audited: Vec<(Instant, PeerId)>,
 }
 
 impl Node {
@@ -55,7 +57,7 @@ impl Node {
     fn set(settings: Settings, peers: &[PeerId], local: PeerId) -> Self {
         let now = Instant::now();
         let keeper = Keeper::new(local, true, settings, now, Moment(0), Chance::new(1));
-        let mut node = Self { keeper, rows: BTreeMap::new(), now };
+        let mut node = Self { keeper, rows: BTreeMap::new(), now, audited: Vec::new() };
         node.tell(Input::MostCopies(K));
         for peer in peers.iter().filter(|peer| **peer != local) {
             node.tell(Input::Heard(*peer));
@@ -102,7 +104,10 @@ impl Node {
                     self.keeper.handle(self.now, Input::Rows { scan, rows, ended: true });
                 }
                 // Whoever is compared with has what it should.
-                Output::Audit(peer) => self.keeper.handle(self.now, Input::Audited(peer, Audited::Equal)),
+                Output::Audit(peer) => {
+                    self.audited.push((self.now, peer));
+                    self.keeper.handle(self.now, Input::Audited(peer, Audited::Equal));
+                }
                 other => outputs.push(other),
             }
         }
@@ -413,6 +418,69 @@ fn a_full_node_fetches_nothing_until_there_is_room() {
     let mut node = Node::new(&all, all[0]);
     node.tell(Input::Space { used: 0, capacity: 0 });
     assert!(node.keeper.is_full(), "no room at all");
+}
+
+#[test]
+fn a_node_is_full_from_95_percent_on_until_85_and_gives_up_what_is_cached_from_90_on() {
+    let (all, chunk) = (peers(9), entry("a chunk"));
+    let order = nearest(&all, chunk);
+    let mut node = Node::new(&all, order[8]).with(listed(chunk), true);
+    node.wait(25 * HOUR);
+    assert!(proofs(&node.tell(Input::Space { used: 89, capacity: 100 })).is_empty());
+    assert_eq!(proofs(&node.tell(Input::Space { used: 90, capacity: 100 })).len(), usize::from(K));
+    let mut node = Node::new(&all, order[8]);
+    for (used, full) in [(94, false), (95, true), (94, true), (86, true), (85, false), (94, false), (95, true)] {
+        node.tell(Input::Space { used, capacity: 100 });
+        assert_eq!(node.keeper.is_full(), full, "{used} %");
+    }
+}
+
+#[test]
+fn what_is_in_hand_as_a_node_fills_up_is_not_fetched() {
+    let (all, chunk) = (peers(3), entry("a chunk"));
+    let mut node = Node::new(&all, all[0]).with(listed(chunk), false);
+    assert_eq!(node.keeper.in_hand().0, 1);
+    node.tell(Input::Space { used: 95, capacity: 100 });
+    for request in 1..all.len() as u64 {
+        assert!(node.tell(Input::Holdings { request, has: Some(vec![true]) }).is_empty());
+    }
+    assert_eq!(node.keeper.in_hand().0, 0);
+}
+
+#[test]
+fn a_full_peer_counts_for_what_it_has() {
+    let (all, chunk) = (peers(9), entry("a chunk"));
+    let order = nearest(&all, chunk);
+    for has in [true, false] {
+        let mut node = Node::new(&all, order[3]).with(listed(chunk), false);
+        let asked = node.tell(Input::Said(order[0], Said { full: true, ..HERE }));
+        assert!(asks(&asked) > 2 && node.role(chunk) == Role::Duty, "nobody knows yet what it has");
+        let mut pulls = 0;
+        for output in asked {
+            let Output::Ask { request, peer, .. } = output else { panic!("{output:?}") };
+            let said = vec![has || peer != order[0]];
+            pulls += node.tell(Input::Holdings { request, has: Some(said) }).len();
+        }
+        let expected = if has { (Role::Cached, 0) } else { (Role::Duty, 1) };
+        assert_eq!((node.role(chunk), pulls), expected);
+    }
+}
+
+#[test]
+fn a_neighbour_that_comes_has_everybody_compared_within_the_first_interval() {
+    let all = peers(6);
+    let mut node = Node::new(&all[..5], all[0]);
+    node.wait(48 * HOUR);
+    node.audited.clear();
+    let came = node.now;
+    node.tell(Input::Heard(all[5]));
+    node.tell(Input::Said(all[5], HERE));
+    node.wait(HOUR);
+    let first = Settings::default().audit_interval;
+    for other in &all[1..] {
+        let compared = |(at, peer): &(Instant, PeerId)| peer == other && *at <= came + first;
+        assert!(node.audited.iter().any(compared), "{:?}", node.audited);
+    }
 }
 
 #[test]

@@ -339,6 +339,43 @@ mod tests {
     }
 
     #[test]
+    fn away_never_counts_from_before_this_node_met_a_peer() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut view = view(at(100), 9);
+        // A stamp of an earlier run.
+        assert!(view.left(at(130), &peer(1), at(20)).is_empty(), "it has been there until now");
+        assert!(view.update(at(199)).is_empty());
+        assert_eq!(view.update(at(200)), [Key::from(&peer(1))]);
+        // Nor from before it was heard last, whatever is said of its end.
+        view.heard(at(250), peer(2), true);
+        view.left(at(260), &peer(2), at(20));
+        assert!(view.update(at(349)).is_empty());
+        assert_eq!(view.update(at(350)), [Key::from(&peer(2))]);
+    }
+
+    #[test]
+    fn peers_that_are_remembered_are_bounded_and_who_left_longest_ago_goes_first() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut view = view(start, 3);
+        view.left(at(1), &peer(2), at(1));
+        view.left(at(2), &peer(1), at(2));
+        let known = view.peers[&peer(3)].clone();
+        for number in 0..MOST_PEERS as u64 - 3 {
+            // Any 32 bytes are a SHA-256 hash, and any such hash is a peer's id.
+            let id = [[0x12, 32].as_slice(), &[0; 24], &number.to_be_bytes()].concat();
+            view.peers.insert(PeerId::from_bytes(&id).expect("a hash"), known.clone());
+        }
+        assert_eq!(view.peers.len(), MOST_PEERS);
+        view.heard(at(3), peer(4), true);
+        assert_eq!(view.peers.len(), MOST_PEERS);
+        let there = [1, 2, 3, 4].map(|seed| view.peers.contains_key(&peer(seed)));
+        assert_eq!(there, [true, false, true, true]);
+        assert_ne!(view.ranking().nearest(&Key::from(&peer(2)), 1), [peer(2)]);
+    }
+
+    #[test]
     fn with_over_a_third_away_the_delay_is_eight_times_as_long() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);

@@ -84,6 +84,8 @@ pub struct Figures {
     pub proved_bytes: u64,
     /// Chunks that were read here for proofs, its own and those for others.
     pub chunks_read: u64,
+    /// Parts of the table, a 65,536th of the keyspace each, whose rows were read here, to compare and to pick what is proved.
+    pub parts_read: u64,
 }
 
 /// The handle: clone it freely.
@@ -214,6 +216,7 @@ impl Audit {
             compared_bytes: read(compared_bytes),
             proved_bytes: read(proved_bytes),
             chunks_read: read(chunks_read),
+            parts_read: self.shared.wanted.scanned(),
         }
     }
 }

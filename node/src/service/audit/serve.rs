@@ -231,3 +231,25 @@ async fn wait(time: Duration) {
         sleep(time).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_busy_peers_have_a_budget_and_one_that_owes_nothing_gives_way_unless_it_is_served() {
+        let mut budgets = HashMap::new();
+        let busy: Vec<PeerId> = (0..BUDGETS).map(|_| PeerId::random()).collect();
+        for peer in &busy {
+            let budget = budget_of(&mut budgets, *peer).expect("there is room");
+            lock(&budget.reading).take(now(), READING_BYTES);
+        }
+        assert!(budget_of(&mut budgets, PeerId::random()).is_none(), "all of them owe something");
+        let served = budget_of(&mut budgets, busy[7]).expect("it is known");
+        sleep(Duration::from_secs(60)).await;
+        assert!(budget_of(&mut budgets, PeerId::random()).is_some());
+        assert_eq!(budgets.len(), 2, "what came back in full is forgotten");
+        let again = budget_of(&mut budgets, busy[7]).expect("it is known");
+        assert!(Arc::ptr_eq(&served, &again), "two sessions of one peer have one budget");
+    }
+}

@@ -5,7 +5,7 @@
 //! since. A part of the keyspace is a number of whole buckets and two scans at its ends. 65,536 buckets of 24 bytes, and
 //! 88 for each number of copies in one that has rows: at most 8 MiB where all ask for the same.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::atomic::Ordering};
 
 use p2p_protocol::{
     Key,
@@ -51,14 +51,12 @@ struct Found {
 pub(super) struct Sums {
     buckets: Vec<Vec<Part>>,
     stale: Vec<bool>,
-    /// Buckets that were worked out since the start.
-    worked_out: u64,
 }
 
 impl Default for Sums {
     fn default() -> Self {
         let count = 1 << 16;
-        Self { buckets: vec![Vec::new(); count], stale: vec![true; count], worked_out: 0 }
+        Self { buckets: vec![Vec::new(); count], stale: vec![true; count] }
     }
 }
 
@@ -68,12 +66,13 @@ impl Wanted {
         InRange { wanted: self, common, side, rows: RefCell::default(), failed: RefCell::default() }
     }
 
-    /// How many buckets were worked out by a scan of their rows since the start.
-    pub fn worked_out(&self) -> u64 {
-        self.sums().worked_out
+    /// How often the rows of a bucket were scanned since the start, to work its sums out or for themselves.
+    pub fn scanned(&self) -> u64 {
+        self.inner.scanned.load(Ordering::Relaxed)
     }
 
     fn rows_of(&self, bucket: u16) -> Result<Vec<Found>, StoreError> {
+        self.inner.scanned.fetch_add(1, Ordering::Relaxed);
         let Span { mut from, to } = whole(bucket);
         let mut found = Vec::new();
         loop {
@@ -165,7 +164,6 @@ impl InRange<'_> {
                     return Err(error);
                 }
             };
-            sums.worked_out += 1;
         }
         let parts = &sums.buckets[at];
         if parts.is_empty() {
