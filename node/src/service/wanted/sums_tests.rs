@@ -96,6 +96,18 @@ async fn sums_are_those_of_a_look_at_every_row_whatever_changed() {
     wanted.inner.store.remove(gone).await.expect("it can be removed");
     held.retain(|number| !(200..260).contains(number));
     same_as_a_look_at_all(&wanted, &range(3), &listed, &held);
+    // A range whose border is in the midst of a bucket that has a row: the audited peer is nearest to what is on its own
+    // side of the twenty-first bit, and seven others are nearer to the row. Everything else is far from both.
+    let row = entry(610).key();
+    let flipped = |mut key: Key, bit: usize| {
+        key.0[bit / 8] ^= 0x80 >> (bit % 8);
+        key
+    };
+    let far = (0..20).flat_map(|bit| (40..48).map(move |other| flipped(flipped(row, bit), other)));
+    let peers: Vec<Key> = [20].into_iter().chain(30..37).map(|bit| flipped(row, bit)).chain(far).collect();
+    let split = Common::new(&Reach::new(peers[7], &peers), &Reach::new(peers[0], &peers), 3);
+    assert!(!split.contains(&row, 3) && split.contains(&peers[0], 3));
+    same_as_a_look_at_all(&wanted, &split, &listed, &held);
     // A table that is made again has other rows.
     assert!(wanted.make().expect("it can be made"));
     same_as_a_look_at_all(&wanted, &range(3), &[], &held);

@@ -86,3 +86,53 @@ impl Index for Watched {
         self.index.sync()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, OnceLock, Weak};
+
+    use super::*;
+    use crate::store::index::memory::MemoryIndex;
+
+    /// An index at which somebody looks for changes while one is under way and cannot be seen yet.
+    #[derive(Default)]
+    struct Looked {
+        index: MemoryIndex,
+        watched: OnceLock<Weak<Watched>>,
+        seen: Mutex<Vec<u16>>,
+    }
+
+    impl Index for Looked {
+        fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            self.index.get(key)
+        }
+
+        fn range(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
+            self.index.range(start, end, limit)
+        }
+
+        fn apply(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+            if let Some(watched) = self.watched.get().and_then(Weak::upgrade) {
+                self.seen.lock().expect("nobody panics").extend(watched.take_changed());
+            }
+            self.index.apply(writes)
+        }
+
+        fn sync(&self) -> Result<(), StoreError> {
+            self.index.sync()
+        }
+    }
+
+    #[test]
+    fn who_looks_while_a_change_is_under_way_is_told_of_it_later() {
+        let index = Arc::new(Looked::default());
+        let watched = Arc::new(Watched::new(index.clone()));
+        index.watched.set(Arc::downgrade(&watched)).expect("once");
+        assert_eq!(watched.take_changed().len(), 1 << 16, "all of a new one");
+        let mut key = p2p_protocol::Key([0; 32]);
+        (key.0[0], key.0[1]) = (0x12, 0x34);
+        watched.apply(vec![(table::chunk_key(&key), Some(b"a chunk".to_vec()))]).expect("it is kept");
+        assert!(index.seen.lock().expect("nobody panics").is_empty(), "it could not be seen yet");
+        assert_eq!((watched.take_changed(), watched.take_changed()), (vec![0x1234], vec![]));
+    }
+}
