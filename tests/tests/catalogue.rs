@@ -63,6 +63,11 @@ fn what_is_removed_is_gone_on_every_node_until_it_is_restored() {
     assert!(message.contains(cluster[1].peer_id()), "{message}");
     cluster[0].run_json(["rm", "site"]).failure(4, "not_found");
     cluster[0].run_json(["rm", "no-such-name"]).failure(4, "not_found");
+    let unknown = "bafkr4ig4ljhnxasawambeqcsymycobuw7ftxdjr3iusquxax2maa5artku";
+    for verb in ["rm", "restore", "history"] {
+        let message = cluster[0].run_json([verb, unknown]).failure(4, "not_found");
+        assert!(message.contains("has the root") && !message.contains("name"), "{verb}: {message}");
+    }
     cluster[1].run_json(["rm", "other/inside"]).failure(2, "usage");
     cluster[1].run_json(["rm", "other@1"]).failure(2, "usage");
     // Where one cannot be, none is.
@@ -80,6 +85,11 @@ fn what_is_removed_is_gone_on_every_node_until_it_is_restored() {
     for node in &cluster.nodes {
         lists(node, &["file", "other", "site"]);
         assert_eq!(node.run(["cat", "site"]).ok().text(), "site");
+        // What was removed is in the history, and no version to be read.
+        let message = node.run_json(["cat", "site@2"]).failure(4, "not_found");
+        assert!(message.contains("removal"), "{message}");
+        let message = node.run_json(["cat", "site@1"]).failure(4, "not_found");
+        assert!(message.contains(": 3 is kept"), "{message}");
     }
     // A CID stands for each entry of it.
     publish(&cluster[0], &file, "site", &[]);

@@ -39,6 +39,10 @@ impl From<ReadError> for Error {
             ReadError::UnknownName(_) => {
                 Self::not_found(message).hint("`p2p-node ls` shows what there is; a CID works without a name")
             }
+            ReadError::UnknownRoot(_) => Self::not_found(message).hint("`p2p-node ls` shows what there is"),
+            ReadError::Removal { .. } => {
+                Self::not_found(message).hint("`p2p-node history` shows which versions are kept")
+            }
             ReadError::FreshRoot(_) => Self::usage(message).hint("leave --fresh out"),
             ReadError::NotFresh { .. } => Self::not_found(message).hint(
                 "try again when they are back; for PEER/NAME that peer's own answer is enough; without --fresh the \

@@ -111,9 +111,12 @@ impl Target {
     pub(super) fn open(wanted: &Wanted, options: &GetOptions) -> Result<Self> {
         let (parent_path, name) = place(wanted, options)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let parent = rustix::fs::open(&parent_path, flags, Mode::empty()).map_err(|why| WriteError::Directory {
-            directory: parent_path.display().to_string(),
-            why: reason(&why.into()),
+        let parent = rustix::fs::open(&parent_path, flags, Mode::empty()).map_err(|why| {
+            let directory = parent_path.display().to_string();
+            match why {
+                rustix::io::Errno::NOENT => WriteError::NoDirectory(directory),
+                _ => WriteError::Directory { directory, why: reason(&why.into()) },
+            }
         })?;
         let partial = partial_name(&name, &wanted.root);
         let mut target = Self { parent, parent_path, name, partial, force: options.force, file: None, tree: None };

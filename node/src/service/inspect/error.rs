@@ -22,6 +22,10 @@ pub enum ReadError {
     Ambiguous { name: String, choices: Vec<String> },
     #[error("nothing is published under the name {0}")]
     UnknownName(String),
+    #[error("nothing that is published has the root {0}")]
+    UnknownRoot(Cid),
+    #[error("version {version} of {name} is its removal, and has no content")]
+    Removal { name: String, version: u64 },
     #[error("{name} has no version {version}: {} kept", kept_versions(kept))]
     NoVersion { name: String, version: u64, kept: Vec<u64> },
     #[error("{0} is a CID, and what a CID names never changes: only a name has a newest version")]

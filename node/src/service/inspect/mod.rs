@@ -150,7 +150,7 @@ impl Inspect {
     /// Why nothing was found: while the store's index fails, what is published cannot be read either.
     fn found_nothing(&self, reference: &str, why: ReadError) -> ReadError {
         match (why, self.store.check()) {
-            (ReadError::UnknownName(_) | ReadError::NoVersion { .. }, Err(failed)) => {
+            (ReadError::UnknownName(_) | ReadError::UnknownRoot(_) | ReadError::NoVersion { .. }, Err(failed)) => {
                 fetch_error(reference, &failed.into())
             }
             (why, _) => why,

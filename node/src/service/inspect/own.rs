@@ -41,7 +41,7 @@ impl Inspect {
             return Err(ReadError::OneVersion(reference.to_owned()));
         }
         let live: Vec<_> = found.into_iter().filter(|entry| !entry.removed).collect();
-        let own = self.own(reference, live)?;
+        let own = self.own(reference, &what, live)?;
         let (current, earlier): (Vec<_>, Vec<_>) = own.into_iter().partition(|entry| self.is_current(entry));
         if current.is_empty() {
             let shown = |entry: &Publication| match &entry.name {
@@ -69,11 +69,11 @@ impl Inspect {
             && let Some((name, version)) = versioned(text)
         {
             let found = self.find(&What::Name { peer: *peer, text: name.to_owned() });
-            let current = self.own(reference, found)?;
+            let current = self.own(reference, &what, found)?;
             let named = current.into_iter().map(|current| self.with_version(current, version));
             return named.collect();
         }
-        let own = self.own(reference, found)?;
+        let own = self.own(reference, &what, found)?;
         // Of a root it is the removed ones that are meant; where there are none, the caller says so of any.
         let removed: Vec<_> = own.iter().filter(|entry| entry.removed).cloned().collect();
         let meant = if removed.is_empty() { own.into_iter().take(1).collect() } else { removed };
@@ -94,7 +94,7 @@ impl Inspect {
             found.retain(|entry| !entry.removed);
         }
         match (found.as_slice(), what) {
-            ([], _) => Err(self.found_nothing(reference, ReadError::UnknownName(reference.to_owned()))),
+            ([], what) => Err(self.found_nothing(reference, unknown(reference, &what))),
             ([one], _) => Ok(self.catalogue.history(&one.publisher, &one.key())),
             (several, What::Name { text, .. }) => Err(ReadError::Ambiguous {
                 choices: several.iter().map(|entry| format!("{}/{text}", entry.publisher)).collect(),
@@ -120,7 +120,7 @@ impl Inspect {
     }
 
     /// Those of this node.
-    fn own(&self, reference: &str, found: Vec<Publication>) -> Result<Vec<Publication>> {
+    fn own(&self, reference: &str, what: &What, found: Vec<Publication>) -> Result<Vec<Publication>> {
         let local = self.network.local();
         let (own, foreign): (Vec<_>, Vec<_>) = found.into_iter().partition(|entry| entry.publisher == local);
         if !own.is_empty() {
@@ -129,7 +129,7 @@ impl Inspect {
         let mut publishers: Vec<PeerId> =
             foreign.iter().filter(|entry| !entry.removed).map(|entry| entry.publisher).collect();
         if publishers.is_empty() {
-            return Err(self.found_nothing(reference, ReadError::UnknownName(reference.to_owned())));
+            return Err(self.found_nothing(reference, unknown(reference, what)));
         }
         publishers.sort();
         publishers.dedup();
@@ -151,6 +151,14 @@ impl Inspect {
         kept.sort_unstable();
         let name = current.name.unwrap_or(current.label);
         Err(ReadError::NoVersion { name, version, kept })
+    }
+}
+
+/// Nothing in the catalogue is what a reference names.
+fn unknown(reference: &str, what: &What) -> ReadError {
+    match what {
+        What::Root(root) => ReadError::UnknownRoot(*root),
+        What::Name { .. } => ReadError::UnknownName(reference.to_owned()),
     }
 }
 

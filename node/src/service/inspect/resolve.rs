@@ -58,7 +58,7 @@ pub(super) trait Names {
     fn by_root(&self, root: &Cid) -> Vec<Publication>;
     /// What is current under a name, removals left out.
     fn by_name(&self, name: &str) -> Vec<Publication>;
-    /// The versions that are kept beside a current one, newest first.
+    /// The versions that stand beside a current one, newest first, removals too.
     fn versions(&self, current: &Publication) -> Vec<Publication>;
 }
 
@@ -152,10 +152,14 @@ pub(super) fn named(peer: Option<PeerId>, text: &str, names: &impl Names) -> Res
         return one(peer, text, None, whole);
     };
     let current = published(name);
-    let versions: Vec<Publication> =
-        current.iter().flat_map(|current| names.versions(current)).filter(|entry| entry.version == version).collect();
+    let standing: Vec<Publication> = current.iter().flat_map(|current| names.versions(current)).collect();
+    let (removals, kept): (Vec<_>, Vec<_>) = standing.into_iter().partition(|entry| entry.removed);
+    let versions: Vec<Publication> = kept.iter().filter(|entry| entry.version == version).cloned().collect();
+    if versions.is_empty() && removals.iter().any(|entry| entry.version == version) {
+        return Err(ReadError::Removal { name: name.to_owned(), version });
+    }
     if versions.is_empty() && !current.is_empty() {
-        let mut kept: Vec<u64> = current.iter().flat_map(|entry| names.versions(entry)).map(|v| v.version).collect();
+        let mut kept: Vec<u64> = kept.iter().map(|entry| entry.version).collect();
         kept.sort_unstable();
         kept.dedup();
         return Err(ReadError::NoVersion { name: name.to_owned(), version, kept });
@@ -356,6 +360,14 @@ mod tests {
         assert!(
             matches!(root("notes@5"), Err(ReadError::Ambiguous { choices, .. }) if choices[0].ends_with("/notes@5"))
         );
+        let mut names = names;
+        names.0.push(Publication { removed: true, ..version(1, "back", b"eight", 2) });
+        names.0.push(version(1, "back", b"nine", 3));
+        let root = |reference: &str| mean(reference, &names).map(|meaning| meaning.root);
+        assert_eq!(root("back@3"), Ok(of(b"nine")));
+        assert_eq!(root("back@2"), Err(ReadError::Removal { name: "back".to_owned(), version: 2 }));
+        let only_nine = ReadError::NoVersion { name: "back".to_owned(), version: 1, kept: vec![3] };
+        assert_eq!(root("back@1"), Err(only_nine), "a removal is no version that is kept");
         let missing = ReadError::NoVersion { name: "site".to_owned(), version: 3, kept: vec![1, 2] };
         assert_eq!(root("site@3"), Err(missing));
         for unknown in ["site@", "site@x", "other@1", "site@99999999999999999999", "@1"] {
