@@ -11,9 +11,9 @@ use rustix::process::{Pid, Signal};
 
 const NODE: Program = Program(env!("CARGO_BIN_EXE_p2p-node-tested"));
 
-const VERBS: [&str; 16] = [
+const VERBS: [&str; 18] = [
     "daemon", "gc", "drain", "verify", "add", "get", "cat", "ls", "stat", "rm", "restore", "history", "watch", "peers",
-    "connect", "status",
+    "connect", "status", "pin", "unpin",
 ];
 
 #[test]
@@ -29,8 +29,22 @@ fn help_is_there_for_every_verb_and_says_what_exit_codes_mean() {
     assert!(help.text().contains("open to all"), "it does not say that the network is open");
     assert!(NODE.run(["--version"]).ok().text().contains(env!("CARGO_PKG_VERSION")));
     // What is not there yet is not half there.
-    for verb in ["pin", "unpin", "web"] {
+    for verb in ["network", "web", "export", "import"] {
         NODE.run([verb]).expect(2);
+    }
+}
+
+#[test]
+fn the_help_of_the_daemon_names_the_variable_of_each_option() {
+    let help = NODE.run(["daemon", "--help"]).ok().text();
+    let options = help.lines().filter_map(|line| line.strip_prefix("      --")?.split_whitespace().next());
+    // Those that every verb takes are said elsewhere.
+    let own: Vec<&str> = options.filter(|option| !["data-dir", "json"].contains(option)).collect();
+    assert!(own.len() > 10, "{help}");
+    for option in own {
+        let option = option.split('[').next().expect("there is a first part");
+        let variable = format!("P2P_NODE_{}", option.to_uppercase().replace('-', "_"));
+        assert!(help.contains(&variable), "{variable} is not in the help");
     }
 }
 

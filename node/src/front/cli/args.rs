@@ -34,7 +34,7 @@ Exit codes:
 
 /// What stands at the end of the program's own `--help`.
 const EXAMPLES: &str = "\
-A REF is a CID, CID/path/inside, a published name, or PEER/NAME where two publishers use one name;
+A REF is a CID, CID/path/inside, a published name, or PEER/NAME where two publishers use one name; \
 NAME@VERSION is an earlier version, if it is kept.
 A SIZE is a whole number of bytes, or of KiB, MiB, GiB or TiB (10GiB).
 Results go to standard output and nothing else does; progress, hints and logs go to standard error.
@@ -167,13 +167,13 @@ pub enum Command {
 pub struct NoArguments {}
 
 const VERIFY: &str = "\
-Reads and hashes every chunk of this node, as fast as the disk goes. What is damaged is set aside and
-fetched again from whoever has it, and so is what should be here and is missing: this waits for it as
+Reads and hashes every chunk of this node, as fast as the disk goes. What is damaged is set aside and \
+fetched again from whoever has it, and so is what should be here and is missing: this waits for it as \
 long as something comes. Ctrl-C ends it; what was set aside is fetched again all the same.
 The daemon does the same by itself, slowly, within --scrub-period.
 
-With a REF it follows all links of that, compares what it finds with what its publications list, asks
-the peers that should have each chunk, and reads the copies that are here. Missing is then what nobody
+With a REF it follows all links of that, compares what it finds with what its publications list, asks \
+the peers that should have each chunk, and reads the copies that are here. Missing is then what nobody \
 who answers has; copies of this node that are damaged are waited for. Nothing else is changed.
 
 Examples:
@@ -181,23 +181,26 @@ Examples:
   p2p-node verify photos
   p2p-node verify CID --json
 
-Exit codes: 0 every chunk is here and intact, or somewhere; 1 something is still damaged or missing, or
-a publication lists other chunks, and standard error says what to do; 2 usage; 3 no daemon; 4 there is
+Exit codes: 0 every chunk is here and intact, or somewhere; 1 something is still damaged or missing, or \
+a publication lists other chunks, and standard error says what to do; 2 usage; 3 no daemon; 4 there is \
 no such REF, or nobody has its root.";
 
 const DAEMON: &str = "\
 When it serves, it prints one line on standard output:
   ready peer=PEER listen=MULTIADDR[,MULTIADDR...]
 
-Each option has an environment variable: P2P_NODE_LISTEN, P2P_NODE_BOOTSTRAP (several addresses with
-commas between them), P2P_NODE_NO_MDNS, P2P_NODE_REPLICAS, P2P_NODE_CAPACITY, P2P_NODE_LABEL,
-P2P_NODE_NETWORK and P2P_NODE_CONFIG; and a key in the settings file, which is the option without its dashes:
+Each option has an environment variable, which is P2P_NODE_ and its name: P2P_NODE_LISTEN and \
+P2P_NODE_BOOTSTRAP (several addresses with commas between them), P2P_NODE_NO_MDNS, P2P_NODE_REPLICAS, \
+P2P_NODE_CAPACITY, P2P_NODE_REPAIR_DELAY, P2P_NODE_REPAIR_RATE, P2P_NODE_AUDIT_INTERVAL, \
+P2P_NODE_GC_GRACE, P2P_NODE_SCRUB_PERIOD, P2P_NODE_LABEL, P2P_NODE_CATALOGUE_ENTRIES, P2P_NODE_NETWORK \
+and P2P_NODE_CONFIG; and, but for --config, a key in the settings file, which is the option without its dashes:
 
   listen = [\"/ip4/0.0.0.0/tcp/4242\"]
   bootstrap = [\"/dns/nas.example.org/tcp/4242\"]
   no-mdns = false
   replicas = 3
   capacity = \"200GiB\"
+  gc-grace = \"2d\"
   network = \"home\"
   label = \"nas\"
 
@@ -206,14 +209,14 @@ A flag beats an environment variable, which beats the file.
 Examples:
   p2p-node daemon
   p2p-node daemon --capacity 200GiB --network home
-  p2p-node daemon --data-dir /tmp/b --listen /ip4/127.0.0.1/tcp/0 --bootstrap /ip4/127.0.0.1/tcp/4242
+  p2p-node daemon --listen /ip4/127.0.0.1/tcp/0 --bootstrap /ip4/127.0.0.1/tcp/4242
 
-Exit codes: 0 it was stopped by a signal; 1 it could not start (another daemon runs here, a port is
+Exit codes: 0 it was stopped by a signal; 1 it could not start (another daemon runs here, a port is \
 taken); 2 a setting is wrong.";
 
 const ADD: &str = "\
-Prints the root CID, a line for each PATH in their order, and returns only when what it reports is
-true and on disk. Where the network has fewer peers than copies were asked for, it keeps the file and
+Prints the root CID, a line for each PATH in their order, and returns only when what it reports is \
+true and on disk. Where the network has fewer peers than copies were asked for, it keeps the file and \
 says so on standard error; the missing copies are made by themselves as peers join.
 Directories are added whole: dotfiles, symbolic links as links, empty directories.
 A PATH that fails does not stop the others; the exit code is that of the first failure.
@@ -224,32 +227,32 @@ Examples:
   tar c src | p2p-node add - --name src.tar
   p2p-node add --only-hash report.pdf        (needs no daemon)
 
-Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 5 kept, and its CID printed, but peers that
+Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 5 kept, and its CID printed, but peers that \
 should hold a copy did not take it; 6 no space.";
 
 const GET: &str = "\
-Prints the path that was written. Every chunk is verified. A get that was interrupted is resumed by
+Prints the path that was written. Every chunk is verified. A get that was interrupted is resumed by \
 repeating it. Nothing is kept in this node's store, and nothing is overwritten without --force.
 
 Examples:
   p2p-node get bafy...                       into the current directory, under its label or its CID
   p2p-node get bafy.../docs/a.txt -o a.txt
   p2p-node get laptop -o restored
-  p2p-node get laptop@3 -o earlier           an earlier version, if it is kept (p2p-node history laptop)
-  p2p-node get laptop --fresh -o now         the newest version there is, whatever this node has heard of
+  p2p-node get laptop@3 -o earlier           an earlier version, if it is kept
+  p2p-node get laptop --fresh -o now         the newest version there is
 
 Exit codes: 0 done; 1 failed (also: the target exists); 2 usage; 3 no daemon; 4 not found.";
 
 const PIN: &str = "\
-Prints the CID, and returns when all of it is on this node's disk: from then on it can be read here with
-every other machine switched off. The other copies stay where they are, and this one counts as none of
+Prints the CID, and returns when all of it is on this node's disk: from then on it can be read here with \
+every other machine switched off. The other copies stay where they are, and this one counts as none of \
 them. Nothing here makes it give way.
 
-A NAME is pinned with its later versions: each is fetched as it is published, and the one before is kept
-no longer. The pin ends when the name is removed. Everything else (a CID, a path inside, NAME@VERSION) is
+A NAME is pinned with its later versions: each is fetched as it is published, and the one before is kept \
+no longer. The pin ends when the name is removed. Everything else (a CID, a path inside, NAME@VERSION) is \
 kept as it is until p2p-node unpin, also when it is removed everywhere else.
 
-Ctrl-C, or a daemon that is stopped, leaves it pinned: the node goes on with it by itself, at
+Ctrl-C, or a daemon that is stopped, leaves it pinned: the node goes on with it by itself, at \
 --repair-rate. Pinning again what is pinned waits for the rest of it.
 
 Examples:
@@ -257,24 +260,24 @@ Examples:
   p2p-node pin laptop@3                      this version, whatever becomes of the name
   p2p-node ls --pinned
 
-Exit codes: 0 all of it is here; 1 failed (also: it was unpinned or removed meanwhile); 2 usage;
-3 no daemon; 4 nothing of that name, or nobody has all of it; 6 there is no room for it here. Where part
+Exit codes: 0 all of it is here; 1 failed (also: it was unpinned or removed meanwhile); 2 usage; \
+3 no daemon; 4 nothing of that name, or nobody has all of it; 6 there is no room for it here. Where part \
 of it came before 4 or 6, standard error says that it is pinned: what is missing follows when it can.";
 
 const UNPIN: &str = "\
-Prints the CID. What was pinned by its name is unpinned by that, everything else by its CID. The copy is
-not removed at once: as long as it is published somewhere it is a cached one, which gives way when room is
+Prints the CID. What was pinned by its name is unpinned by that, everything else by its CID. The copy is \
+not removed at once: as long as it is published somewhere it is a cached one, which gives way when room is \
 needed; else it is freed once --gc-grace is over.
 
 Examples:
   p2p-node unpin photos
   p2p-node unpin bafy...
 
-Exit codes: 0 done; 1 failed; 2 usage (also: several publishers use the name); 3 no daemon; 4 it is not
+Exit codes: 0 done; 1 failed; 2 usage (also: several publishers use the name); 3 no daemon; 4 it is not \
 pinned here.";
 
 const GC: &str = "\
-A node frees by itself what was removed, once --gc-grace is over and every peer that stores and was seen
+A node frees by itself what was removed, once --gc-grace is over and every peer that stores and was seen \
 lately has heard of the removal; this does it now, and says what still waits. Nothing stops meanwhile.
 
 Examples:
@@ -284,10 +287,10 @@ Examples:
 Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon.";
 
 const DRAIN: &str = "\
-The others are told that this node leaves, fetch what it holds at their own pace (--repair-rate), and count
-on it no more; it returns when each chunk has its copies among them, as each of them says itself. The
-machine can then be switched off for good, and nothing moves any more. What nothing lists is not handed
-over. It can be stopped and begun again: the node remembers that it leaves, also after a restart, until
+The others are told that this node leaves, fetch what it holds at their own pace (--repair-rate), and count \
+on it no more; it returns when each chunk has its copies among them, as each of them says itself. The \
+machine can then be switched off for good, and nothing moves any more. What nothing lists is not handed \
+over. It can be stopped and begun again: the node remembers that it leaves, also after a restart, until \
 --cancel. Until then it can be read from and added from, and takes no chunks.
 
 Examples:
@@ -314,8 +317,8 @@ Examples:
 Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 not found.";
 
 const STAT: &str = "\
-The network is asked now; nothing is remembered and nothing is stored. A holder keeps a chunk because
-it is one of the peers closest to it; a cached copy, shown in parentheses, is one that a peer happens
+The network is asked now; nothing is remembered and nothing is stored. A holder keeps a chunk because \
+it is one of the peers closest to it; a cached copy, shown in parentheses, is one that a peer happens \
 to keep and that gives way when the room is needed.
 
 Examples:
@@ -326,18 +329,18 @@ Examples:
 Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 not found.";
 
 const RM: &str = "\
-Prints the CID of each entry that was withdrawn, and returns when the peers that answer for the entry
-have that on disk. No node lists it any more; one that is away learns of it when it is back. A name
-goes with all its versions; of a CID it is every entry of this node that has it now. Where one REF
-cannot be removed, none is. Chunks that nothing else lists or pins are freed on every machine once
---gc-grace is over; until then `restore` brings the entry back. What another node published, only that
+Prints the CID of each entry that was withdrawn, and returns when the peers that answer for the entry \
+have that on disk. No node lists it any more; one that is away learns of it when it is back. A name \
+goes with all its versions; of a CID it is every entry of this node that has it now. Where one REF \
+cannot be removed, none is. Chunks that nothing else lists or pins are freed on every machine once \
+--gc-grace is over; until then `restore` brings the entry back. What another node published, only that \
 node can withdraw.
 
 Examples:
   p2p-node rm laptop
   p2p-node rm bafy... bafy...
 
-Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 nothing of that name or CID; 5 withdrawn, but
+Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 nothing of that name or CID; 5 withdrawn, but \
 peers that answer for the entry did not confirm it; 6 another node published it.";
 
 const RESTORE: &str = "\
@@ -347,12 +350,12 @@ Examples:
   p2p-node restore laptop            undoes p2p-node rm laptop
   p2p-node restore laptop@3          version 3 again, as the newest
 
-Exit codes: 0 done; 1 failed; 2 usage (also: it was not removed); 3 no daemon; 4 nothing of that name,
-version or CID, or no reachable peer has it; 5 restored, but peers that answer for the entry did not
+Exit codes: 0 done; 1 failed; 2 usage (also: it was not removed); 3 no daemon; 4 nothing of that name, \
+version or CID, or no reachable peer has it; 5 restored, but peers that answer for the entry did not \
 confirm it; 6 another node published it.";
 
 const HISTORY: &str = "\
-The newest first: version, size, kind, CID, time, publisher, name. How many are kept is said when a
+The newest first: version, size, kind, CID, time, publisher, name. How many are kept is said when a \
 version is added (p2p-node add --keep).
 
 Example:
@@ -361,7 +364,7 @@ Example:
 Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 nothing of that name.";
 
 const WATCH: &str = "\
-With --json each update has a position: with --since, a watcher that was away learns what came after
+With --json each update has a position: with --since, a watcher that was away learns what came after \
 the last that it saw. What was superseded meanwhile is left out.
 
 Examples:

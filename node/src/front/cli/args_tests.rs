@@ -19,6 +19,24 @@ fn the_grammar_is_consistent() {
     Cli::command().debug_assert();
 }
 
+/// The terminal's width breaks the lines of prose: a break of our own beside it leaves lines of one word.
+#[test]
+fn help_breaks_no_line_in_the_middle_of_a_sentence() {
+    let program = Cli::command();
+    let texts =
+        program.get_subcommands().filter_map(clap::Command::get_after_long_help).chain(program.get_after_help());
+    for text in texts.map(ToString::to_string) {
+        let lines: Vec<&str> = text.lines().collect();
+        for pair in lines.windows(2) {
+            let prose = pair.iter().all(|line| !line.is_empty() && !line.starts_with(' '));
+            assert!(!prose || pair[0].ends_with(['.', ':']), "broken in the middle: {pair:#?}");
+        }
+        for line in lines.iter().filter(|line| line.starts_with(' ')) {
+            assert!(line.len() <= 100, "too long for a terminal: {line}");
+        }
+    }
+}
+
 #[test]
 fn global_options_stand_before_or_after_the_verb() {
     for line in ["--data-dir /d --json -v status", "status --data-dir /d --json -v", "--json status -v --data-dir=/d"] {

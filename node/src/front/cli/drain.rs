@@ -36,12 +36,15 @@ fn line(drained: &Drained) -> String {
     if !drained.draining {
         return "this node stays, and takes its share again".to_owned();
     }
-    format!(
-        "all {} chunks ({}) that are listed and were here have their copies on other peers: this machine can be switched \
-         off for good",
-        drained.chunks,
-        show_size(drained.bytes)
-    )
+    let off = "this machine can be switched off for good";
+    let size = show_size(drained.bytes);
+    match drained.chunks {
+        0 => format!("nothing that is listed was here: {off}"),
+        1 => format!("the 1 chunk ({size}) that is listed and was here has its copies on other peers: {off}"),
+        all => {
+            format!("all {all} chunks ({size}) that are listed and were here have their copies on other peers: {off}")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -50,8 +53,12 @@ mod tests {
 
     #[test]
     fn the_line_says_that_it_can_go() {
-        let drained = |draining| Drained { draining, chunks: 12, bytes: 3 << 20, seconds: 1.0 };
-        assert!(line(&drained(true)).starts_with("all 12 chunks (3.0 MiB) that"));
-        assert_eq!(line(&drained(false)), "this node stays, and takes its share again");
+        let drained = |draining, chunks| Drained { draining, chunks, bytes: 3 << 20, seconds: 1.0 };
+        assert!(line(&drained(true, 12)).starts_with("all 12 chunks (3.0 MiB) that"));
+        assert!(line(&drained(true, 1)).starts_with("the 1 chunk (3.0 MiB) that is"));
+        for chunks in [0, 1, 12] {
+            assert!(line(&drained(true, chunks)).ends_with("this machine can be switched off for good"));
+        }
+        assert_eq!(line(&drained(false, 0)), "this node stays, and takes its share again");
     }
 }

@@ -4,6 +4,7 @@ use super::{
     args::Global,
     output::{Failure, Output, one, warn_of_version},
     progress::Meter,
+    text,
 };
 use crate::{
     front::{api::client::Client, verbs::gc::GcRequest},
@@ -23,13 +24,12 @@ pub(super) async fn run(client: &Client, global: &Global, output: &mut Output) -
 }
 
 fn line(freed: &Freed) -> String {
-    let chunks = |count: u64| if count == 1 { "1 chunk".to_owned() } else { format!("{count} chunks") };
     let kept = match freed.kept_in_grace {
         0 => String::new(),
         1 => "; 1 more that nothing lists stays until its grace is over".to_owned(),
         some => format!("; {some} more that nothing lists stay until their grace is over"),
     };
-    format!("freed {}, {}{kept}", chunks(freed.chunks_freed), show_size(freed.bytes_freed))
+    format!("freed {}, {}{kept}", text::chunks(freed.chunks_freed), show_size(freed.bytes_freed))
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ async fn human(stat: &report::Stat, parts: &mut Events<StatPart>, output: &mut O
     ];
     for (index, (peer, chunks)) in stat.holders.iter().enumerate() {
         let peer = text::peer(peer, stat.labels.get(peer).map(String::as_str));
-        rows.push((if index == 0 { "Holders" } else { "" }, format!("{peer} {chunks} chunks")));
+        rows.push((if index == 0 { "Holders" } else { "" }, format!("{peer} {}", text::chunks(*chunks))));
     }
     output.text(&text::table(&rows))?;
     let mut columns = Columns::new(&['<', '>', '<']);

@@ -62,7 +62,8 @@ fn page(status: &Status) -> String {
             show_size(status.transfers.received_bytes)
         ),
     ));
-    let busy: Vec<_> = status.work.iter().filter(|work| work.state != "idle").collect();
+    // What waits for its next turn is not under way.
+    let busy: Vec<_> = status.work.iter().filter(|work| !matches!(work.state.as_str(), "idle" | "waiting")).collect();
     for (index, work) in busy.iter().enumerate() {
         rows.push((if index == 0 { "Work" } else { "" }, work_line(work)));
     }
@@ -145,7 +146,7 @@ mod tests {
              Copies      3 wanted; 2 chunks here have too few copies; 1 being made\n\
              Away        over a third of the peers that store: they are waited for eight times as long\n\
              Names       not all that others know is here yet: its word does not count for --fresh\nTransfers   1 B sent, 2 B received\n\
-             Work        compact: working, 3 of 12, 1.5 a second\n            announce: waiting\n\
+             Work        compact: working, 3 of 12, 1.5 a second\n\
              \x20           scrub: working, 3.0 MiB of 12.0 MiB, 1.0 MiB a second\n"
         );
     }

@@ -36,6 +36,11 @@ pub(super) fn peer(id: &str, label: Option<&str>) -> String {
     }
 }
 
+/// How many chunks, in words.
+pub(super) fn chunks(count: u64) -> String {
+    if count == 1 { "1 chunk".to_owned() } else { format!("{count} chunks") }
+}
+
 /// A path for people.
 pub(super) fn path(path: &Path) -> String {
     shown(&path.to_string_lossy())

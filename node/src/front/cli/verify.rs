@@ -53,24 +53,33 @@ fn page(found: &Verified) -> String {
     let Verified { chunks, bytes, damaged, repaired, missing, seconds, dag } = found;
     let rate = show_size((*bytes as f64 / seconds.max(0.001)) as u64);
     let (bytes, time) = (show_size(*bytes), show_seconds(*seconds));
-    let damage = ("Damaged", format!("{damaged}, of which {repaired} are made good"));
+    let damage = match damaged {
+        0 => "0".to_owned(),
+        some => format!("{some}, of which {repaired} made good"),
+    };
+    let damage = ("Damaged", damage);
     let missing = ("Missing", missing.to_string());
     let Some(dag) = dag else {
-        return text::table(&[("Read", format!("{chunks} chunks, {bytes} in {time}, {rate}/s")), damage, missing]);
+        return text::table(&[
+            ("Read", format!("{}, {bytes} in {time}, {rate}/s", text::chunks(*chunks))),
+            damage,
+            missing,
+        ]);
     };
     let manifest = match dag.manifest {
         Manifest::None => "nothing of this root is published".to_owned(),
         Manifest::Equal => "all of it, and nothing else".to_owned(),
         Manifest::Unreadable => "not all of what lists it can be read".to_owned(),
-        Manifest::Differs => format!("{} chunks too few, {} too many", dag.unlisted, dag.surplus),
+        Manifest::Differs => format!("{} too few, {} too many", text::chunks(dag.unlisted), dag.surplus),
     };
     let copies = match dag.under_replicated {
         0 => format!("{} wanted, and there are as many", dag.wanted),
+        1 => format!("{} wanted; 1 chunk has fewer", dag.wanted),
         few => format!("{} wanted; {few} chunks have fewer", dag.wanted),
     };
     let mut rows = vec![
         ("CID", text::shown(&dag.cid)),
-        ("Looked at", format!("{chunks} chunks, {bytes} in {time}")),
+        ("Looked at", format!("{}, {bytes} in {time}", text::chunks(*chunks))),
         ("Listed", manifest),
         ("Copies", copies),
         damage,
@@ -78,7 +87,7 @@ fn page(found: &Verified) -> String {
     ];
     for (index, (peer, chunks)) in dag.holders.iter().enumerate() {
         let peer = text::peer(peer, dag.labels.get(peer).map(String::as_str));
-        rows.push((if index == 0 { "Holders" } else { "" }, format!("{peer} {chunks} chunks")));
+        rows.push((if index == 0 { "Holders" } else { "" }, format!("{peer} {}", text::chunks(*chunks))));
     }
     text::table(&rows)
 }
@@ -157,12 +166,12 @@ mod tests {
     fn the_summary_is_a_short_page() {
         assert_eq!(
             page(&found(1, 1, 0)),
-            "Read     3 chunks, 2.0 MiB in 2 s, 1.0 MiB/s\nDamaged  1, of which 1 are made good\nMissing  0\n"
+            "Read     3 chunks, 2.0 MiB in 2 s, 1.0 MiB/s\nDamaged  1, of which 1 made good\nMissing  0\n"
         );
         assert_eq!(
             page(&of(Manifest::Differs, 0)),
-            "CID        bafk\nLooked at  3 chunks, 2.0 MiB in 2 s\nListed     1 chunks too few, 0 too many\n\
-             Copies     3 wanted; 2 chunks have fewer\nDamaged    0, of which 0 are made good\nMissing    0\n\
+            "CID        bafk\nLooked at  3 chunks, 2.0 MiB in 2 s\nListed     1 chunk too few, 0 too many\n\
+             Copies     3 wanted; 2 chunks have fewer\nDamaged    0\nMissing    0\n\
              Holders    nas (12D3) 3 chunks\n"
         );
     }
