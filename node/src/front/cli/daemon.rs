@@ -25,7 +25,7 @@ use crate::{
     },
     node::{Node, Ready},
     settings::{
-        DEFAULT_NETWORK, MAX_REPLICAS, Partial, Settings, multiaddr,
+        MAX_REPLICAS, Partial, Settings, multiaddr,
         units::{parse_duration, parse_period, parse_size},
     },
 };
@@ -160,11 +160,10 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 /// Starts, serves until `stop.stopping`, stops.
 async fn daemon(settings: Settings, json: bool, stop: Stop) -> Result<(), Failure> {
     let data_dir = settings.data_dir.clone();
-    if settings.network == DEFAULT_NETWORK {
-        output::warn(&format!(
-            "the network \"{DEFAULT_NETWORK}\" is open to all who can reach it: whoever can reach this node can read what it holds, and store here"
-        ));
-    }
+    output::warn(&format!(
+        "the network \"{}\" is open to all who can reach it: whoever can reach this node can read what it holds, and store here",
+        settings.network
+    ));
     let node = tokio::select! {
         node = Node::start(settings) => node.map_err(Error::from)?,
         // Nothing is acknowledged yet, so nothing is lost by leaving.
