@@ -238,11 +238,10 @@ async fn tell(shared: Arc<Shared>, _listed: Work) {
     let transfer = &shared.transfer;
     let mut told = None;
     loop {
-        let Greeting { storing, full, leaving, label, .. } = transfer.own_greeting();
-        let now = Some((storing, full, leaving, label));
-        if told != now {
+        let said = Some(transfer.said());
+        if told != said {
             transfer.announce(shared.reached()).await;
-            told = now;
+            told = said;
         }
         // However often its owner decides, and however its store fills, no more than one greeting a second goes out.
         let changed = async { tokio::join!(transfer.decided(), sleep(Duration::from_secs(1))) };

@@ -130,3 +130,24 @@ async fn what_a_node_says_of_itself_is_heard_at_once_when_it_changes() {
     eventually("it stays", || one.storing() == said(true, false)).await;
     assert!(began.elapsed() < Duration::from_secs(600), "long before anybody asks again");
 }
+
+/// A session that opens between two decisions carries what held in that moment, and nobody asks again for an hour.
+#[tokio::test(start_paused = true)]
+async fn who_was_greeted_between_two_decisions_hears_the_last() {
+    let fabric = Fabric::default();
+    let (network, _, transfer) = fabric.serve(2, ROOMY).await;
+    let two = Locate::start(network, transfer, true, &Layer::alone());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let decided = Instant::now();
+    two.leave(true);
+    // It told everybody, which is nobody.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    two.leave(false);
+    let (network, _, transfer) = fabric.serve(1, ROOMY).await;
+    let one = Locate::start(network, transfer, true, &Layer::alone());
+    eventually("it was greeted by one that stays", || one.reachable() == 1).await;
+    assert!(decided.elapsed() < Duration::from_secs(1), "before anybody is told again");
+    two.leave(true);
+    eventually("it hears that the other leaves", || one.reachable() == 0).await;
+    assert!(decided.elapsed() < Duration::from_secs(600), "long before anybody asks again");
+}

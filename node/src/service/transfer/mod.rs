@@ -178,9 +178,13 @@ impl Shared {
         let storing = self.storing && usage.capacity_bytes > 0;
         let dialect = self.network.dialect();
         let hello = Hello { version: dialect.transfer.newest(), features: dialect.features };
-        let Presence { label, leaving } = lock(&self.presence).clone();
+        let mut presence = lock(&self.presence);
+        let (label, leaving) = (presence.label.clone(), presence.leaving);
         let (capacity_bytes, free_bytes) = (usage.capacity_bytes, usage.free_bytes);
-        Greeting { hello, storing, full: storing && usage.full, leaving, capacity_bytes, free_bytes, label }
+        let full = storing && usage.full;
+        let greeting = Greeting { hello, storing, full, leaving, capacity_bytes, free_bytes, label };
+        presence.note(&greeting);
+        greeting
     }
 
     /// Drops a peer that broke the rules: the one place where anything of this protocol does.

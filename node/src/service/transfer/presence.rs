@@ -15,11 +15,27 @@ const TELLING: Duration = Duration::from_secs(10);
 /// Peers that are told at once: most have a session, and the others a handshake each, on a link that may be slow (a guess).
 const TELLING_AT_ONCE: usize = 16;
 
-/// What its owner decides: all else in a greeting is the store's.
+/// What its owner decides, all else in a greeting being the store's, and what greetings said.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Presence {
     pub(super) label: Label,
     pub(super) leaving: bool,
+    /// Whether the last greeting that was made said storing, full and leaving, and its label.
+    last: Option<(bool, bool, bool, Label)>,
+    /// How often a greeting said something else than the one before it.
+    changes: u64,
+}
+
+impl Presence {
+    /// Notes what a greeting says that is about to go out.
+    pub(super) fn note(&mut self, greeting: &Greeting) {
+        let Greeting { storing, full, leaving, label, .. } = greeting;
+        let says = (*storing, *full, *leaving, label.clone());
+        if self.last.as_ref() != Some(&says) {
+            self.changes += 1;
+            self.last = Some(says);
+        }
+    }
 }
 
 impl Transfer {
@@ -56,6 +72,13 @@ impl Transfer {
         let (sender, heard) = mpsc::channel(HEARD);
         *lock(&self.shared.heard) = Some(sender);
         heard
+    }
+
+    /// How often what greetings say was another, with what one would say now. Each that opens a session counts: who was
+    /// greeted between two decisions heard what nobody else did, and is to be told as well.
+    pub fn said(&self) -> u64 {
+        self.shared.own_greeting();
+        lock(&self.shared.presence).changes
     }
 
     /// Says this node's greeting anew to these peers. With whom it has no session of its own, because they opened theirs
