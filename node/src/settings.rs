@@ -179,6 +179,10 @@ impl Settings {
             return Err(Error::usage("Neighbours cannot be compared with all the time")
                 .hint("give --audit-interval a duration, such as 10m"));
         }
+        if settings.duty.grace.is_zero() {
+            return Err(Error::usage("What is added would be freed before it is published")
+                .hint("give --gc-grace a duration, such as 24h"));
+        }
         if !CATALOGUE_ENTRIES.contains(&settings.catalogue_entries) {
             return Err(Error::usage(format!("A catalogue cannot have {} entries", settings.catalogue_entries)).hint(
                 format!(
@@ -333,6 +337,14 @@ mod tests {
         let check = |partial: Partial| Settings::resolve(dir, partial).map_err(|e| e.kind).err();
         for replicas in [0, 17] {
             assert_eq!(check(Partial { replicas: Some(replicas), ..Partial::default() }), Some(Kind::Usage));
+        }
+        let zero = Some(Duration::ZERO);
+        for partial in [
+            Partial { repair_rate: Some(0), ..Partial::default() },
+            Partial { audit_interval: zero, ..Partial::default() },
+            Partial { gc_grace: zero, ..Partial::default() },
+        ] {
+            assert_eq!(check(partial), Some(Kind::Usage));
         }
         for name in ["", "a/b", "a b", "ü", &"x".repeat(65)] {
             let partial = Partial { network: Some(name.to_owned()), ..Partial::default() };

@@ -21,8 +21,6 @@ use crate::{
 
 /// Versions of a name that stay, where the caller does not say.
 const KEEP: u64 = 10;
-/// Peers that a message names at the most.
-const MAX_NAMED: usize = 16;
 
 /// `add PATH`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -174,11 +172,7 @@ fn assess(report: &Report, missing: &[PeerId], wanted: u8, options: &AddOptions)
     }
     let asked = options.wait.unwrap_or(wanted);
     let there = u8::try_from(report.seen).unwrap_or(u8::MAX);
-    let failed = report.failures.iter().map(|(peer, reason)| format!("{peer}: {reason}"));
-    let away = missing.iter().filter(|peer| report.failures.iter().all(|(failed, _)| failed != *peer));
-    let away = away.take(MAX_NAMED).map(|peer| format!("{peer}: seen within the last hour, not reachable now"));
-    let reasons: Vec<String> = failed.chain(away).collect();
-    let because = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
+    let because = publish::because(&report.failures, missing);
     let min = report.min;
     if options.wait.is_some_and(|wait| wait > there) {
         let short = format!(

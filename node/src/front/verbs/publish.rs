@@ -1,11 +1,14 @@
 //! What the verbs share that change the catalogue: a change is told once the peers that answer for it have it on disk.
 
-use p2p_protocol::catalogue::Publication;
+use p2p_protocol::{PeerId, catalogue::Publication};
 
 use crate::{node::Rooms, service::sync::Confirmed};
 
 /// Peers beyond the copies wanted that are asked where others fail: as many as for a chunk.
 const SPARE: usize = p2p_protocol::placement::EXTRA_CANDIDATES;
+
+/// Peers that a message names at the most.
+const MAX_NAMED: usize = 16;
 
 /// What is to be told of how a change of the catalogue is kept.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -24,7 +27,7 @@ pub(super) async fn confirm(rooms: &Rooms, publication: &Publication, wanted: u8
     let there = u8::try_from(rooms.locate.seen()).unwrap_or(u8::MAX);
     let expected = wanted.min(there);
     let confirmed = rooms.sync.confirm(publication, candidates, expected).await;
-    Told { short: short(&confirmed, expected), warning: unsettled(&confirmed) }
+    Told { short: short(&confirmed, &rooms.locate.missing(), expected), warning: unsettled(&confirmed) }
 }
 
 fn unsettled(confirmed: &Confirmed) -> Option<String> {
@@ -39,13 +42,26 @@ fn unsettled(confirmed: &Confirmed) -> Option<String> {
     ))
 }
 
-fn short(confirmed: &Confirmed, expected: u8) -> Option<String> {
+/// Who did not take a copy and why, in parentheses; `missing` are the storing peers seen lately that cannot be reached
+/// now, whom nobody asked. Nothing where there is nobody.
+pub(super) fn because<R: std::fmt::Display>(failures: &[(PeerId, R)], missing: &[PeerId]) -> String {
+    let failed = failures.iter().map(|(peer, reason)| {
+        let (peer, reason) = (peer.to_string(), reason.to_string());
+        // Many a reason names the peer itself.
+        if reason.contains(&peer) { reason } else { format!("{peer}: {reason}") }
+    });
+    let away = missing.iter().filter(|peer| failures.iter().all(|(failed, _)| failed != *peer));
+    let away = away.take(MAX_NAMED).map(|peer| format!("{peer}: seen within the last hour, not reachable now"));
+    let reasons: Vec<String> = failed.chain(away).collect();
+    if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) }
+}
+
+fn short(confirmed: &Confirmed, missing: &[PeerId], expected: u8) -> Option<String> {
     let Confirmed { copies, failures, .. } = confirmed;
     if *copies >= expected {
         return None;
     }
-    let why: Vec<String> = failures.iter().map(|(peer, reason)| format!("{peer}: {reason}")).collect();
-    let because = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
+    let because = because(failures, missing);
     Some(format!(
         "only {copies} of {expected} peers that are to answer for it have the entry of the catalogue on disk{because}; \
          the others get it from these"
@@ -58,13 +74,15 @@ mod tests {
 
     #[test]
     fn who_did_not_take_it_is_named() {
-        let peer = p2p_protocol::PeerId::random();
+        let (peer, away) = (PeerId::random(), PeerId::random());
         let confirmed = |copies| Confirmed { copies, failures: vec![(peer, "no room".to_owned())], unsettled: 0 };
-        assert_eq!((short(&confirmed(3), 3), short(&confirmed(0), 0)), (None, None));
-        let told = short(&confirmed(1), 3).expect("two are missing");
+        assert_eq!((short(&confirmed(3), &[away], 3), short(&confirmed(0), &[], 0)), (None, None));
+        let told = short(&confirmed(1), &[away, peer], 3).expect("two are missing");
         assert_eq!(unsettled(&confirmed(1)), None);
         let told_of_two = unsettled(&Confirmed { unsettled: 2, ..confirmed(3) }).expect("two are missing");
         assert!(told_of_two.contains("2 storing peers more"), "{told_of_two}");
         assert!(told.contains("1 of 3") && told.contains(&format!("{peer}: no room")), "{told}");
+        assert!(told.contains(&format!("{away}: seen within the last hour")), "{told}");
+        assert_eq!(told.matches(&peer.to_string()).count(), 1, "{told}");
     }
 }

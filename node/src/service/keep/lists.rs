@@ -161,7 +161,9 @@ impl Lists {
                 pins::Change::Over(target) => {
                     let store = self.around.store.clone();
                     let ending = async move {
-                        tracing::info!(?target, "a pin is over: the name was removed");
+                        if let pins::Target::Name { publisher, name, .. } = &target {
+                            tracing::info!(%publisher, %name, "a pin is over: the name was removed");
+                        }
                         told(store.remove_record(target.key()).await.map(|()| true));
                         None
                     };

@@ -113,8 +113,8 @@ impl Reading<'_> {
                     }
                 }
                 Step::Listed(entries) => self.note(entries).await?,
-                Step::Malformed(place) => {
-                    tracing::warn!(root = %manifest.root, ?place, "a part of a manifest is malformed and lists nothing");
+                Step::Malformed(_) => {
+                    tracing::warn!(root = %manifest.root, "a part of a manifest is malformed and lists nothing");
                 }
                 Step::Done => return Ok(complete),
             }
