@@ -12,8 +12,9 @@ fn filter(global: &Global, daemon: bool) -> String {
     let chosen = match (level, daemon) {
         (..=-2, _) => "off",
         (-1, _) => "error",
-        // A node that starts alone has nobody to look itself up with: libp2p warns of what is no news.
-        (0, true) => "warn,libp2p_kad=error,p2p_node=info,p2p_protocol=info",
+        // A node that starts alone has nobody to look itself up with, and one end of a connection closes it first: libp2p
+        // warns of what is no news.
+        (0, true) => "warn,libp2p_kad=error,yamux=error,p2p_node=info,p2p_protocol=info",
         (0, false) => "error",
         (1, true) => "info,p2p_node=debug,p2p_protocol=debug",
         (1, false) => "warn,p2p_node=info",
