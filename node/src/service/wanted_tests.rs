@@ -1,5 +1,6 @@
 //! What was acknowledged is not freed while somebody counts on it, and what nobody counts on any more is.
 
+use futures::future::join_all;
 use p2p_protocol::{
     Codec, PeerId,
     duty::{Bringer, PIN, Reference},
@@ -17,7 +18,12 @@ fn chunk(number: u64) -> (Chunk, Entry) {
 
 /// A table in memory, and so many chunks that came at once.
 async fn with(count: u64) -> (Wanted, Vec<Entry>) {
-    let wanted = Wanted::open(Store::in_memory(1 << 30)).expect("it opens");
+    fill_with(Store::in_memory(1 << 30), count).await
+}
+
+/// The same over a store of its own.
+async fn fill_with(store: Store, count: u64) -> (Wanted, Vec<Entry>) {
+    let wanted = Wanted::open(store).expect("it opens");
     assert!(wanted.make().expect("it is made"));
     let mut entries = Vec::new();
     for number in 0..count {
@@ -86,6 +92,98 @@ async fn the_clock_is_on_disk_with_the_rows_of_each_second_and_goes_on_from_ther
     assert_eq!(later.moment(), wanted.moment());
 }
 
+/// A run that is killed right behind an answer leaves the time that the answer was given for.
+#[tokio::test(start_paused = true)]
+async fn what_is_renewed_is_on_disk_before_that_is_said() {
+    let (here, left) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let wanted =
+        Wanted::open_with(Store::open(here.path(), Some(1 << 30)).expect("it opens"), GRACE).expect("it opens");
+    assert!(wanted.make().expect("it is made"));
+    let entries: Vec<Entry> = (0..3).map(|number| chunk(number).1).collect();
+    for number in 0..3 {
+        wanted.put_from(&peer(), chunk(number).0).await.expect("there is room");
+    }
+    let ends = |wanted: &Wanted, at: usize| {
+        let row = wanted.row(&entries[at].key()).expect("it reads").expect("it came");
+        row.grace_ends(Duration::ZERO)
+    };
+    for (at, hour) in [(0, 1), (1, 2)] {
+        tokio::time::advance(GRACE).await;
+        let renewed = match at {
+            0 => wanted.renew(&hashes(&entries[..1])).await,
+            _ => wanted.renew_for(&peer(), &hashes(&entries[1..2])).await,
+        };
+        assert_eq!(renewed.expect("it writes"), [true]);
+        let copy = left.path().join(hour.to_string());
+        copy_tree(here.path(), &copy);
+        let later = Wanted::open(Store::open(&copy, Some(1 << 30)).expect("it opens")).expect("it opens");
+        assert_eq!((later.moment(), ends(&later, at)), (wanted.moment(), Some(wanted.moment())));
+        assert!(ends(&later, 2) < Some(Moment(60)), "nobody renewed that");
+    }
+}
+
+fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).expect("it is made");
+    for found in std::fs::read_dir(from).expect("it lists") {
+        let (path, place) = found.map(|found| (found.path(), to.join(found.file_name()))).expect("it lists");
+        if path.is_dir() {
+            copy_tree(&path, &place);
+        } else {
+            std::fs::copy(&path, &place).expect("it is copied");
+        }
+    }
+}
+
+/// Ways to be told that a chunk is kept.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    Put,
+    PutFrom,
+    Renew,
+    RenewFor,
+}
+
+/// Which of these are said to be kept.
+async fn told(wanted: &Wanted, how: Told, entries: &[Entry]) -> Vec<bool> {
+    let hashes = hashes(entries);
+    match how {
+        Told::Renew => wanted.renew(&hashes).await.expect("it writes"),
+        Told::RenewFor => wanted.renew_for(&peer(), &hashes).await.expect("it writes"),
+        Told::Put | Told::PutFrom => join_all((0..entries.len() as u64).map(|number| put(wanted, how, number))).await,
+    }
+}
+
+/// Whoever is told that a chunk is kept counts on it for a grace, also where it was over and is being freed.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_freed_of_which_is_said_at_the_same_time_that_it_is_kept() {
+    for how in [Told::Put, Told::PutFrom, Told::Renew, Told::RenewFor] {
+        for freed_first in [true, false] {
+            // On a disk: in memory each is done at once, before the other looks.
+            let directory = tempfile::tempdir().expect("a directory");
+            let store = Store::open(directory.path(), Some(1 << 30)).expect("it opens");
+            let (wanted, entries) = fill_with(store, 40).await;
+            tokio::time::advance(GRACE * 2).await;
+            let (freed, told) = if freed_first {
+                tokio::join!(biased; wanted.free(&entries, GRACE), told(&wanted, how, &entries))
+            } else {
+                let (told, freed) = tokio::join!(biased; told(&wanted, how, &entries), wanted.free(&entries, GRACE));
+                (freed, told)
+            };
+            assert!(freed.is_ok());
+            let kept = |(entry, told): (&Entry, bool)| !told || wanted.holds(entry).expect("it reads");
+            assert!(entries.iter().zip(told).all(kept), "{how:?}, freed first: {freed_first}");
+        }
+    }
+}
+
+/// Whether it is kept.
+async fn put(wanted: &Wanted, how: Told, number: u64) -> bool {
+    match how {
+        Told::Put => wanted.put(chunk(number).0).await.is_ok(),
+        _ => wanted.put_from(&peer(), chunk(number).0).await.is_ok(),
+    }
+}
+
 /// Pins one of these chunks.
 fn pin(wanted: &Wanted, entry: &Entry) {
     wanted.list(Reference { publication: 7, copies: PIN }, &[(entry.key(), *entry)]).expect("it writes");
@@ -114,7 +212,9 @@ async fn what_is_pinned_is_neither_freed_nor_given_up_nor_left_out_whatever_was_
     wanted.unlist(7, entries.iter().map(Entry::key)).expect("it writes");
     assert_eq!(wanted.not_pinned(&entries[..2]).await.expect("it reads"), (vec![], 2));
     assert_eq!(wanted.free(&entries, GRACE).await.expect("it writes"), 0);
-    assert_eq!(wanted.give_up(&entries, |_, _| true).await.expect("it writes"), 1);
+    assert_eq!(wanted.give_up(&entries, |_, _| false).await.expect("it reads"), 0, "its place is another by now");
+    let is_cached = |key: &Key, copies| *key == entries[1].key() && copies == 3;
+    assert_eq!(wanted.give_up(&entries, is_cached).await.expect("it writes"), 1);
     tokio::time::advance(GRACE + Duration::from_secs(2)).await;
     assert_eq!(wanted.free(&entries[..1], GRACE).await.expect("it writes"), 1);
     assert!(entries.iter().all(|entry| !wanted.holds(entry).expect("it reads")));

@@ -31,6 +31,25 @@
 //! that began after it was unlisted: so that no partition frees what its other side still wants. (Seven graces after it
 //! was unlisted nobody is waited for.) A cached copy of a listed chunk is given up only when room is needed, and only once
 //! each of the k nearest, in view for a day, proved that it has the bytes.
+//!
+//! # What each rule is held by
+//!
+//! Each was taken out by hand, alone. These tests fail without it, of `rules_tests.rs` where no other file is named:
+//!
+//! | taken out | fails |
+//! | --- | --- |
+//! | the grace runs since the last acknowledgement too | `the_grace_runs_…` of `wanted.rs`; `an_add_longer_…` and `what_is_added_again_…` of the simulator |
+//! | everybody compared catalogues; who did not is waited for, for seven graces and no longer | `what_nothing_lists_is_freed_…`; `a_partition_longer_…` of the simulator |
+//! | who left counts for seven graces; a comparison counts from its beginning | `a_comparison_counts_by_its_beginning_…` |
+//! | what cannot be read keeps everything, also from `gc`, for seven graces | `what_nothing_lists_is_freed_…`; `what_cannot_be_read_…` of `lister_tests.rs` |
+//! | the last look before a chunk is freed | `what_is_added_again_as_it_is_freed_stays` of the simulator |
+//! | what is pinned is a duty, by whatever else is known of it | `a_pinned_chunk_is_…`, three |
+//! | what is published of a root is read again when its pin ends | `what_is_unpinned_and_published_still_…` of the simulator |
+//! | who leaves has no duty, and is not in view | `a_pinned_chunk_is_a_duty_…`; `who_stores_nothing_or_leaves_…` of `view.rs` |
+//! | a copy goes when room is needed, each of the k is in view for a day, and none was caught in a lie | `a_cached_copy_goes_only_when_…` |
+//! | all of the k prove it; an answer that is short proves nothing | `a_copy_goes_when_each_proved_it_…` of `yields.rs` |
+//! | another view makes proofs void | `what_was_proved_counts_no_more_…` |
+//! | who could not prove it is not asked again; where there are fewer than k, none goes | `a_copy_stays_where_one_could_not_prove_…` |
 
 pub mod facts;
 pub mod keeper;

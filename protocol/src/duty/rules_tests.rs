@@ -275,12 +275,42 @@ fn what_nothing_lists_is_freed_after_the_grace_once_everybody_knows() {
     let until = node.now + 2 * grace;
     node.tell(Input::Unread(Some(until)));
     assert!(!frees(&node.wait(2 * grace - MINUTE)));
-    assert!(frees(&node.wait(2 * MINUTE)), "not for ever");
+    assert_eq!(node.keeper.freeable_before(node.now), None, "whoever asks");
+    assert!(frees(&node.wait(2 * MINUTE)) && node.keeper.freeable_before(node.now).is_some(), "not for ever");
     // It is listed again.
     let mut node = fresh().with(listed(chunk), true);
     node.wait(MINUTE);
     known(&mut node).into_iter().for_each(|input| assert!(node.tell(input).is_empty()));
     assert!(!frees(&node.wait(3 * grace)));
+}
+
+#[test]
+fn a_comparison_counts_by_its_beginning_and_who_left_lately_is_waited_for() {
+    let (all, chunk) = (peers(3), entry("a chunk"));
+    let grace = Settings::default().grace;
+    // Two comparisons began before it was withdrawn, and end after that: what they brought may be older.
+    let mut node = Node::new(&all, all[0]);
+    node.wait(MINUTE);
+    let begun = node.now;
+    node.wait(HOUR);
+    let mut row = listed(chunk);
+    row.unlist(1, Moment(61 * 60));
+    let mut node = node.with(row, true);
+    node.wait(MINUTE);
+    all[1..].iter().for_each(|peer| assert!(node.tell(Input::Reconciled(*peer, begun)).is_empty()));
+    assert!(!frees(&node.wait(grace + HOUR)));
+    all[1..].iter().for_each(|peer| drop(node.tell(Input::Reconciled(*peer, node.now))));
+    assert!(frees(&node.wait(MINUTE)));
+    // One that is not here any more may come back with something that lists it, for seven graces after it was seen.
+    let mut node = Node::new(&all, all[0]);
+    node.wait(2 * grace);
+    node.tell(Input::Left(all[2], node.now));
+    let mut node = node.with(Row::new(chunk, Moment(2 * grace.as_secs())), true);
+    node.wait(2 * MINUTE);
+    assert!(node.tell(Input::Reconciled(all[1], node.now)).is_empty());
+    let outputs = node.wait(7 * grace - 4 * MINUTE);
+    assert!(!frees(&outputs));
+    assert!(frees(&node.wait(20 * MINUTE)));
 }
 
 #[test]
@@ -334,6 +364,36 @@ fn a_cached_copy_goes_only_when_room_is_needed_and_each_of_the_k_proved_it_after
     node.wait(25 * HOUR);
     node.tell(Input::Audited(order[1], Audited::Lied(vec![])));
     assert!(proofs(&node.tell(Input::Space { used: 92, capacity: 100 })).is_empty());
+}
+
+#[test]
+fn a_copy_stays_where_one_could_not_prove_its_own_or_where_there_are_fewer_than_k() {
+    let (all, chunk) = (peers(9), entry("a chunk"));
+    let order = nearest(&all, chunk);
+    let mut node = Node::new(&all, order[8]).with(listed(chunk), true);
+    node.wait(25 * HOUR);
+    let asked = proofs(&node.tell(Input::Space { used: 92, capacity: 100 }));
+    for (at, (request, _)) in asked.into_iter().enumerate() {
+        assert!(node.tell(Input::Proved { request, proved: Some(vec![at != 1]) }).is_empty());
+    }
+    // A look at everything, before an audit says otherwise.
+    node.tell(Input::Space { used: 50, capacity: 100 });
+    assert!(proofs(&node.tell(Input::Space { used: 92, capacity: 100 })).is_empty(), "it is known to lack it");
+    // One that takes no share itself, and two others.
+    let mut node = Node::new(&[], order[8]);
+    node.keeper = Keeper::new(order[8], false, Settings::default(), node.now, Moment(0), Chance::new(1));
+    node.tell(Input::MostCopies(K));
+    for peer in &order[..2] {
+        node.tell(Input::Heard(*peer));
+        node.tell(Input::Said(*peer, HERE));
+    }
+    let mut node = node.with(listed(chunk), true);
+    node.wait(25 * HOUR);
+    assert!(proofs(&node.tell(Input::Space { used: 92, capacity: 100 })).is_empty());
+    // With a third there are k who may have it.
+    node.tell(Input::Heard(order[2]));
+    node.tell(Input::Said(order[2], HERE));
+    assert_eq!(proofs(&node.wait(25 * HOUR)).len(), 3);
 }
 
 fn proofs(outputs: &[Output]) -> Vec<(u64, PeerId)> {

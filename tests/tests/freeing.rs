@@ -1,0 +1,226 @@
+//! What may go and what may not: freed only when nobody can list it any more, handed over before its machine goes, and
+//! kept where a pin ends: the real services on the simulated network and a paused clock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use libp2p::PeerId;
+use p2p_node::{
+    net::simulated::{Fabric, Link, Topology, eventually, keypair, truth},
+    node::{Rooms, Site},
+    service::{catalogue::Draft, ingest::ReadOptions, keep::collect::Collected, progress::Progress, replicate::Wish},
+    store::Store,
+};
+use p2p_protocol::{
+    Cid, Codec, Multihash,
+    catalogue::{Kind, Publication},
+    chunker::ChunkerKind,
+    duty,
+    manifest::Listing,
+};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use tokio::{sync::watch, time::sleep};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Short: of twenty nodes an hour takes long, also where nothing happens.
+const GRACE: Duration = Duration::from_secs(600);
+/// Of simulated time: how long the network may take, not how long the machine does.
+const SOON: Duration = Duration::from_secs(120);
+/// Bytes of a chunk of what is added.
+const CHUNK: usize = 1024;
+
+struct Net {
+    fabric: Fabric,
+    copies: u8,
+    settings: duty::Settings,
+    nodes: BTreeMap<PeerId, Rooms>,
+    order: Vec<PeerId>,
+}
+
+impl Net {
+    /// So many nodes on one LAN that met, which keep so many copies.
+    async fn of(seed: u64, count: usize, copies: u8, change: impl FnOnce(&mut duty::Settings)) -> Self {
+        let fabric = Fabric::new(seed, Topology::Full, Link::LAN);
+        let mut settings = duty::Settings { grace: GRACE, ..Default::default() };
+        change(&mut settings);
+        let mut net = Self { fabric, copies, settings, nodes: BTreeMap::new(), order: Vec::new() };
+        for number in 0..count as u64 {
+            let keypair = keypair(number);
+            let peer = keypair.public().to_peer_id();
+            let site = Site {
+                network_name: "freeing",
+                label: Default::default(),
+                replicas: copies,
+                duty: net.settings,
+                scrub_period: Duration::ZERO,
+                limits: Default::default(),
+                data_dir: None,
+                seed: number,
+            };
+            let rooms = Rooms::build(net.fabric.join(peer), Store::in_memory(64 << 20), keypair, site);
+            net.nodes.insert(peer, rooms.await.expect("the rooms stand"));
+            net.order.push(peer);
+        }
+        eventually("the nodes greet each other", SOON, || {
+            net.nodes.values().all(|node| node.locate.reachable() >= count - 1)
+        })
+        .await;
+        net
+    }
+
+    fn node(&self, number: usize) -> &Rooms {
+        &self.nodes[&self.order[number]]
+    }
+
+    fn kill(&mut self, number: usize) {
+        let peer = self.order[number];
+        self.fabric.kill(peer);
+        self.nodes.remove(&peer);
+    }
+
+    fn holds(&self, peer: &PeerId, hash: &Multihash) -> bool {
+        self.nodes[peer].store.entry(hash).expect("it reads").is_some()
+    }
+
+    /// Copies of these on all disks.
+    fn held(&self, hashes: &[Multihash]) -> usize {
+        hashes.iter().map(|hash| self.nodes.keys().filter(|peer| self.holds(peer, hash)).count()).sum()
+    }
+
+    /// Those of these that are not on the nearest of `peers`.
+    fn misplaced(&self, hashes: &[Multihash], peers: &[PeerId]) -> usize {
+        let placed =
+            |hash: &&Multihash| truth(hash, peers, self.copies.into()).iter().all(|peer| self.holds(peer, hash));
+        hashes.len() - hashes.iter().filter(placed).count()
+    }
+
+    /// A file of so many random chunks, added and published by a node: the publication, and all chunks that it lists.
+    async fn add(&self, number: usize, chunks: usize) -> (Publication, Vec<Multihash>) {
+        let node = self.node(number);
+        let mut content = vec![0; chunks * CHUNK];
+        StdRng::seed_from_u64(number as u64).fill(&mut content[..]);
+        let before: BTreeSet<Multihash> = all(node).collect();
+        let wish = Wish { wanted: self.copies, wait: None, local: false };
+        let options = ReadOptions { chunker: ChunkerKind::Fixed { bytes: CHUNK as u32 }, ..ReadOptions::default() };
+        let reader = Box::new(std::io::Cursor::new(content));
+        let added = node.ingest.add_stream(reader, wish, options, &progress()).await.expect("it is added");
+        assert_eq!(added.report.min, self.copies);
+        let publication = publish(node, added.root, added.chunks, added.listing, self.copies).await;
+        (publication, all(node).filter(|hash| !before.contains(hash)).collect())
+    }
+
+    async fn gc(&self, number: usize) -> Collected {
+        self.node(number).keep.collect(&progress()).await.expect("there is a table")
+    }
+}
+
+fn progress() -> watch::Sender<Progress> {
+    watch::Sender::new(Progress::default())
+}
+
+fn all(node: &Rooms) -> impl Iterator<Item = Multihash> + use<> {
+    node.store.scan(None, 10_000).expect("it reads").into_iter().map(|entry| entry.cid.hash)
+}
+
+async fn publish(node: &Rooms, root: Cid, chunks: u64, listing: Listing, replicas: u8) -> Publication {
+    let label = "a file".to_owned();
+    let size = chunks * CHUNK as u64;
+    let draft = Draft { name: None, label, root, kind: Kind::File, size, replicas, chunks, listing, keep: 10 };
+    node.catalogue.publish(draft).await.expect("it is published")
+}
+
+#[tokio::test(start_paused = true)]
+async fn neither_the_loop_nor_gc_frees_what_a_machine_that_is_away_may_still_list() {
+    let mut net = Net::of(1, 4, 3, |_| {}).await;
+    let (removed, hashes) = net.add(0, 40).await;
+    sleep(MINUTE).await;
+    net.kill(3);
+    sleep(MINUTE).await;
+    net.node(0).catalogue.withdraw(removed.key()).await.expect("it is withdrawn");
+    sleep(2 * GRACE).await;
+    let held = net.held(&hashes);
+    assert!(held >= 3 * hashes.len() - 40, "{held} copies");
+    let here = net.node(1).store.usage().chunks;
+    assert_eq!(net.gc(1).await, Collected { chunks: 0, bytes: 0, kept: here });
+    assert_eq!(net.held(&hashes), held);
+    // Seven graces after it was seen it is waited for no more, by whoever asks and by the loop.
+    sleep(5 * GRACE).await;
+    assert_eq!((net.gc(1).await.kept, net.node(1).store.usage().chunks), (0, 0));
+    eventually("it is gone everywhere", 2 * GRACE, || net.held(&hashes) == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_cannot_be_read_protects_everything_for_seven_graces() {
+    let net = Net::of(2, 4, 3, |_| {}).await;
+    let (removed, hashes) = net.add(0, 40).await;
+    // What it lists nobody knows: it may be the same.
+    let nowhere = |name: &[u8]| Cid::of(Codec::Raw, name);
+    let listing = Listing::Manifest(nowhere(b"a manifest that nobody has"));
+    let seen = tokio::time::Instant::now();
+    publish(net.node(1), nowhere(b"a root that nobody has"), 100, listing, 3).await;
+    net.node(0).catalogue.withdraw(removed.key()).await.expect("it is withdrawn");
+    sleep(3 * GRACE).await;
+    let held = net.held(&hashes);
+    assert!(held >= 3 * hashes.len(), "{held} copies");
+    let gc = net.gc(2).await;
+    assert_eq!((gc.chunks, gc.kept), (0, net.node(2).store.usage().chunks));
+    tokio::time::sleep_until(seen + 7 * GRACE - MINUTE).await;
+    assert_eq!(net.held(&hashes), held);
+    eventually("it is waited for no more", 2 * GRACE, || net.held(&hashes) == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_unpinned_far_from_its_place_and_published_still_is_not_freed() {
+    // Rows are kept of the thirteen nearest: of some of what this node pins it knew nothing before.
+    let grace = Duration::from_secs(180);
+    let net = Net::of(3, 17, 1, |settings| settings.grace = grace).await;
+    let (publication, hashes) = net.add(0, 60).await;
+    sleep(2 * MINUTE).await;
+    let node = net.node(7);
+    let reference = publication.root.to_string();
+    let far = hashes.iter().filter(|hash| !truth(hash, &net.order, 13).contains(&net.order[7])).count();
+    assert!(far > 5, "{far} of {}", hashes.len());
+    let whole = node.pin.pin(&reference, &progress()).await.expect("it is pinned");
+    assert_eq!(whole.chunks as usize, hashes.len());
+    sleep(2 * MINUTE).await;
+    node.pin.unpin(&reference).await.expect("it was pinned");
+    sleep(3 * grace).await;
+    assert!(hashes.iter().all(|hash| net.holds(&net.order[7], hash)), "it may be the last copy");
+    let gc = net.gc(7).await;
+    assert_eq!((gc.chunks, gc.kept), (0, 0));
+    // Its rows name what lists them: they go with it.
+    net.node(0).catalogue.withdraw(publication.key()).await.expect("it is withdrawn");
+    eventually("it is gone everywhere", 3 * grace, || net.held(&hashes) == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_drained_waits_for_each_copy_also_of_what_another_that_leaves_had_taken_over() {
+    // A chunk takes a peer a second, so that a share takes a while.
+    let net = Net::of(4, 6, 3, |settings| settings.repair_bytes_per_second = CHUNK as u64).await;
+    let (_, hashes) = net.add(5, 200).await;
+    sleep(2 * MINUTE).await;
+    let leaving = net.node(5);
+    leaving.keep.leave(true).await.expect("it writes");
+    let watched = progress();
+    let mut draining = Box::pin(leaving.keep.hand_over(&watched));
+    // Some of it is handed over when another one leaves, and some of that to the other.
+    let some = |watched: &watch::Sender<Progress>| watched.borrow().chunks as usize > hashes.len() / 2;
+    tokio::select! {
+        biased;
+        _ = &mut draining => panic!("not all of it can have its copies"),
+        () = eventually("half of it is handed over", GRACE, || some(&watched)) => {}
+    }
+    net.node(4).keep.leave(true).await.expect("it writes");
+    let handed = draining.await.expect("there are others");
+    let staying = &net.order[..4];
+    assert_eq!((net.misplaced(&hashes, staying), handed.chunks as usize), (0, hashes.len()));
+    // Neither takes on anything new.
+    let before: Vec<u64> = [4, 5].map(|number| net.node(number).store.usage().chunks).into();
+    let (_, more) = net.add(0, 60).await;
+    sleep(2 * MINUTE).await;
+    assert_eq!(net.misplaced(&more, staying), 0);
+    let after: Vec<u64> = [4, 5].map(|number| net.node(number).store.usage().chunks).into();
+    assert_eq!(after, before);
+}
