@@ -8,6 +8,7 @@ use super::{
     ls::{label, rfc3339, shown_name},
 };
 use crate::{
+    error::Error,
     node::Node,
     report::Update,
     service::{
@@ -34,14 +35,9 @@ impl Verb for WatchRequest {
             // Subscribed before the answer begins: whoever has read its head misses nothing from then on.
             let changes = node.rooms().catalogue.changes(self.since).await?;
             let locate = node.rooms().locate.clone();
-            let updates = stream::unfold((changes, locate), |(mut changes, locate)| async move {
-                loop {
-                    match changes.next().await? {
-                        Ok(change) => return Some((Ok(update(&change, &locate)), (changes, locate))),
-                        // What stands is in `ls`, and `--since` tells the rest again.
-                        Err(missed) => tracing::warn!(missed, "a watcher lags behind the catalogue"),
-                    }
-                }
+            let updates = stream::try_unfold((changes, locate), |(mut changes, locate)| async move {
+                let Some(change) = changes.next().await.transpose()? else { return Ok::<_, Error>(None) };
+                Ok(Some((update(&change, &locate), (changes, locate))))
             });
             Ok(updates.boxed())
         }

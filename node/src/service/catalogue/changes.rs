@@ -73,23 +73,24 @@ pub struct Changes {
     /// The last position that was told; those up to it are not told again.
     told: u64,
     live: broadcast::Receiver<Change>,
+    /// Changes after `told` came faster than they were taken, and some of them are to be had from the log alone.
+    behind: bool,
 }
 
 impl Catalogue {
-    /// Changes from now on, or all after position `since`. What becomes current from the call on is never missed.
+    /// Changes from now on, or all after position `since`. What becomes current once this returned is never missed.
     pub async fn changes(&self, since: Option<u64>) -> Result<Changes, SinceError> {
-        // First of all: what comes while the past is read is told by this.
-        let live = self.ledger.changes();
-        let mut changes = Changes { past: VecDeque::new(), ledger: self.ledger.clone(), told: 0, live };
-        let Some(since) = since else { return Ok(changes) };
         let last = self.ledger.position();
-        if since > last {
-            return Err(SinceError::Ahead { asked: since, last });
+        // Before the past is read: what comes meanwhile is told by this.
+        let live = self.ledger.changes();
+        let told = since.unwrap_or(last);
+        let mut changes = Changes { past: VecDeque::new(), ledger: self.ledger.clone(), told, live, behind: false };
+        if told > last {
+            return Err(SinceError::Ahead { asked: told, last });
         }
-        // What was given a position by now is in the log after this; what comes later is told as it comes.
-        self.ledger.flushed().await?;
-        changes.told = last;
-        changes.past = past(&self.ledger, since, last).await?.into();
+        if since.is_some() {
+            changes.catch_up().await?;
+        }
         Ok(changes)
     }
 }
@@ -103,26 +104,44 @@ impl Catalogue {
 }
 
 impl Changes {
-    /// The next change, once there is one; `None` when the catalogue is gone. Cancel-safe.
+    /// Has what came after the last that was told read from the log.
+    async fn catch_up(&mut self) -> Result<(), StoreError> {
+        let last = self.ledger.position();
+        // What was given a position by now is in the log after this; what comes later is told as it comes.
+        self.ledger.flushed().await?;
+        self.past = past(&self.ledger, self.told, last).await?.into();
+        self.told = last;
+        self.behind = false;
+        Ok(())
+    }
+
+    /// The next change, once there is one; `None` when the catalogue is gone. Whoever takes them more slowly than they come
+    /// is told from the log what that has, without those that were superseded meanwhile. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// The number of changes that were missed, because they were not taken in time: what stands is in the catalogue.
-    pub async fn next(&mut self) -> Option<Result<Change, u64>> {
-        while let Some((position, record)) = self.past.pop_front() {
-            // What was superseded since the list was made is told by what superseded it.
-            if let Some(change) = read(&self.ledger, position, &record) {
-                return Some(Ok(change));
-            }
-        }
+    /// The store's log.
+    pub async fn next(&mut self) -> Option<Result<Change, StoreError>> {
         loop {
+            while let Some((position, record)) = self.past.pop_front() {
+                // What was superseded since the list was made is told by what superseded it.
+                if let Some(change) = read(&self.ledger, position, &record) {
+                    return Some(Ok(change));
+                }
+            }
+            if self.behind {
+                if let Err(why) = self.catch_up().await {
+                    return Some(Err(why));
+                }
+                continue;
+            }
             match self.live.recv().await {
                 Ok(change) if change.position <= self.told => {}
                 Ok(change) => {
                     self.told = change.position;
                     return Some(Ok(change));
                 }
-                Err(broadcast::error::RecvError::Lagged(missed)) => return Some(Err(missed)),
+                Err(broadcast::error::RecvError::Lagged(_)) => self.behind = true,
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }

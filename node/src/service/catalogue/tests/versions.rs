@@ -148,6 +148,22 @@ async fn what_is_being_written_when_the_past_is_asked_for_is_told_once() {
 }
 
 #[tokio::test]
+async fn who_takes_changes_too_slowly_misses_none_that_stands() {
+    let hub = Fabric::sparse();
+    let a = node(&hub, 1).await;
+    fill(&a, 3, ["before".to_owned()]).await;
+    let mut changes = a.catalogue.changes(None).await.expect("it is told");
+    // More than wait for a slow receiver.
+    fill(&a, 3, (0..1500).map(|number| number.to_string())).await;
+    a.catalogue.publish(draft("last")).await.expect("it is kept");
+    for position in 2..=1502 {
+        assert_eq!(next(&mut changes).await.position, position);
+    }
+    a.catalogue.publish(draft("live")).await.expect("it is kept");
+    assert_eq!(next(&mut changes).await.position, 1503);
+}
+
+#[tokio::test]
 async fn a_position_is_never_given_twice() {
     let hub = Fabric::sparse();
     let a = node(&hub, 1).await;
