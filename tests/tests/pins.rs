@@ -262,3 +262,60 @@ fn what_cannot_be_kept_whole_is_not_pinned() {
     let missing = cluster[0].run(["pin", &text(&lonely["cid"])]);
     assert_eq!(missing.code, 4, "{missing}");
 }
+
+#[test]
+fn what_a_full_catalogue_pushed_out_stays_pinned_and_listed() {
+    const NAMES: usize = 6;
+    let few = |place: usize, options: Options| {
+        if place == 0 { options.arguments(["--catalogue-entries", "16"]) } else { options }
+    };
+    let mut cluster = Cluster::start_with(NODE, 2, few);
+    let work = Scratch::new("pushed-out");
+    let add = |node: &Daemon, number: usize| {
+        let file = work.join(format!("{number}"));
+        tree::noise_file(&file, 940 + number as u64, 10_000);
+        add_named(node, &format!("name {number}"), &file)
+    };
+    let mut expected: Vec<_> = (0..NAMES).map(|number| (add(&cluster[1], number), "name".to_owned())).collect();
+    for number in 0..NAMES {
+        // Not before it is known there.
+        until("it is pinned", PATIENCE, || {
+            let output = cluster[0].run(["pin", &format!("name {number}")]);
+            check(output.code == 0, output)
+        });
+    }
+    assert_eq!(pinned(&cluster[0]), expected);
+    for number in NAMES..40 {
+        let file = work.join(format!("{number}"));
+        tree::noise_file(&file, 940 + number as u64, 10_000);
+        // The other one may have no room for the entry.
+        let output = cluster[1].run(["add", "--name", &format!("name {number}"), utf8(&file)]);
+        assert!(matches!(output.code, 0 | 5), "{output}");
+    }
+    let listed = |node: &Daemon| -> BTreeSet<String> {
+        node.json_lines(["ls"]).iter().map(|line| text(&line["name"])).collect()
+    };
+    let out = |node: &Daemon| {
+        let listed = listed(node);
+        (0..NAMES).find(|number| !listed.contains(&format!("name {number}")))
+    };
+    until("one that is pinned was pushed out", PATIENCE, || {
+        check(out(&cluster[0]).is_some(), format!("{:?}", listed(&cluster[0])))
+    });
+    let lines = cluster[0].json_lines(["ls", "--pinned"]);
+    assert_eq!(pinned(&cluster[0]), expected, "{lines:?}");
+    assert!(lines.iter().all(|line| line["size"] == 10_000 && line["publisher"] == cluster[1].peer_id()), "{lines:?}");
+
+    // It is kept with everybody else gone, also after a start.
+    cluster[1].kill();
+    cluster[0].kill();
+    cluster[0].restart();
+    assert_eq!(pinned(&cluster[0]), expected);
+    cluster[0].run(["verify"]).ok();
+    let at = out(&cluster[0]).expect("it is still full");
+    let cat = cluster[0].run(["cat", &expected[at].0]).ok();
+    assert_eq!(cat.stdout, tree::noise(940 + at as u64, 10_000));
+    cluster[0].run(["unpin", &format!("name {at}")]).ok();
+    expected.remove(at);
+    assert_eq!(pinned(&cluster[0]), expected);
+}

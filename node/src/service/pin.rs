@@ -132,7 +132,7 @@ impl Pin {
                     let Content::Is(content) = self.keep.content(&target) else {
                         return Err(PinError::Ended(reference.to_owned()));
                     };
-                    let by_name = matches!(target, Target::Name { .. });
+                    let by_name = target.name().is_some();
                     return Ok(Whole { pinned: Pinned { content: *content, by_name }, chunks, bytes });
                 }
             }
@@ -150,8 +150,9 @@ impl Pin {
             Naming::Root(root) => self.of_root(reference, root, &pinned)?,
             Naming::Name(peer, text) => {
                 let named = |target: &&Target| {
-                    matches!(target, Target::Name { publisher, name, .. }
-                    if *name == text && peer.is_none_or(|peer| peer == *publisher))
+                    target
+                        .name()
+                        .is_some_and(|(publisher, name)| name == text && peer.is_none_or(|peer| peer == *publisher))
                 };
                 let mut named: Vec<&Target> = pinned.iter().filter(named).collect();
                 match (named.pop(), named.is_empty()) {
@@ -165,10 +166,8 @@ impl Pin {
                     }
                     (Some(one), false) => {
                         named.push(one);
-                        let choices = named.into_iter().filter_map(|target| match target {
-                            Target::Name { publisher, name, .. } => Some(format!("{publisher}/{name}")),
-                            Target::Root(_) => None,
-                        });
+                        let choices = named.into_iter().filter_map(|target| target.name());
+                        let choices = choices.map(|(publisher, name)| format!("{publisher}/{name}"));
                         return Err(ReadError::Ambiguous { name: text, choices: choices.collect() }.into());
                     }
                 }
@@ -180,27 +179,25 @@ impl Pin {
         };
         let root = match self.keep.content(&target) {
             Content::Is(content) => content.root,
-            Content::Removed | Content::Unknown => root_of(&target),
+            Content::Removed | Content::Unknown => target.pinned().root,
         };
         self.keep.unpin(&target).await?;
-        let name = match target {
-            Target::Name { name, .. } => Some(name),
-            Target::Root(_) => None,
-        };
-        Ok((root, name))
+        Ok((root, target.name().map(|(_, name)| name.to_owned())))
     }
 
     /// All that is pinned, as it stands now, in the order of names (labels) and roots. A name that the catalogue does not
-    /// have is left out.
+    /// have, because it is full, stands as it did when it was pinned; one that was removed is left out.
     pub fn list_all(&self) -> Result<Vec<Pinned>, StoreError> {
         let pinned = self.keep.pinned()?;
         let mut lines: Vec<Pinned> = pinned
             .iter()
-            .filter_map(|target| match self.keep.content(target) {
-                Content::Is(content) => {
-                    Some(Pinned { content: *content, by_name: matches!(target, Target::Name { .. }) })
-                }
-                Content::Removed | Content::Unknown => None,
+            .filter_map(|target| {
+                let content = match self.keep.content(target) {
+                    Content::Is(content) => *content,
+                    Content::Unknown => target.pinned().clone(),
+                    Content::Removed => return None,
+                };
+                Some(Pinned { content, by_name: target.name().is_some() })
             })
             .collect();
         let shown = |content: &Publication| content.name.clone().unwrap_or_else(|| content.label.clone());
@@ -214,8 +211,8 @@ impl Pin {
         if let Some(target) = pinned.iter().find(of_root) {
             return Ok(target.clone());
         }
-        let names = pinned.iter().filter_map(|target| match (target, self.keep.content(target)) {
-            (Target::Name { name, .. }, Content::Is(content)) if content.root == root => Some(name.clone()),
+        let names = pinned.iter().filter_map(|target| match (target.name(), self.keep.content(target)) {
+            (Some((_, name)), Content::Is(content)) if content.root == root => Some(name.to_owned()),
             _ => None,
         });
         match names.collect::<Vec<_>>() {
@@ -377,21 +374,18 @@ impl Waiting<'_> {
 
 fn by_name(content: &Publication) -> Target {
     match &content.name {
-        Some(name) => Target::Name { publisher: content.publisher, name: name.clone(), root: content.root },
+        Some(_) => Target::Name(Box::new(as_it_was(content))),
         None => by_root(content),
     }
 }
 
-/// Content that was removed is pinned as what it was.
 fn by_root(content: &Publication) -> Target {
-    Target::Root(Box::new(Publication { removed: false, ..content.clone() }))
+    Target::Root(Box::new(as_it_was(content)))
 }
 
-fn root_of(target: &Target) -> Cid {
-    match target {
-        Target::Root(content) => content.root,
-        Target::Name { root, .. } => *root,
-    }
+/// Content that was removed is pinned as what it was.
+fn as_it_was(content: &Publication) -> Publication {
+    Publication { removed: false, ..content.clone() }
 }
 
 fn length_of(entries: &[Entry]) -> u64 {

@@ -161,7 +161,7 @@ impl Lists {
                 pins::Change::Over(target) => {
                     let store = self.around.store.clone();
                     let ending = async move {
-                        if let pins::Target::Name { publisher, name, .. } = &target {
+                        if let Some((publisher, name)) = target.name() {
                             tracing::info!(%publisher, %name, "a pin is over: the name was removed");
                         }
                         told(store.remove_record(target.key()).await.map(|()| true));

@@ -28,23 +28,14 @@ pub const MOST_PINS: usize = 4096;
 const ROOTS: &[u8] = b"pin/root/";
 const NAMES: &[u8] = b"pin/name/";
 const BOTH: &[u8] = b"pin/";
-/// Bytes of the peer id of an ed25519 key: of every publisher.
-const PEER_BYTES: usize = 38;
 
 /// What a pin stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {
     /// This content, until it is unpinned: as it was published, or found, when it was pinned.
     Root(Box<Publication>),
-    /// Whatever is the newest version of a name, until the name is removed.
-    Name {
-        /// Whose name.
-        publisher: PeerId,
-        /// The name.
-        name: String,
-        /// The root that it had when it was pinned.
-        root: Cid,
-    },
+    /// Whatever is the newest version of a name, until the name is removed: as it stood when it was pinned. It has a name.
+    Name(Box<Publication>),
 }
 
 impl Target {
@@ -52,7 +43,7 @@ impl Target {
     pub fn key(&self) -> Bytes {
         match self {
             Self::Root(content) => Self::key_of_root(&content.root),
-            Self::Name { publisher, name, .. } => [NAMES, &publisher.to_bytes(), name.as_bytes()].concat().into(),
+            Self::Name(content) => [NAMES, &content.publisher.to_bytes(), name_of(content).as_bytes()].concat().into(),
         }
     }
 
@@ -63,28 +54,43 @@ impl Target {
 
     /// `None`: it is not valid content.
     fn value(&self) -> Option<Bytes> {
+        self.pinned().to_unsigned_bytes().ok().map(Bytes::from)
+    }
+
+    /// What it stood for when it was pinned.
+    pub fn pinned(&self) -> &Publication {
         match self {
-            Self::Root(content) => content.to_unsigned_bytes().ok().map(Bytes::from),
-            Self::Name { root, .. } => Some(root.to_bytes().to_vec().into()),
+            Self::Root(content) | Self::Name(content) => content,
+        }
+    }
+
+    /// The name, and whose, if that is what is pinned.
+    pub fn name(&self) -> Option<(&PeerId, &str)> {
+        match self {
+            Self::Root(_) => None,
+            Self::Name(content) => Some((&content.publisher, name_of(content))),
         }
     }
 
     fn read(key: &[u8], value: &[u8]) -> Option<Self> {
-        if let Some(root) = key.strip_prefix(ROOTS) {
-            let content = Publication::from_unsigned_bytes(value).ok()?;
-            return (content.root.to_bytes() == root).then(|| Self::Root(Box::new(content)));
-        }
-        let (publisher, name) = key.strip_prefix(NAMES)?.split_at_checked(PEER_BYTES)?;
-        let (publisher, name) = (PeerId::from_bytes(publisher).ok()?, String::from_utf8(name.to_vec()).ok()?);
-        Some(Self::Name { publisher, name, root: Cid::from_bytes(value).ok()? })
+        let content = Box::new(Publication::from_unsigned_bytes(value).ok()?);
+        let target = if key.starts_with(ROOTS) {
+            Self::Root(content)
+        } else {
+            content.name.as_ref()?;
+            Self::Name(content)
+        };
+        // One under another's key is none.
+        (target.key() == key).then_some(target)
     }
 
     /// What it has this node keep now.
     pub fn content(&self, catalogue: &Catalogue) -> Content {
         match self {
             Self::Root(content) => Content::Is(content.clone()),
-            Self::Name { publisher, name, .. } => {
-                match catalogue.current(publisher, &EntryKey::named(publisher, name)) {
+            Self::Name(content) => {
+                let publisher = &content.publisher;
+                match catalogue.current(publisher, &EntryKey::named(publisher, name_of(content))) {
                     Some(current) if current.removed => Content::Removed,
                     Some(current) => Content::Is(Box::new(current)),
                     None => Content::Unknown,
@@ -94,9 +100,14 @@ impl Target {
     }
 
     fn follows(&self, publication: &Publication) -> bool {
-        matches!(self, Self::Name { publisher, name, .. }
-            if *publisher == publication.publisher && Some(name) == publication.name.as_ref())
+        matches!(self, Self::Name(content)
+            if content.publisher == publication.publisher && content.name == publication.name)
     }
+}
+
+/// Of content that is pinned by its name.
+fn name_of(content: &Publication) -> &str {
+    content.name.as_deref().unwrap_or_default()
 }
 
 /// What a pin stands for now.
@@ -106,7 +117,8 @@ pub enum Content {
     Is(Box<Publication>),
     /// The name was removed: the pin is over.
     Removed,
-    /// The name is not in the catalogue, which has no room for all, or has not heard of it again.
+    /// The name is not in the catalogue, which has no room for all, or has not heard of it again: what was kept for it is
+    /// kept on, after a start what it was when it was pinned.
     Unknown,
 }
 
@@ -253,29 +265,24 @@ impl Known {
     /// What it stands for may be another one; `false`: the pin is over.
     fn follow(&mut self, catalogue: &Catalogue, changes: &mut Vec<Change>) -> bool {
         let content = match self.target.content(catalogue) {
-            Content::Is(content) => Some(content),
-            Content::Unknown => None,
+            Content::Is(content) => content,
+            Content::Unknown if self.told.is_some() => return true,
+            Content::Unknown => Box::new(self.target.pinned().clone()),
             Content::Removed => {
                 changes.extend(self.told.map(|told| Change::Gone(told.id, told.root)));
                 changes.push(Change::Over(self.target.clone()));
                 return false;
             }
         };
-        let told = content.as_ref().map(|content| Told {
-            id: id(&self.target, content),
-            root: content.root,
-            publisher: content.publisher,
-        });
-        if told == self.told {
+        let told = Told { id: id(&self.target, &content), root: content.root, publisher: content.publisher };
+        if self.told == Some(told) {
             return true;
         }
         // The new one first: what both have is listed all the time.
-        if let (Some(content), Some(told)) = (content, told) {
-            let Publication { listing, chunks, .. } = *content;
-            changes.push(Change::Live(Listed { publication: told.id, listing, chunks, copies: PIN }));
-        }
+        let Publication { listing, chunks, .. } = *content;
+        changes.push(Change::Live(Listed { publication: told.id, listing, chunks, copies: PIN }));
         changes.extend(self.told.map(|before| Change::Gone(before.id, before.root)));
-        self.told = told;
+        self.told = Some(told);
         true
     }
 }
@@ -323,7 +330,7 @@ mod tests {
     #[test]
     fn records_are_what_the_specification_says_and_are_read_back() {
         let root = Target::Root(Box::new(content(Some("notes"))));
-        let name = Target::Name { publisher: peer(1), name: "notes".to_owned(), root: content(None).root };
+        let name = Target::Name(Box::new(content(Some("notes"))));
         for target in [&root, &name] {
             let (key, value) = (target.key(), target.value().expect("it is valid"));
             assert_eq!(Target::read(&key, &value).as_ref(), Some(target));
@@ -332,16 +339,19 @@ mod tests {
         assert_eq!(&root.key()[..], [b"pin/root/", &content(None).root.to_bytes()[..]].concat());
         assert_eq!(root.value().expect("it is valid")[0], p2p_protocol::catalogue::FORMAT_VERSION);
         assert_eq!(&name.key()[..], [b"pin/name/", &peer(1).to_bytes()[..], b"notes"].concat());
-        assert_eq!(name.value().expect("it is valid"), content(None).root.to_bytes()[..]);
-        assert_eq!(peer(1).to_bytes().len(), PEER_BYTES);
-        // A record under another root's key is none.
+        assert_eq!(name.value(), root.value());
+        assert_eq!(peer(1).to_bytes().len(), 38, "of every publisher");
+        // A record under another root's key is none, and neither is one under another name's.
         assert_eq!(Target::read(&Target::key_of_root(&Cid::of(Codec::Raw, b"b")), &root.value().expect("valid")), None);
+        let other = Target::Name(Box::new(content(Some("other"))));
+        assert_eq!(Target::read(&name.key(), &other.value().expect("valid")), None);
+        assert_eq!(Target::read(&name.key(), &Target::Root(Box::new(content(None))).value().expect("valid")), None);
     }
 
     #[test]
     fn a_name_and_its_root_are_two_pins_and_each_version_is_another_one_in_rows() {
         let root = Target::Root(Box::new(content(Some("notes"))));
-        let name = Target::Name { publisher: peer(1), name: "notes".to_owned(), root: content(None).root };
+        let name = Target::Name(Box::new(content(Some("notes"))));
         let later = Publication { version: 3, ..content(Some("notes")) };
         let ids = [id(&root, &content(Some("notes"))), id(&name, &content(Some("notes"))), id(&name, &later)];
         assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2], "{ids:?}");
