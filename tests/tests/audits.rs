@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -18,10 +19,12 @@ use p2p_node::{
     store::Store,
 };
 use p2p_protocol::{
-    Multihash,
+    Chunk, Codec, Multihash,
+    audit::{Challenge, NONCE_BYTES, PROOF_BYTES},
     catalogue::Kind,
     chunker::ChunkerKind,
     duty,
+    manifest::Entry,
     wire::{
         audit::{Frame, limit},
         frame::{HEADER_BYTES, Header},
@@ -227,8 +230,11 @@ async fn a_cached_copy_is_given_up_only_when_room_is_needed_and_the_k_proved_the
     assert!(hashes.iter().filter(|hash| truth(hash, &all, K).contains(&small)).all(|hash| net.holds(&small, hash)));
 }
 
-/// What a liar says in an audit: that it has all, and anything for a proof.
-async fn lie(mut stream: Stream) -> std::io::Result<()> {
+/// What a liar says for proofs: by the nonce, for so many chunks.
+type Proofs = dyn Fn([u8; NONCE_BYTES], usize) -> Vec<Option<[u8; PROOF_BYTES]>> + Send + Sync;
+
+/// What a liar says in an audit: that it has all, and something for a proof.
+async fn lie(mut stream: Stream, proofs: Arc<Proofs>) -> std::io::Result<()> {
     let mut greeting = Frame::Greeting(Hello { version: 1, features: 0 }).encode(0);
     loop {
         stream.write_all(&greeting).await?;
@@ -247,7 +253,7 @@ async fn lie(mut stream: Stream) -> std::io::Result<()> {
         let answer = match frame {
             // Equal everywhere: a skip of all.
             Frame::Compare { .. } => Frame::Compared { missing: 0, message: Some(vec![0xff, 0].into()) },
-            Frame::Prove { hashes, .. } => Frame::Proofs(vec![Some([7; 16]); hashes.len()]),
+            Frame::Prove { nonce, hashes } => Frame::Proofs(proofs(nonce, hashes.len())),
             other => panic!("{other:?} is no question"),
         };
         greeting = answer.encode(request);
@@ -256,6 +262,15 @@ async fn lie(mut stream: Stream) -> std::io::Result<()> {
 
 /// A storing peer that acknowledges what it is given, throws it away, and claims in audits to have it.
 async fn join_liar(net: &mut Net) -> PeerId {
+    join_liar_that(net, |_, count| vec![Some([7; PROOF_BYTES]); count]).await
+}
+
+/// The same with proofs of its own.
+async fn join_liar_that(
+    net: &mut Net,
+    proofs: impl Fn([u8; NONCE_BYTES], usize) -> Vec<Option<[u8; PROOF_BYTES]>> + Send + Sync + 'static,
+) -> PeerId {
+    let proofs: Arc<Proofs> = Arc::new(proofs);
     let later = Dialect { audit: Versions::up_to(3), ..Dialect::default() };
     // Its own services speak later versions alone, so that others hear the liar below.
     let mut handle = None;
@@ -271,7 +286,7 @@ async fn join_liar(net: &mut Net) -> PeerId {
     tokio::spawn(async move {
         while let Some((_, _, stream)) = inbound.recv().await {
             // It ends when the other side closes.
-            tokio::spawn(lie(stream));
+            tokio::spawn(lie(stream, proofs.clone()));
         }
     });
     peer
@@ -328,4 +343,25 @@ async fn no_honest_copy_goes_by_the_word_of_a_liar_that_no_audit_has_found() {
         assert_eq!(gone, None, "a copy went that the liar could not prove");
     }
     assert!(true_ones.iter().all(|hash| !net.holds(&small, hash)), "what was proved went");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_proved_a_copy_once_proves_nothing_the_next_time() {
+    let mut net = Net::new(6, duty::Settings::default());
+    net.join(1).await;
+    let chunk = Chunk::new(Codec::Raw, b"which it had once".to_vec()).expect("it is short");
+    let entry = Entry { cid: *chunk.cid(), length: chunk.len() as u32 };
+    let asker = net.order[0];
+    net.nodes[&asker].store.put(chunk.clone()).await.expect("there is room");
+    // It has the bytes when it is asked first, and only what it said then afterwards.
+    let first = OnceLock::new();
+    let liar = join_liar_that(&mut net, move |nonce, count| {
+        let proof = first.get_or_init(|| Challenge { nonce, asker }.proof(chunk.bytes()));
+        vec![Some(*proof); count]
+    })
+    .await;
+    net.acquainted().await;
+    let audit = &net.nodes[&asker].audit;
+    assert_eq!(audit.prove(liar, &[entry]).await, Some(vec![true]));
+    assert_eq!(audit.prove(liar, &[entry]).await, Some(vec![false]));
 }

@@ -1,6 +1,10 @@
 //! What was acknowledged is not freed while somebody counts on it, and what nobody counts on any more is.
 
-use futures::future::join_all;
+use futures::{
+    StreamExt as _,
+    future::{join_all, ready},
+    stream::FuturesUnordered,
+};
 use p2p_protocol::{
     Codec, PeerId,
     duty::{Bringer, PIN, Reference},
@@ -173,6 +177,24 @@ async fn nothing_is_freed_of_which_is_said_at_the_same_time_that_it_is_kept() {
             let kept = |(entry, told): (&Entry, bool)| !told || wanted.holds(entry).expect("it reads");
             assert!(entries.iter().zip(told).all(kept), "{how:?}, freed first: {freed_first}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_freed_that_is_put_again_meanwhile() {
+    for how in [Told::Put, Told::PutFrom] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::open(directory.path(), Some(1 << 30)).expect("it opens");
+        let (wanted, entries) = fill_with(store, 300).await;
+        tokio::time::advance(GRACE * 2).await;
+        let one = |number| put(&wanted, how, number);
+        let mut puts: FuturesUnordered<_> = (0..300).map(one).collect();
+        // Some are done, some wait for the disk, and some were not looked at.
+        assert_eq!(puts.next().await, Some(true));
+        let (freed, put) = tokio::join!(biased; wanted.free(&entries, GRACE), puts.filter(|put| ready(*put)).count());
+        assert_eq!((freed.is_ok(), put), (true, 299));
+        let held = |entry: &Entry| wanted.holds(entry).expect("it reads");
+        assert!(entries.iter().all(held), "{how:?}");
     }
 }
 

@@ -373,18 +373,24 @@ async fn pull(around: Around, entry: Entry, from: Vec<PeerId>, _room: Room) -> O
 /// Gives cached copies up that each of the k proved to have, unless a peer came or went since, or they are not cached any
 /// more.
 async fn give_up(around: Around, entries: Vec<Entry>, proved: Option<Arc<Standing>>) -> Option<Input> {
-    let (audit, local) = (around.audit.clone(), around.locate.local());
-    let reach = proved.as_ref().map(|standing| standing.reach_of(&local));
-    let may = |key: &Key, copies: u8| {
-        let same = audit.standing().zip(proved.as_ref()).is_some_and(|(now, then)| Arc::ptr_eq(&now, then));
-        same && reach.as_ref().is_some_and(|reach| reach.nearer(key) >= usize::from(copies))
-    };
+    let (audit, may_go) = (around.audit.clone(), may_go(proved, around.locate.local()));
+    let may = |key: &Key, copies: u8| may_go(key, copies, audit.standing());
     match around.wanted.give_up(&entries, may).await {
         Ok(0) => {}
         Ok(given_up) => tracing::info!(chunks = given_up, "gave copies up that others proved to have"),
         Err(error) => tracing::warn!(%error, "copies that others have could not be given up"),
     }
     Some(space(&around))
+}
+
+/// Whether copies may go that were proved to somebody who stood so: nobody came or went since, and others are to hold as many
+/// as are wanted by now.
+fn may_go(proved: Option<Arc<Standing>>, local: PeerId) -> impl Fn(&Key, u8, Option<Arc<Standing>>) -> bool {
+    let reach = proved.as_ref().map(|standing| standing.reach_of(&local));
+    move |key, copies, now| {
+        let same = now.zip(proved.as_ref()).is_some_and(|(now, then)| Arc::ptr_eq(&now, then));
+        same && reach.as_ref().is_some_and(|reach| reach.nearer(key) >= usize::from(copies))
+    }
 }
 
 async fn free(around: Around, entries: Vec<Entry>, grace: Duration) -> Option<Input> {
@@ -394,4 +400,29 @@ async fn free(around: Around, entries: Vec<Entry>, grace: Duration) -> Option<In
         Err(error) => tracing::warn!(%error, "what nothing lists could not be freed"),
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use p2p_protocol::{HashCode, Multihash, placement::Candidate, ranking::Ranking};
+
+    use super::*;
+    use crate::service::rig::peer;
+
+    #[test]
+    fn what_was_proved_goes_only_where_nobody_came_or_went_and_enough_others_are_nearer() {
+        let all: Vec<PeerId> = (1..=5).map(peer).collect();
+        let standing = || {
+            let ranking = Ranking::new(all.iter().copied().map(Candidate::from));
+            Arc::new(Standing { ranking, most_copies: 4 })
+        };
+        let (proved, another) = (standing(), standing());
+        let key = Key::from(&Multihash::of(HashCode::Blake3, b"a chunk"));
+        let order = proved.ranking.nearest(&key, 5);
+        let goes = may_go(Some(proved.clone()), order[3]);
+        assert!(goes(&key, 3, Some(proved.clone())));
+        assert!(!goes(&key, 4, Some(proved.clone())), "more are wanted by now, and it is to hold one of them");
+        assert!(!goes(&key, 3, Some(another)) && !goes(&key, 3, None), "somebody came or went");
+        assert!(!may_go(None, order[3])(&key, 3, Some(proved)));
+    }
 }

@@ -320,3 +320,7 @@ fn is_gone(entry: &Entry) -> StoreError {
     let source = io::Error::new(io::ErrorKind::NotFound, "nobody has it any more");
     StoreError::Io { doing: format!("renewing chunk {}", entry.cid), source: Arc::new(source) }
 }
+
+#[cfg(test)]
+#[path = "renew_tests.rs"]
+mod tests;
