@@ -21,6 +21,7 @@ use p2p_protocol::{
         sync::Frame,
         sync_fresh::{Ask, AskName, Told},
         transfer::{Greeting, Held, Message, Offer},
+        turns::Turn as _,
         version::Hello,
     },
 };

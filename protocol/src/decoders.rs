@@ -19,7 +19,7 @@ use crate::{
     manifest::{ENTRY_BYTES, LEAF_BYTES, Leaf, MAX_ENTRIES, Manifest, OwnChunks, Place, RangeReader, Shape},
     manifest::{Step as Told, Unasked},
     reconcile::{IdSet, Initiator, MIN_MESSAGE_BYTES, ReconcileLimits, Step as Turn, respond},
-    wire::{announce, audit as auditing, frame, sync, transfer},
+    wire::{announce, audit as auditing, frame, sync, transfer, turns},
 };
 
 /// A decoder's name, which is also its fuzz target's and its corpus folder's, and the decoder.
@@ -365,38 +365,31 @@ pub fn publication(bytes: &[u8]) {
     assert_eq!(catalogue.get(&publication.publisher, &key, &kept), Some(publication));
 }
 
-/// Frames of the catch-up protocol, one after the other: what is read is written back the same.
+/// Frames of the catch-up protocol.
 pub fn catalogue_sync(bytes: &[u8]) {
+    by_turns::<sync::Frame>(bytes);
+}
+
+/// Frames of the audit protocol.
+pub fn audit(bytes: &[u8]) {
+    by_turns::<auditing::Frame>(bytes);
+}
+
+/// Frames one after the other: what is read is written back the same.
+fn by_turns<T: turns::Turn>(bytes: &[u8]) {
     let mut rest = bytes;
     while let Some((head, after)) = rest.split_first_chunk::<{ frame::HEADER_BYTES }>() {
-        let Ok(header) = frame::Header::decode(head, sync::limit) else { return };
+        let Ok(header) = frame::Header::decode(head, T::limit) else { return };
         let Some((payload, next)) = after.split_at_checked(header.length as usize) else { return };
-        if let Ok(read) = sync::Frame::decode(header.kind, Bytes::copy_from_slice(payload)) {
+        if let Ok(read) = T::decode(header.kind, Bytes::copy_from_slice(payload)) {
             let written = read.encode(header.request);
             // A greeting and UNSUPPORTED may carry more than this version reads.
-            let whole = !matches!(read, sync::Frame::Greeting(_) | sync::Frame::Unsupported);
+            let whole = read.as_greeting().is_none() && read != T::UNSUPPORTED;
             assert!(if whole {
                 written[frame::HEADER_BYTES..] == *payload
             } else {
-                written.len() <= 9 + payload.len()
+                written.len() <= frame::HEADER_BYTES + payload.len()
             });
-        }
-        rest = next;
-    }
-}
-
-/// Frames of the audit protocol, one after the other: what is read is written back the same.
-pub fn audit(bytes: &[u8]) {
-    let mut rest = bytes;
-    while let Some((head, after)) = rest.split_first_chunk::<{ frame::HEADER_BYTES }>() {
-        let Ok(header) = frame::Header::decode(head, auditing::limit) else { return };
-        let Some((payload, next)) = after.split_at_checked(header.length as usize) else { return };
-        if let Ok(read) = auditing::Frame::decode(header.kind, Bytes::copy_from_slice(payload)) {
-            let written = read.encode(header.request);
-            // A greeting and UNSUPPORTED may carry more than this version reads.
-            if !matches!(read, auditing::Frame::Greeting(_) | auditing::Frame::Unsupported) {
-                assert_eq!(written[frame::HEADER_BYTES..], *payload);
-            }
         }
         rest = next;
     }

@@ -31,8 +31,9 @@ use p2p_protocol::{
     manifest::{Entry, Listing},
     reconcile::Fingerprint,
     wire::{
-        audit::{Frame, MAX_PROVED, limit},
+        audit::{Frame, MAX_PROVED},
         frame::{HEADER_BYTES, Header},
+        turns::Turn as _,
         version::{Hello, Spoken, Versions},
     },
 };
@@ -91,7 +92,7 @@ impl World {
 async fn hear(stream: &mut Stream) -> std::io::Result<(u32, Frame)> {
     let mut header = [0; HEADER_BYTES];
     stream.read_exact(&mut header).await?;
-    let header = Header::decode(&header, limit).expect("honest peers keep to the bounds");
+    let header = Header::decode(&header, Frame::limit).expect("honest peers keep to the bounds");
     let mut payload = vec![0; header.length as usize];
     stream.read_exact(&mut payload).await?;
     Ok((header.request, Frame::decode(header.kind, payload.into()).expect("honest peers speak well")))

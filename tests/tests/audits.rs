@@ -26,8 +26,9 @@ use p2p_protocol::{
     duty,
     manifest::Entry,
     wire::{
-        audit::{Frame, limit},
+        audit::Frame,
         frame::{HEADER_BYTES, Header},
+        turns::Turn as _,
         version::{Dialect, Hello, Spoken, Versions},
     },
 };
@@ -242,7 +243,7 @@ async fn lie(mut stream: Stream, proofs: Arc<Proofs>) -> std::io::Result<()> {
         let (request, frame) = loop {
             let mut header = [0; HEADER_BYTES];
             stream.read_exact(&mut header).await?;
-            let header = Header::decode(&header, limit).expect("honest peers keep to the bounds");
+            let header = Header::decode(&header, Frame::limit).expect("honest peers keep to the bounds");
             let mut payload = vec![0; header.length as usize];
             stream.read_exact(&mut payload).await?;
             match Frame::decode(header.kind, payload.into()).expect("honest peers speak well") {

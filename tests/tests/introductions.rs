@@ -19,8 +19,9 @@ use p2p_protocol::{
     fresh::Member,
     wire::{
         frame::{HEADER_BYTES, Header},
-        sync::{Frame, limit},
+        sync::Frame,
         sync_fresh::{Ask, Told},
+        turns::Turn as _,
         version::{Hello, Spoken, Versions},
     },
 };
@@ -59,7 +60,7 @@ async fn start(fabric: &Fabric, store: &Store) -> Rooms {
 async fn hear(stream: &mut Stream) -> std::io::Result<(u32, Frame)> {
     let mut header = [0; HEADER_BYTES];
     stream.read_exact(&mut header).await?;
-    let header = Header::decode(&header, limit).expect("honest peers keep to the bounds");
+    let header = Header::decode(&header, Frame::limit).expect("honest peers keep to the bounds");
     let mut payload = vec![0; header.length as usize];
     stream.read_exact(&mut payload).await?;
     Ok((header.request, Frame::decode(header.kind, payload.into()).expect("honest peers speak well")))

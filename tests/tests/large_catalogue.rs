@@ -15,6 +15,7 @@ use p2p_protocol::{
     manifest::{Entry, Listing},
     wire::{
         sync::{Frame, pack},
+        turns::Turn as _,
         version::Hello,
     },
 };

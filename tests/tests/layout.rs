@@ -156,26 +156,27 @@ fn the_reader_of_imports_sees_groups_and_paths() {
 }
 
 /// Which services each service may use: what stands below it. One that is not named here may use none.
-const SERVICES_BELOW: [(&str, &[&str]); 21] = [
+const SERVICES_BELOW: [(&str, &[&str]); 22] = [
     ("worker", &[]),
     ("blocking", &["worker"]),
     ("distinct", &[]),
     ("progress", &[]),
     ("reason", &[]),
     ("wanted", &[]),
+    ("turns", &["worker"]),
     ("transfer", &["wanted", "worker"]),
     ("locate", &["transfer", "worker"]),
     ("replicate", &["locate", "transfer", "wanted", "worker"]),
     ("fetch", &["locate", "transfer", "worker"]),
     ("ingest", &["blocking", "distinct", "progress", "reason", "replicate"]),
     ("catalogue", &["worker"]),
-    ("sync", &["blocking", "catalogue", "worker"]),
+    ("sync", &["blocking", "catalogue", "turns", "worker"]),
     (
         "inspect",
         &["blocking", "catalogue", "distinct", "fetch", "holders", "locate", "progress", "reason", "sync", "transfer"],
     ),
     ("export", &["blocking", "distinct", "fetch", "inspect", "progress", "reason"]),
-    ("audit", &["blocking", "catalogue", "transfer", "wanted", "worker"]),
+    ("audit", &["blocking", "catalogue", "transfer", "turns", "wanted", "worker"]),
     (
         "keep",
         &["audit", "blocking", "catalogue", "fetch", "locate", "progress", "sync", "transfer", "wanted", "worker"],

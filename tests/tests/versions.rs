@@ -21,6 +21,7 @@ use p2p_protocol::{
         frame::{HEADER_BYTES, Header, UNSUPPORTED},
         sync::Frame,
         transfer::Message,
+        turns::Turn as _,
         version::{Dialect, Hello, Versions},
     },
 };

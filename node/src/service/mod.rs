@@ -21,5 +21,6 @@ pub(crate) mod rig;
 pub mod scrub;
 pub mod sync;
 pub mod transfer;
+mod turns;
 pub mod wanted;
 pub mod worker;

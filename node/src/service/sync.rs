@@ -9,7 +9,6 @@ mod fresh;
 mod session;
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,37 +20,28 @@ use p2p_protocol::{
     chance::Chance,
     wire::version::{Hello, Spoken},
 };
-use tokio::{
-    sync::{broadcast, mpsc, watch},
-    task::JoinSet,
-};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::{
     blocking::Blocking,
     catalogue::{Catalogue, StartError, ledger::Ledger},
+    turns::{
+        SessionError,
+        serve::{self, SESSION, Service},
+    },
     worker::{Layer, Work},
 };
 use crate::{
-    net::{Acceptor, BAN, NetError, Network, PeerTable},
+    net::{BAN, NetError, Network, PeerTable, Stream},
     runner::{self, World, now},
 };
 use fresh::Circle;
-use session::{Budget, SessionError, Summary};
+use session::{Budget, Summary};
 
-/// Inbound streams that may wait for their turn.
-const INBOUND_WAITING: usize = 16;
 /// Ends of served sessions that may wait for the scheduler to note them; one that is lost costs a session.
 const SERVED_WAITING: usize = 64;
-/// Sessions that are served at once: each holds two frames of 64 KiB at most, 2 MiB together.
-const INBOUND: usize = 16;
-/// Sessions that are served at once to one peer: its own and one that it has given up.
-const INBOUND_PER_PEER: usize = 2;
-/// Peers whose budgets are remembered; a full budget is the same as none, so only busy peers count.
-const BUDGETS: usize = 1024;
 /// Comparisons that a slow listener may be behind, and peers with whom one may be waited for.
 const COMPARED: usize = 256;
-/// How long a session may take in all.
-const SESSION: Duration = Duration::from_secs(300);
 /// How long a stream may take to open.
 const OPENING: Duration = Duration::from_secs(15);
 
@@ -106,15 +96,21 @@ pub async fn start(
     let ledger = catalogue.ledger().clone();
     let circle = Arc::new(Circle::load(ledger.clone(), network.clone())?);
     let protocol = Spoken::new(ledger.network_name(), "catalogue", network.dialect().catalogue);
-    let inbound = network.accept_spoken(&protocol, INBOUND_WAITING).await.map_err(|why| StartError::Join {
+    let inbound = network.accept_spoken(&protocol, serve::WAITING).await.map_err(|why| StartError::Join {
         topic: protocol.names().next().map_or_else(String::new, |(_, name)| name.to_owned()),
         why: Box::new(why),
     })?;
     let (served, serves) = mpsc::channel(SERVED_WAITING);
     let (compared, (asked, asks)) = (broadcast::Sender::new(COMPARED), mpsc::channel(COMPARED));
-    let (serving, from) = ((ledger.clone(), circle.clone(), blocking.clone()), network.clone());
-    let telling = compared.clone();
-    workers.spawn("catch-up, served", |work| serve(serving, from, inbound, served, telling, work));
+    let serving = Serving {
+        ledger: ledger.clone(),
+        circle: circle.clone(),
+        blocking: blocking.clone(),
+        network: network.clone(),
+        served,
+        compared: compared.clone(),
+    };
+    workers.spawn("catch-up, served", |work| serve::run(serving, inbound, work));
     let mut peers = network.peers();
     peers.mark_changed();
     let handle = Sync {
@@ -239,75 +235,42 @@ async fn settle(ledger: &Ledger, network: &Network, peer: PeerId, outcome: Resul
     }
 }
 
-/// Serves others' sessions, until the network is gone. Says on `served` with whom one came to its end.
-async fn serve(
-    (ledger, circle, blocking): (Arc<Ledger>, Arc<Circle>, Blocking),
+/// What answers others' sessions.
+struct Serving {
+    ledger: Arc<Ledger>,
+    circle: Arc<Circle>,
+    blocking: Blocking,
     network: Network,
-    mut inbound: Acceptor,
+    /// Takes with whom one came to its end.
     served: mpsc::Sender<PeerId>,
     compared: broadcast::Sender<Compared>,
-    work: Work,
-) {
-    let mut sessions: JoinSet<(PeerId, Instant, Result<Summary, SessionError>)> = JoinSet::new();
-    let mut running: HashMap<PeerId, usize> = HashMap::new();
-    let mut budgets: HashMap<PeerId, Arc<Budget>> = HashMap::new();
-    let mut ended = 0;
-    loop {
-        match sessions.len() as u64 {
-            0 => work.idle(),
-            running => work.working(ended, Some(ended + running)),
-        }
-        tokio::select! {
-            arrived = inbound.recv(), if sessions.len() < INBOUND => {
-                let Some((_version, peer, stream)) = arrived else { return };
-                let Some(budget) = budget_of(&mut budgets, peer) else { continue };
-                let count = running.entry(peer).or_default();
-                // Dropping the stream closes it; the peer tries again later.
-                if *count >= INBOUND_PER_PEER || !budget.open() {
-                    tracing::debug!(%peer, "too many catch-up sessions of one peer");
-                    continue;
-                }
-                *count += 1;
-                let (ledger, circle, blocking) = (ledger.clone(), circle.clone(), blocking.clone());
-                let (own, begun) = (hello(&network), now());
-                sessions.spawn(async move {
-                    let session = session::serve(&ledger, &circle, &blocking, own, (peer, stream), &budget);
-                    let outcome = tokio::time::timeout(SESSION, session).await;
-                    (peer, begun, outcome.unwrap_or(Err(SessionError::Timeout)))
-                });
-            }
-            Some(done) = sessions.join_next(), if !sessions.is_empty() => {
-                ended += 1;
-                // Only a panic ends a session otherwise.
-                let Ok((peer, begun, outcome)) = done else { continue };
-                if let Some(count) = running.get_mut(&peer) {
-                    *count -= 1;
-                    if *count == 0 {
-                        running.remove(&peer);
-                    }
-                }
-                // One that only handed something over, or asked for a name, compared nothing.
-                let good = outcome.as_ref().is_ok_and(|summary| summary.compared);
-                settle(&ledger, &network, peer, outcome).await;
-                if good {
-                    // One that is lost costs a session that finds nothing.
-                    let _ = served.try_send(peer);
-                    let _ = compared.send(Compared { peer, begun });
-                }
-            }
-        }
-    }
 }
 
-/// The peer's budget, made full if there is none. `None` where too many peers are busy at once.
-fn budget_of(budgets: &mut HashMap<PeerId, Arc<Budget>>, peer: PeerId) -> Option<Arc<Budget>> {
-    if !budgets.contains_key(&peer) && budgets.len() >= BUDGETS {
-        budgets.retain(|_, budget| Arc::strong_count(budget) > 1 || !budget.is_full());
-        if budgets.len() >= BUDGETS {
-            return None;
+impl Service for Serving {
+    type Budget = Budget;
+    type Done = Summary;
+
+    fn session(
+        &self,
+        peer: PeerId,
+        stream: Stream,
+        budget: Arc<Budget>,
+    ) -> BoxFuture<'static, Result<Summary, SessionError>> {
+        let (ledger, circle, blocking) = (self.ledger.clone(), self.circle.clone(), self.blocking.clone());
+        let own = hello(&self.network);
+        async move { session::answer(&ledger, &circle, &blocking, own, (peer, stream), &budget).await }.boxed()
+    }
+
+    async fn ended(&mut self, peer: PeerId, begun: Instant, outcome: Result<Summary, SessionError>) {
+        // One that only handed something over, or asked for a name, compared nothing.
+        let good = outcome.as_ref().is_ok_and(|summary| summary.compared);
+        settle(&self.ledger, &self.network, peer, outcome).await;
+        if good {
+            // One that is lost costs a session that finds nothing.
+            let _ = self.served.try_send(peer);
+            let _ = self.compared.send(Compared { peer, begun });
         }
     }
-    Some(budgets.entry(peer).or_insert_with(|| Arc::new(Budget::default())).clone())
 }
 
 /// The connected peers that list the protocol in a version that is accepted here, and their epochs.

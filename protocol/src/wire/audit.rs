@@ -6,7 +6,8 @@
 use bytes::Bytes;
 
 use super::{
-    frame::{FrameError, GREETING, GROWING_LIMIT, HEADER_BYTES, Header, UNSUPPORTED},
+    frame::{GREETING, GROWING_LIMIT, UNSUPPORTED},
+    turns::{Turn, TurnError, read_greeting},
     version::Hello,
 };
 use crate::{
@@ -69,25 +70,35 @@ pub enum Frame {
     Unsupported,
 }
 
-/// The most bytes that a frame of `kind` may have; `None`: it is not known here.
-pub const fn limit(kind: u8) -> Option<u32> {
-    Some(match kind {
-        GREETING | UNSUPPORTED => GROWING_LIMIT,
-        COMPARE => (2 * 16 + MAX_MESSAGE_BYTES) as u32,
-        COMPARED => (1 + 4 + MAX_MESSAGE_BYTES) as u32,
-        PROVE => (NONCE_BYTES + MAX_PROVED * MULTIHASH_BYTES) as u32,
-        PROOFS => (MAX_PROVED * ROW_BYTES) as u32,
-        _ => return None,
-    })
-}
+impl Turn for Frame {
+    const UNSUPPORTED: Self = Self::Unsupported;
 
-impl Frame {
-    /// Header and payload. Whoever makes a frame keeps it within the bounds.
-    pub fn encode(&self, request: u32) -> Vec<u8> {
-        let mut out = vec![0; HEADER_BYTES];
-        let kind = match self {
+    fn greeting(hello: Hello) -> Self {
+        Self::Greeting(hello)
+    }
+
+    fn as_greeting(&self) -> Option<Hello> {
+        match self {
+            Self::Greeting(hello) => Some(*hello),
+            _ => None,
+        }
+    }
+
+    fn limit(kind: u8) -> Option<u32> {
+        Some(match kind {
+            GREETING | UNSUPPORTED => GROWING_LIMIT,
+            COMPARE => (2 * 16 + MAX_MESSAGE_BYTES) as u32,
+            COMPARED => (1 + 4 + MAX_MESSAGE_BYTES) as u32,
+            PROVE => (NONCE_BYTES + MAX_PROVED * MULTIHASH_BYTES) as u32,
+            PROOFS => (MAX_PROVED * ROW_BYTES) as u32,
+            _ => return None,
+        })
+    }
+
+    fn put(&self, out: &mut Vec<u8>) -> u8 {
+        match self {
             Self::Greeting(hello) => {
-                hello.encode(&mut out);
+                hello.encode(out);
                 GREETING
             }
             Self::Compare { catalogue, range, message } => {
@@ -115,82 +126,60 @@ impl Frame {
                 PROOFS
             }
             Self::Unsupported => UNSUPPORTED,
-        };
-        // A frame over 4 GiB is never made; the other side refuses far shorter ones.
-        let length = u32::try_from(out.len() - HEADER_BYTES).unwrap_or(u32::MAX);
-        out[..HEADER_BYTES].copy_from_slice(&Header { kind, request, length }.encode());
-        out
+        }
     }
 
-    /// Reads the payload of a frame of `kind`, within its [`limit`]. Total.
-    pub fn decode(kind: u8, payload: Bytes) -> Result<Self, AuditError> {
+    fn decode(kind: u8, payload: Bytes) -> Result<Self, TurnError> {
         Ok(match kind {
-            GREETING => match payload.split_first_chunk().and_then(|(hello, _)| Hello::decode(*hello)) {
-                Some(hello) => Self::Greeting(hello),
-                None => return Err(AuditError::Malformed("no greeting")),
-            },
+            GREETING => Self::Greeting(read_greeting(&payload)?),
             COMPARE => {
                 let Some((prints, _)) = payload.split_first_chunk::<32>() else {
-                    return Err(AuditError::Malformed("no fingerprints"));
+                    return Err(TurnError::Malformed("no fingerprints"));
                 };
                 let half = |from: usize| Fingerprint(std::array::from_fn(|at| prints[from + at]));
                 Self::Compare { catalogue: half(0), range: half(16), message: payload.slice(32..) }
             }
             COMPARED => {
                 let Some(([state, missing @ ..], rest)) = payload.split_first_chunk::<5>() else {
-                    return Err(AuditError::Malformed("no state"));
+                    return Err(TurnError::Malformed("no state"));
                 };
                 let message = match (state, rest.len()) {
                     (0, _) => Some(payload.slice(5..)),
                     (&APART, 0) => None,
-                    _ => return Err(AuditError::Malformed("a state that there is not")),
+                    _ => return Err(TurnError::Malformed("a state that there is not")),
                 };
                 Self::Compared { missing: u32::from_be_bytes(*missing), message }
             }
             PROVE => {
                 let Some((nonce, rest)) = payload.split_first_chunk() else {
-                    return Err(AuditError::Malformed("no nonce"));
+                    return Err(TurnError::Malformed("no nonce"));
                 };
                 let (rows, cut) = rest.as_chunks::<MULTIHASH_BYTES>();
                 if rows.is_empty() || !cut.is_empty() {
-                    return Err(AuditError::Malformed("no hashes, or one that is cut off"));
+                    return Err(TurnError::Malformed("no hashes, or one that is cut off"));
                 }
                 let hashes = rows.iter().map(|row| Multihash::from_bytes(row)).collect::<Result<_, _>>();
                 match hashes {
                     Ok(hashes) => Self::Prove { nonce: *nonce, hashes },
-                    Err(_) => return Err(AuditError::Malformed("a hash of another kind")),
+                    Err(_) => return Err(TurnError::Malformed("a hash of another kind")),
                 }
             }
             PROOFS => {
                 let (rows, cut) = payload.as_chunks::<ROW_BYTES>();
                 if rows.is_empty() || !cut.is_empty() {
-                    return Err(AuditError::Malformed("no proofs, or one that is cut off"));
+                    return Err(TurnError::Malformed("no proofs, or one that is cut off"));
                 }
                 let row = |[here, proof @ ..]: &[u8; ROW_BYTES]| match here {
                     1 => Ok(Some(*proof)),
                     0 if proof.iter().all(|byte| *byte == 0) => Ok(None),
-                    _ => Err(AuditError::Malformed("a state that there is not")),
+                    _ => Err(TurnError::Malformed("a state that there is not")),
                 };
                 Self::Proofs(rows.iter().map(row).collect::<Result<_, _>>()?)
             }
             UNSUPPORTED => Self::Unsupported,
-            kind => return Err(AuditError::Unsupported(kind)),
+            kind => return Err(TurnError::Unsupported(kind)),
         })
     }
-}
-
-/// Why bytes are no frame; all but [`Unsupported`](Self::Unsupported) is the sender's fault.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum AuditError {
-    /// The header.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    /// A kind that is not known here.
-    #[error("frame kind 0x{0:02x} is not known here")]
-    Unsupported(u8),
-    /// A payload that does not parse.
-    #[error("the frame is malformed: {0}")]
-    Malformed(&'static str),
 }
 
 #[cfg(test)]

@@ -6,4 +6,5 @@ pub mod frame;
 pub mod sync;
 pub mod sync_fresh;
 pub mod transfer;
+pub mod turns;
 pub mod version;

@@ -7,8 +7,9 @@
 use bytes::Bytes;
 
 use super::{
-    frame::{FrameError, GREETING, GROWING_LIMIT, HEADER_BYTES, Header, UNKNOWN_LIMIT, UNSUPPORTED},
+    frame::{GREETING, GROWING_LIMIT, UNKNOWN_LIMIT, UNSUPPORTED},
     sync_fresh::{Ask, Told},
+    turns::{Turn, TurnError, read_greeting},
     version::Hello,
 };
 use crate::{catalogue::MAX_ENTRY_BYTES, reconcile::Id};
@@ -58,24 +59,35 @@ pub enum Frame {
     Unsupported,
 }
 
-/// The most bytes that a frame of `kind` may have; `None`: it is not known here.
-pub const fn limit(kind: u8) -> Option<u32> {
-    Some(match kind {
-        GREETING | UNSUPPORTED => GROWING_LIMIT,
-        RECONCILE | DIFFERENCE | ENTRIES | PUSH | ASK | TOLD => MAX_PAYLOAD_BYTES as u32,
-        WANT => (MAX_WANTED * size_of::<Id>()) as u32,
-        TAKEN => 2,
-        _ => return None,
-    })
-}
+impl Turn for Frame {
+    const UNSUPPORTED: Self = Self::Unsupported;
 
-impl Frame {
-    /// Header and payload. Whoever makes a frame keeps it within the bounds; see [`pack`].
-    pub fn encode(&self, request: u32) -> Vec<u8> {
-        let mut out = vec![0; HEADER_BYTES];
-        let kind = match self {
+    fn greeting(hello: Hello) -> Self {
+        Self::Greeting(hello)
+    }
+
+    fn as_greeting(&self) -> Option<Hello> {
+        match self {
+            Self::Greeting(hello) => Some(*hello),
+            _ => None,
+        }
+    }
+
+    fn limit(kind: u8) -> Option<u32> {
+        Some(match kind {
+            GREETING | UNSUPPORTED => GROWING_LIMIT,
+            RECONCILE | DIFFERENCE | ENTRIES | PUSH | ASK | TOLD => MAX_PAYLOAD_BYTES as u32,
+            WANT => (MAX_WANTED * size_of::<Id>()) as u32,
+            TAKEN => 2,
+            _ => return None,
+        })
+    }
+
+    /// The entries of a frame are those that [`pack`] let through.
+    fn put(&self, out: &mut Vec<u8>) -> u8 {
+        match self {
             Self::Greeting(hello) => {
-                hello.encode(&mut out);
+                hello.encode(out);
                 GREETING
             }
             Self::Reconcile(message) => {
@@ -92,11 +104,11 @@ impl Frame {
             }
             Self::Entries { answered, entries } => {
                 out.extend_from_slice(&answered.to_be_bytes());
-                put_entries(&mut out, entries);
+                put_entries(out, entries);
                 ENTRIES
             }
             Self::Push(entries) => {
-                put_entries(&mut out, entries);
+                put_entries(out, entries);
                 PUSH
             }
             Self::Taken(count) => {
@@ -104,52 +116,44 @@ impl Frame {
                 TAKEN
             }
             Self::Ask(ask) => {
-                ask.encode(&mut out);
+                ask.encode(out);
                 ASK
             }
             Self::Told(told) => {
-                told.encode(&mut out);
+                told.encode(out);
                 TOLD
             }
             Self::Unsupported => UNSUPPORTED,
-        };
-        // A frame over 4 GiB is never made; the other side refuses far shorter ones.
-        let length = u32::try_from(out.len() - HEADER_BYTES).unwrap_or(u32::MAX);
-        out[..HEADER_BYTES].copy_from_slice(&Header { kind, request, length }.encode());
-        out
+        }
     }
 
-    /// Reads the payload of a frame of `kind`, within its [`limit`]. Total; the entries share `payload`.
-    pub fn decode(kind: u8, payload: Bytes) -> Result<Self, SyncError> {
+    fn decode(kind: u8, payload: Bytes) -> Result<Self, TurnError> {
         Ok(match kind {
-            GREETING => match payload.split_first_chunk().and_then(|(hello, _)| Hello::decode(*hello)) {
-                Some(hello) => Self::Greeting(hello),
-                None => return Err(SyncError::Malformed("no greeting")),
-            },
+            GREETING => Self::Greeting(read_greeting(&payload)?),
             RECONCILE => Self::Reconcile(payload),
             DIFFERENCE => Self::Difference(payload),
             WANT => {
                 let (ids, rest) = payload.as_chunks();
                 if !rest.is_empty() {
-                    return Err(SyncError::Malformed("ids that are cut off"));
+                    return Err(TurnError::Malformed("ids that are cut off"));
                 }
                 Self::Want(ids.to_vec())
             }
             ENTRIES => {
                 let Some((&answered, _)) = payload.split_first_chunk() else {
-                    return Err(SyncError::Malformed("no number of answered ids"));
+                    return Err(TurnError::Malformed("no number of answered ids"));
                 };
                 Self::Entries { answered: u16::from_be_bytes(answered), entries: take_entries(payload.slice(2..))? }
             }
             PUSH => Self::Push(take_entries(payload)?),
             TAKEN => match payload[..].try_into() {
                 Ok(count) => Self::Taken(u16::from_be_bytes(count)),
-                Err(_) => return Err(SyncError::Malformed("no number of taken entries")),
+                Err(_) => return Err(TurnError::Malformed("no number of taken entries")),
             },
             ASK => Self::Ask(Ask::decode(&payload)?),
             TOLD => Self::Told(Told::decode(&payload)?),
             UNSUPPORTED => Self::Unsupported,
-            kind => return Err(SyncError::Unsupported(kind)),
+            kind => return Err(TurnError::Unsupported(kind)),
         })
     }
 }
@@ -173,35 +177,21 @@ pub(super) fn put_entries(out: &mut Vec<u8>, entries: &[Bytes]) {
     }
 }
 
-pub(super) fn take_entries(mut payload: Bytes) -> Result<Vec<Bytes>, SyncError> {
+pub(super) fn take_entries(mut payload: Bytes) -> Result<Vec<Bytes>, TurnError> {
     let mut entries = Vec::new();
     while !payload.is_empty() {
         let Some((&length, _)) = payload.split_first_chunk() else {
-            return Err(SyncError::Malformed("an entry's length that is cut off"));
+            return Err(TurnError::Malformed("an entry's length that is cut off"));
         };
         let length = usize::from(u16::from_be_bytes(length));
         // Empty entries would let a frame claim tens of thousands of them.
         if length == 0 || length > MAX_ENTRY_BYTES || payload.len() < 2 + length {
-            return Err(SyncError::Malformed("an entry of an impossible length"));
+            return Err(TurnError::Malformed("an entry of an impossible length"));
         }
         entries.push(payload.slice(2..2 + length));
         payload = payload.slice(2 + length..);
     }
     Ok(entries)
-}
-
-/// Why bytes are no frame; all but [`Unsupported`](Self::Unsupported) is the sender's fault.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum SyncError {
-    /// The header.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    /// A kind that is not known here.
-    #[error("frame kind 0x{0:02x} is not known here")]
-    Unsupported(u8),
-    /// A payload that does not parse.
-    #[error("the frame is malformed: {0}")]
-    Malformed(&'static str),
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@
 use bytes::Bytes;
 use libp2p_identity::PeerId;
 
-use super::sync::{MAX_PAYLOAD_BYTES, SyncError, put_entries, take_entries};
+use super::{
+    sync::{MAX_PAYLOAD_BYTES, put_entries, take_entries},
+    turns::TurnError,
+};
 use crate::{
     catalogue::{MAX_ENTRY_BYTES, MAX_NAME_BYTES},
     fresh::{MAX_MEMBERS, Member},
@@ -75,12 +78,12 @@ impl Ask {
         }
     }
 
-    pub(super) fn decode(payload: &[u8]) -> Result<Self, SyncError> {
+    pub(super) fn decode(payload: &[u8]) -> Result<Self, TurnError> {
         let mut rest = payload;
         let stores = match take(&mut rest, 1)? {
             [0] => false,
             [STORES] => true,
-            _ => return Err(SyncError::Malformed("flags that are not known")),
+            _ => return Err(TurnError::Malformed("flags that are not known")),
         };
         let members = take_members(&mut rest)?;
         let name = match take(&mut rest, 1)? {
@@ -90,7 +93,7 @@ impl Ask {
                 let publisher = Some(take_peer(&mut rest)?);
                 Some(AskName { publisher, name: take_name(&mut rest)? })
             }
-            _ => return Err(SyncError::Malformed("a question that is not known")),
+            _ => return Err(TurnError::Malformed("a question that is not known")),
         };
         if rest.is_empty() { Ok(Self { stores, members, name }) } else { Err(TRAILING) }
     }
@@ -119,11 +122,11 @@ impl Told {
         put_entries(out, &self.entries);
     }
 
-    pub(super) fn decode(payload: &Bytes) -> Result<Self, SyncError> {
+    pub(super) fn decode(payload: &Bytes) -> Result<Self, TurnError> {
         let mut rest = &payload[..];
         let bits = take(&mut rest, 1)?[0];
         if bits > 0xf {
-            return Err(SyncError::Malformed("flags that are not known"));
+            return Err(TurnError::Malformed("flags that are not known"));
         }
         let set = |bit: u8| bits & (1 << bit) != 0;
         let members = take_members(&mut rest)?;
@@ -132,18 +135,18 @@ impl Told {
     }
 }
 
-const TRAILING: SyncError = SyncError::Malformed("more than was announced");
+const TRAILING: TurnError = TurnError::Malformed("more than was announced");
 
-fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Result<&'a [u8], SyncError> {
-    let (taken, after) = rest.split_at_checked(bytes).ok_or(SyncError::Malformed("a field that is cut off"))?;
+fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Result<&'a [u8], TurnError> {
+    let (taken, after) = rest.split_at_checked(bytes).ok_or(TurnError::Malformed("a field that is cut off"))?;
     *rest = after;
     Ok(taken)
 }
 
-fn take_peer(rest: &mut &[u8]) -> Result<PeerId, SyncError> {
+fn take_peer(rest: &mut &[u8]) -> Result<PeerId, TurnError> {
     let bytes = take(rest, PEER_BYTES)?;
     let peer = PeerId::from_bytes(bytes).ok().filter(|peer| peer.to_bytes() == bytes);
-    peer.ok_or(SyncError::Malformed("a peer id that is none"))
+    peer.ok_or(TurnError::Malformed("a peer id that is none"))
 }
 
 fn put_name(out: &mut Vec<u8>, name: &str) {
@@ -152,13 +155,13 @@ fn put_name(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(name.as_bytes());
 }
 
-fn take_name(rest: &mut &[u8]) -> Result<String, SyncError> {
+fn take_name(rest: &mut &[u8]) -> Result<String, TurnError> {
     let length = usize::from(take(rest, 1)?[0]);
-    let name = std::str::from_utf8(take(rest, length)?).map_err(|_| SyncError::Malformed("a name that is no text"))?;
+    let name = std::str::from_utf8(take(rest, length)?).map_err(|_| TurnError::Malformed("a name that is no text"))?;
     if (1..=MAX_NAME_BYTES).contains(&length) {
         Ok(name.to_owned())
     } else {
-        Err(SyncError::Malformed("a name of an impossible length"))
+        Err(TurnError::Malformed("a name of an impossible length"))
     }
 }
 
@@ -172,11 +175,11 @@ fn put_members(out: &mut Vec<u8>, members: &[Member]) {
     }
 }
 
-fn take_members(rest: &mut &[u8]) -> Result<Vec<Member>, SyncError> {
+fn take_members(rest: &mut &[u8]) -> Result<Vec<Member>, TurnError> {
     let count = take(rest, 2)?;
     let count = usize::from(u16::from_be_bytes([count[0], count[1]]));
     if count > MAX_MEMBERS {
-        return Err(SyncError::Malformed("more peers than a node counts"));
+        return Err(TurnError::Malformed("more peers than a node counts"));
     }
     // Bounded by the bytes that are there, not by what is announced.
     let bytes = take(rest, count * MEMBER_BYTES)?;
@@ -186,7 +189,7 @@ fn take_members(rest: &mut &[u8]) -> Result<Vec<Member>, SyncError> {
         let complete = match bytes {
             [0] => false,
             [COMPLETE] => true,
-            _ => return Err(SyncError::Malformed("flags that are not known")),
+            _ => return Err(TurnError::Malformed("flags that are not known")),
         };
         Ok(Member { peer, ago_seconds: u32::from_be_bytes([ago[0], ago[1], ago[2], ago[3]]), complete })
     };
@@ -199,10 +202,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::wire::{
-        frame::HEADER_BYTES,
-        sync::{Frame, limit},
-    };
+    use crate::wire::{frame::HEADER_BYTES, sync::Frame, turns::Turn as _};
 
     fn peer(seed: u8) -> PeerId {
         Keypair::ed25519_from_bytes([seed; 32]).expect("32 bytes are a key").public().to_peer_id()
@@ -252,7 +252,7 @@ mod tests {
         let frame = Frame::Told(told);
         assert_eq!((frame.encode(7)[0], &frame.encode(7)[HEADER_BYTES..]), (0x41, &golden[..]));
         assert_eq!(Frame::decode(0x41, golden.into()), Ok(frame));
-        assert_eq!((limit(0x40), limit(0x41)), (Some(65_536), Some(65_536)));
+        assert_eq!((Frame::limit(0x40), Frame::limit(0x41)), (Some(65_536), Some(65_536)));
         // One bit each, in this order.
         for (bit, told) in [
             (1, Told { complete: true, ..Told::default() }),
@@ -286,7 +286,7 @@ mod tests {
         ];
         for (kind, payload) in bad {
             let read = Frame::decode(kind, payload.clone().into());
-            assert!(matches!(read, Err(SyncError::Malformed(_))), "{kind:x} {payload:?}: {read:?}");
+            assert!(matches!(read, Err(TurnError::Malformed(_))), "{kind:x} {payload:?}: {read:?}");
         }
     }
 

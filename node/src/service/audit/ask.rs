@@ -14,11 +14,11 @@ use p2p_protocol::{
     wire::audit::{Frame, MAX_MESSAGE_BYTES, MAX_PROVED},
 };
 
-use super::{
-    Shared, Standing,
-    dialogue::{Dialogue, SessionError, out_of_turn},
+use super::{Asker, Shared, Standing};
+use crate::service::{
+    turns::{SessionError, out_of_turn},
+    wanted::{InRange, Side},
 };
-use crate::service::wanted::{InRange, Side};
 
 /// Chunks that are proved in one audit: whoever has half of what it claims is found out with one audit of 256.
 const PROOFS: usize = 8;
@@ -27,6 +27,9 @@ const WITNESSES: usize = 3;
 /// Answers of *not here* to what was claimed a moment ago that make a lie of it, if they are over half of all: a disk that
 /// fails so is not to be counted on either.
 const NOT_HERE: usize = 3;
+
+/// This node does not know yet who is in view, or lost what was asked about meanwhile.
+const NOT_READY: SessionError = SessionError::NotReady("this node is not ready for it");
 
 type Proof = [u8; PROOF_BYTES];
 
@@ -40,11 +43,11 @@ enum Compared {
 
 /// One audit.
 pub(super) async fn compare(shared: &Arc<Shared>, peer: PeerId) -> Result<Audited, SessionError> {
-    let standing = shared.standing().ok_or(SessionError::NotReady)?;
+    let standing = shared.standing().ok_or(NOT_READY)?;
     let common = Arc::new(standing.common(&shared.network.local(), &peer));
-    let mut dialogue = shared.open(peer).await?;
-    let outcome = audit(shared, peer, &standing, &common, &mut dialogue).await?;
-    dialogue.end().await;
+    let mut asker = shared.open(peer).await?;
+    let outcome = audit(shared, peer, &standing, &common, &mut asker).await?;
+    asker.end().await;
     Ok(outcome)
 }
 
@@ -53,9 +56,9 @@ async fn audit(
     peer: PeerId,
     standing: &Standing,
     common: &Arc<Common>,
-    dialogue: &mut Dialogue,
+    asker: &mut Asker,
 ) -> Result<Audited, SessionError> {
-    match differences(shared, common, dialogue).await? {
+    match differences(shared, common, asker).await? {
         Compared::Apart => return Ok(Audited::Apart),
         Compared::Lacks(keys, missing) if !keys.is_empty() => {
             return Ok(Audited::Lacks { keys, filling: missing > 0 });
@@ -66,11 +69,11 @@ async fn audit(
     if picked.is_empty() {
         return Ok(Audited::Equal);
     }
-    let (mut lied, absent) = check(shared, peer, standing, dialogue, &picked).await?;
+    let (mut lied, absent) = check(shared, peer, standing, asker, &picked).await?;
     if absent.len() >= NOT_HERE && absent.len() * 2 > picked.len() {
         lied.extend(absent);
     } else if !absent.is_empty() {
-        match differences(shared, common, dialogue).await? {
+        match differences(shared, common, asker).await? {
             // It may have been freed there by right.
             Compared::Apart if lied.is_empty() => return Ok(Audited::Apart),
             Compared::Lacks(keys, missing) => {
@@ -90,11 +93,7 @@ async fn audit(
 }
 
 /// What the peer lacks of the range, by set reconciliation.
-async fn differences(
-    shared: &Arc<Shared>,
-    common: &Arc<Common>,
-    dialogue: &mut Dialogue,
-) -> Result<Compared, SessionError> {
+async fn differences(shared: &Arc<Shared>, common: &Arc<Common>, asker: &mut Asker) -> Result<Compared, SessionError> {
     let range = common.fingerprint();
     let limits = ReconcileLimits { message_bytes: MAX_MESSAGE_BYTES, ..ReconcileLimits::default() };
     let begin = move |set: &InRange<'_>| {
@@ -105,8 +104,8 @@ async fn differences(
     let (mut initiator, mut message) = shared.within(common, Side::Wanted, begin).await?;
     loop {
         let catalogue = shared.catalogue_print();
-        let answer = dialogue.ask(&Frame::Compare { catalogue, range, message: message.into() }).await?;
-        shared.compared_bytes.fetch_add(dialogue.take_bytes(), Ordering::Relaxed);
+        let answer = asker.ask(&Frame::Compare { catalogue, range, message: message.into() }).await?;
+        shared.compared_bytes.fetch_add(asker.take_bytes(), Ordering::Relaxed);
         let Frame::Compared { missing, message: response } = answer else { return Err(out_of_turn()) };
         let Some(response) = response else { return Ok(Compared::Apart) };
         let handle = move |set: &InRange<'_>| {
@@ -146,14 +145,14 @@ async fn check(
     shared: &Arc<Shared>,
     peer: PeerId,
     standing: &Standing,
-    dialogue: &mut Dialogue,
+    asker: &mut Asker,
     picked: &[Entry],
 ) -> Result<(Vec<Key>, Vec<Key>), SessionError> {
     let challenge = Challenge { nonce: rand::random(), asker: shared.network.local() };
     let hashes: Vec<Multihash> = picked.iter().map(|entry| entry.cid.hash).collect();
     let mut proofs: Vec<Option<Proof>> = Vec::with_capacity(hashes.len());
     while proofs.len() < hashes.len() {
-        proofs.extend(proofs_of(shared, dialogue, challenge, &hashes[proofs.len()..]).await?);
+        proofs.extend(proofs_of(shared, asker, challenge, &hashes[proofs.len()..]).await?);
     }
     let (mut lied, mut absent, mut unsure) = (Vec::new(), Vec::new(), Vec::new());
     for (entry, proof) in picked.iter().zip(proofs) {
@@ -194,9 +193,9 @@ async fn witnessed(
         for (witness, about) in asked {
             let hashes: Vec<Multihash> = about.iter().map(|(entry, _)| entry.cid.hash).collect();
             let said = async {
-                let mut dialogue = shared.open(witness).await?;
-                let said = proofs_of(shared, &mut dialogue, challenge, &hashes).await?;
-                dialogue.end().await;
+                let mut asker = shared.open(witness).await?;
+                let said = proofs_of(shared, &mut asker, challenge, &hashes).await?;
+                asker.end().await;
                 Ok(said)
             };
             let said = shared.settle(witness, said.await).await.unwrap_or_default();
@@ -221,14 +220,14 @@ async fn witnessed(
 /// The peer's proofs of the first of these, at least one.
 async fn proofs_of(
     shared: &Shared,
-    dialogue: &mut Dialogue,
+    asker: &mut Asker,
     challenge: Challenge,
     hashes: &[Multihash],
 ) -> Result<Vec<Option<Proof>>, SessionError> {
     let hashes = &hashes[..hashes.len().min(MAX_PROVED)];
     let question = Frame::Prove { nonce: challenge.nonce, hashes: hashes.to_vec() };
-    let Frame::Proofs(proofs) = dialogue.ask(&question).await? else { return Err(out_of_turn()) };
-    shared.proved_bytes.fetch_add(dialogue.take_bytes(), Ordering::Relaxed);
+    let Frame::Proofs(proofs) = asker.ask(&question).await? else { return Err(out_of_turn()) };
+    shared.proved_bytes.fetch_add(asker.take_bytes(), Ordering::Relaxed);
     if proofs.len() > hashes.len() {
         return Err(SessionError::Hostile("it proved more than it was asked for".to_owned()));
     }
@@ -237,18 +236,18 @@ async fn proofs_of(
 
 /// Has a peer prove what is here, with a fresh nonce for each answer.
 pub(super) async fn prove(shared: &Arc<Shared>, peer: PeerId, entries: &[Entry]) -> Result<Vec<bool>, SessionError> {
-    let mut dialogue = shared.open(peer).await?;
+    let mut asker = shared.open(peer).await?;
     let hashes: Vec<Multihash> = entries.iter().map(|entry| entry.cid.hash).collect();
     let mut proved = Vec::with_capacity(hashes.len());
     while proved.len() < hashes.len() {
         let challenge = Challenge { nonce: rand::random(), asker: shared.network.local() };
         let rest = &hashes[proved.len()..];
-        let proofs = proofs_of(shared, &mut dialogue, challenge, rest).await?;
+        let proofs = proofs_of(shared, &mut asker, challenge, rest).await?;
         for (hash, proof) in rest.iter().zip(proofs) {
-            let own = shared.own_proof(challenge, hash).await?.ok_or(SessionError::NotReady)?;
+            let own = shared.own_proof(challenge, hash).await?.ok_or(NOT_READY)?;
             proved.push(proof == Some(own));
         }
     }
-    dialogue.end().await;
+    asker.end().await;
     Ok(proved)
 }

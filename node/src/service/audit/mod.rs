@@ -6,7 +6,6 @@
 //! leaves the disk to whoever is served.
 
 mod ask;
-mod dialogue;
 mod serve;
 
 use std::{
@@ -24,18 +23,21 @@ use p2p_protocol::{
     manifest::Entry,
     ranking::Ranking,
     reconcile::Fingerprint,
-    wire::version::{Hello, Spoken},
+    wire::{
+        audit::Frame,
+        version::{Hello, Spoken},
+    },
 };
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
 };
 
-use self::dialogue::{Dialogue, SessionError};
 use super::{
     blocking::Blocking,
     catalogue::Catalogue,
     transfer::Transfer,
+    turns::{self, SessionError},
     wanted::{InRange, Side, Wanted},
     worker::Layer,
 };
@@ -50,6 +52,10 @@ const AT_ONCE: usize = 4;
 const SESSION: Duration = Duration::from_secs(100);
 /// How long a stream may take to open.
 const OPENING: Duration = Duration::from_secs(15);
+/// How long one frame may take, either way: the acceptor may wait for its budget of reading.
+const FRAME: Duration = Duration::from_secs(40);
+
+type Asker = turns::Asker<Frame>;
 
 /// Who is in view, and what follows from the catalogue: what both sides of a comparison start from.
 #[derive(Clone, Debug)]
@@ -137,7 +143,7 @@ impl Audit {
     pub async fn start(network: Network, below: Below, name: &str, workers: &Layer) -> Result<Self, NetError> {
         let Below { store, wanted, catalogue, transfer, blocking } = below;
         let protocol = Spoken::new(name, "audit", network.dialect().audit);
-        let inbound = network.accept_spoken(&protocol, serve::WAITING).await?;
+        let inbound = network.accept_spoken(&protocol, turns::serve::WAITING).await?;
         let [compared, equal, compared_bytes, proved_bytes, chunks_read] = [(); 5].map(|()| AtomicU64::new(0));
         let shared = Arc::new(Shared {
             network,
@@ -157,7 +163,7 @@ impl Audit {
             chunks_read,
         });
         let serving = shared.clone();
-        workers.spawn("audits, served", |work| serve::run(serving, inbound, work));
+        workers.spawn("audits, served", |work| turns::serve::run(serve::Serving::new(serving), inbound, work));
         Ok(Self { shared })
     }
 
@@ -269,10 +275,10 @@ impl Shared {
         Ok(Some(self.blocking.run(step).await.map_err(|_| StoreError::Closed)?))
     }
 
-    async fn open(&self, peer: PeerId) -> Result<Dialogue, SessionError> {
+    async fn open(&self, peer: PeerId) -> Result<Asker, SessionError> {
         let opening = timeout(OPENING, self.network.open_spoken(peer, &self.protocol));
         let (_version, stream) = opening.await.map_err(|_| SessionError::Timeout)??;
-        Dialogue::begin(stream, self.hello()).await
+        Asker::begin(stream, self.hello(), FRAME).await
     }
 
     /// What came of a session that this node opened; a peer that broke the rules is dropped.

@@ -1,49 +1,38 @@
 //! The answering side: keeps nothing between two questions, and bounds what a peer can have it compute and read.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use futures::{FutureExt as _, future::BoxFuture};
 use p2p_protocol::{
     Multihash, PeerId,
     audit::{Challenge, PROOF_BYTES},
     bucket::Bucket,
     reconcile::{Fingerprint, respond},
-    wire::audit::{AuditError, Frame, MAX_MESSAGE_BYTES, PROVED_BYTES},
+    wire::{
+        audit::{Frame, MAX_MESSAGE_BYTES, PROVED_BYTES},
+        turns::TurnError,
+    },
 };
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep};
 
-use super::{
-    Shared,
-    dialogue::{FRAME, SessionError, greeted, out_of_turn, read, write},
-    lock,
-};
+use super::{FRAME, Shared, lock};
 use crate::{
-    net::{Acceptor, BAN, Stream},
+    net::{BAN, Stream},
     runner::now,
     service::{
+        turns::{
+            Answerer, SessionError, out_of_turn,
+            serve::{self, Service},
+        },
         wanted::{InRange, Side},
-        worker::Work,
     },
 };
 
-/// Inbound streams that may wait for their turn.
-pub(super) const WAITING: usize = 16;
-/// Sessions that are served at once: each holds two frames of 64 KiB at most, 2 MiB together, and one chunk.
-const INBOUND: usize = 16;
-/// Sessions that are served at once to one peer: a comparison, and proofs for what it would give up.
-const INBOUND_PER_PEER: usize = 2;
-/// Peers whose budgets are remembered; a full budget is the same as none, so only busy peers count.
-const BUDGETS: usize = 1024;
 /// The most frames of one session: what a comparison takes that finds all of a large part to be lacking.
 const FRAMES: usize = 2048;
-/// How long a session may take in all.
-const SESSION: Duration = Duration::from_secs(300);
 /// Milliseconds of comparing that a peer may have at once, and that come back in a second: a tenth of a processor.
 const THINKING_MS: u32 = 2_000;
 const THINKING_MS_PER_SECOND: u32 = 100;
@@ -58,7 +47,7 @@ const NODE_READING_BYTES_PER_SECOND: u32 = 32 << 20;
 const LOOKUP_BYTES: u32 = 4096;
 
 /// What one peer may ask of this node.
-struct Budget {
+pub(super) struct Budget {
     thinking: Mutex<Bucket>,
     reading: Mutex<Bucket>,
 }
@@ -72,92 +61,63 @@ impl Default for Budget {
     }
 }
 
-impl Budget {
+impl serve::Budget for Budget {
     fn is_full(&self) -> bool {
         lock(&self.thinking).is_full(now()) && lock(&self.reading).is_full(now())
     }
 }
 
-/// Serves others' sessions, until the network is gone.
-pub(super) async fn run(shared: Arc<Shared>, mut inbound: Acceptor, work: Work) {
-    let mut sessions: JoinSet<(PeerId, Result<(), SessionError>)> = JoinSet::new();
-    let mut running: HashMap<PeerId, usize> = HashMap::new();
-    let mut budgets: HashMap<PeerId, Arc<Budget>> = HashMap::new();
-    let node = Arc::new(Mutex::new(Bucket::new(now(), NODE_READING_BYTES, NODE_READING_BYTES_PER_SECOND)));
-    let mut ended = 0;
-    loop {
-        match sessions.len() as u64 {
-            0 => work.idle(),
-            running => work.working(ended, Some(ended + running)),
-        }
-        tokio::select! {
-            arrived = inbound.recv(), if sessions.len() < INBOUND => {
-                let Some((_version, peer, stream)) = arrived else { return };
-                let Some(budget) = budget_of(&mut budgets, peer) else { continue };
-                let count = running.entry(peer).or_default();
-                // Dropping the stream closes it; the peer tries again later.
-                if *count >= INBOUND_PER_PEER {
-                    tracing::debug!(%peer, "too many audit sessions of one peer");
-                    continue;
-                }
-                *count += 1;
-                let (shared, node) = (shared.clone(), node.clone());
-                sessions.spawn(async move {
-                    let session = timeout(SESSION, serve(&shared, peer, stream, &budget, &node)).await;
-                    (peer, session.unwrap_or(Err(SessionError::Timeout)))
-                });
-            }
-            Some(done) = sessions.join_next(), if !sessions.is_empty() => {
-                ended += 1;
-                // Only a panic ends a session otherwise.
-                let Ok((peer, outcome)) = done else { continue };
-                if let Some(count) = running.get_mut(&peer) {
-                    *count -= 1;
-                    if *count == 0 {
-                        running.remove(&peer);
-                    }
-                }
-                match outcome {
-                    Ok(()) => {}
-                    Err(SessionError::Hostile(reason)) => {
-                        tracing::warn!(%peer, reason, "a peer broke the rules of audits");
-                        shared.network.ban(peer, BAN, reason).await;
-                    }
-                    Err(error) => tracing::debug!(%peer, %error, "a session of audits broke"),
-                }
-            }
-        }
+/// What answers others' sessions.
+pub(super) struct Serving {
+    shared: Arc<Shared>,
+    /// What is read for all of them.
+    reading: Arc<Mutex<Bucket>>,
+}
+
+impl Serving {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let reading = Bucket::new(now(), NODE_READING_BYTES, NODE_READING_BYTES_PER_SECOND);
+        Self { shared, reading: Arc::new(Mutex::new(reading)) }
     }
 }
 
-/// The peer's budget, made full if there is none. `None` where too many peers are busy at once.
-fn budget_of(budgets: &mut HashMap<PeerId, Arc<Budget>>, peer: PeerId) -> Option<Arc<Budget>> {
-    if !budgets.contains_key(&peer) && budgets.len() >= BUDGETS {
-        budgets.retain(|_, budget| Arc::strong_count(budget) > 1 || !budget.is_full());
-        if budgets.len() >= BUDGETS {
-            return None;
+impl Service for Serving {
+    type Budget = Budget;
+    type Done = ();
+
+    fn session(
+        &self,
+        peer: PeerId,
+        stream: Stream,
+        budget: Arc<Budget>,
+    ) -> BoxFuture<'static, Result<(), SessionError>> {
+        let (shared, reading) = (self.shared.clone(), self.reading.clone());
+        async move { answer(&shared, peer, stream, &budget, &reading).await }.boxed()
+    }
+
+    async fn ended(&mut self, peer: PeerId, _begun: std::time::Instant, outcome: Result<(), SessionError>) {
+        match outcome {
+            Ok(()) => {}
+            Err(SessionError::Hostile(reason)) => {
+                tracing::warn!(%peer, reason, "a peer broke the rules of audits");
+                self.shared.network.ban(peer, BAN, reason).await;
+            }
+            Err(error) => tracing::debug!(%peer, %error, "a session of audits broke"),
         }
     }
-    Some(budgets.entry(peer).or_default().clone())
 }
 
 /// Answers until the opener closes.
-async fn serve(
+async fn answer(
     shared: &Arc<Shared>,
     peer: PeerId,
-    mut stream: Stream,
+    stream: Stream,
     budget: &Budget,
     node: &Mutex<Bucket>,
 ) -> Result<(), SessionError> {
-    write(&mut stream, 0, &Frame::Greeting(shared.hello())).await?;
-    match timeout(FRAME, read(&mut stream)).await.map_err(|_| SessionError::Timeout)?? {
-        None => return Ok(()),
-        begun => drop(greeted(begun)?),
-    }
-    for _ in 0..FRAMES {
-        let heard = timeout(FRAME, read(&mut stream)).await.map_err(|_| SessionError::Timeout)??;
-        let Some((request, frame, _)) = heard else { return Ok(()) };
-        let answer = match frame {
+    let Some(mut answerer) = Answerer::begin(stream, shared.hello(), FRAME, FRAMES).await? else { return Ok(()) };
+    while let Some(asked) = answerer.next().await? {
+        let answer = match asked {
             Ok(Frame::Compare { catalogue, range, message }) => {
                 let began = Instant::now();
                 let answer = compared(shared, peer, catalogue, range, &message).await?;
@@ -170,13 +130,13 @@ async fn serve(
                 let challenge = Challenge { nonce, asker: peer };
                 Frame::Proofs(proofs(shared, challenge, &hashes, budget, node).await?)
             }
-            Err(AuditError::Unsupported(_)) => Frame::Unsupported,
+            Err(TurnError::Unsupported(_)) => Frame::Unsupported,
             Ok(_) => return Err(out_of_turn()),
             Err(error) => return Err(error.into()),
         };
-        write(&mut stream, request, &answer).await?;
+        answerer.answer(&answer).await?;
     }
-    Err(SessionError::TooMuch("frames"))
+    Ok(())
 }
 
 async fn compared(
@@ -229,27 +189,5 @@ async fn wait(time: Duration) {
     // No time at all would still take a tick of the timer.
     if !time.is_zero() {
         sleep(time).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn so_many_busy_peers_have_a_budget_and_one_that_owes_nothing_gives_way_unless_it_is_served() {
-        let mut budgets = HashMap::new();
-        let busy: Vec<PeerId> = (0..BUDGETS).map(|_| PeerId::random()).collect();
-        for peer in &busy {
-            let budget = budget_of(&mut budgets, *peer).expect("there is room");
-            lock(&budget.reading).take(now(), READING_BYTES);
-        }
-        assert!(budget_of(&mut budgets, PeerId::random()).is_none(), "all of them owe something");
-        let served = budget_of(&mut budgets, busy[7]).expect("it is known");
-        sleep(Duration::from_secs(60)).await;
-        assert!(budget_of(&mut budgets, PeerId::random()).is_some());
-        assert_eq!(budgets.len(), 2, "what came back in full is forgotten");
-        let again = budget_of(&mut budgets, busy[7]).expect("it is known");
-        assert!(Arc::ptr_eq(&served, &again), "two sessions of one peer have one budget");
     }
 }

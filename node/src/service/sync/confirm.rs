@@ -14,10 +14,7 @@ use libp2p::PeerId;
 use p2p_protocol::{catalogue::Publication, fresh::Settling, wire::sync_fresh::Told};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::{
-    Sync, capable, hello,
-    session::{self, SessionError},
-};
+use super::{SessionError, Sync, capable, hello, session};
 use crate::net::BAN;
 
 /// A peer may take so long to answer for a publication: a batch of its disk and a slow link's round trips, many times

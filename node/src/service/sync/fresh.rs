@@ -22,10 +22,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
-use super::{
-    Sync, capable, hello, open,
-    session::{self, SessionError},
-};
+use super::{SessionError, Sync, capable, hello, open, session};
 use crate::{
     net::{BAN, Network},
     service::{catalogue::ledger::Ledger, worker::Work},

@@ -6,27 +6,30 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::try_join_all};
+use futures::future::try_join_all;
 use libp2p::PeerId;
 use p2p_protocol::{
     bucket::Bucket,
     catalogue::{InvalidPublication, Outcome, SignedPublication},
-    reconcile::{Id, Initiator, ReconcileError, ReconcileLimits, Step, respond},
+    reconcile::{Id, Initiator, ReconcileLimits, Step, respond},
     wire::{
-        frame::{HEADER_BYTES, Header},
-        sync::{Frame, MAX_PAYLOAD_BYTES, MAX_WANTED, SyncError, limit, pack},
+        sync::{Frame, MAX_PAYLOAD_BYTES, MAX_WANTED, pack},
         sync_fresh::{Ask, Told},
+        turns::TurnError,
         version::Hello,
     },
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::fresh::Circle;
 use crate::{
-    net::{NetError, Stream},
+    net::Stream,
     runner::now,
-    service::{blocking::Blocking, catalogue::ledger::Ledger},
-    store::StoreError,
+    service::{
+        blocking::Blocking,
+        catalogue::ledger::Ledger,
+        turns::{self, Answerer, SessionError, out_of_turn, serve},
+    },
 };
 
 /// How long one frame may take, either way.
@@ -53,52 +56,7 @@ pub(super) struct Summary {
     pub(super) compared: bool,
 }
 
-/// Why a session did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum SessionError {
-    /// No stream.
-    #[error(transparent)]
-    Net(#[from] NetError),
-    /// The stream broke.
-    #[error("the stream broke: {0}")]
-    Stream(#[from] std::io::Error),
-    /// The own store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The peer was too slow.
-    #[error("the peer did not answer in time")]
-    Timeout,
-    /// Too much to do in one session.
-    #[error("the session took more {0} than allowed")]
-    TooMuch(&'static str),
-    /// One side does not understand the other: one of both is older.
-    #[error("the peer speaks another version")]
-    Unsupported,
-    /// Signatures could not be checked: this node is ending.
-    #[error("the signatures were not checked")]
-    Unchecked,
-    /// The peer sent what no honest peer sends.
-    #[error("{0}")]
-    Hostile(String),
-}
-
-impl From<SyncError> for SessionError {
-    fn from(error: SyncError) -> Self {
-        match error {
-            SyncError::Unsupported(_) => Self::Unsupported,
-            other => Self::Hostile(other.to_string()),
-        }
-    }
-}
-
-impl From<ReconcileError> for SessionError {
-    fn from(error: ReconcileError) -> Self {
-        match error {
-            ReconcileError::TooMuch(what) => Self::TooMuch(what),
-            other => Self::Hostile(other.to_string()),
-        }
-    }
-}
+type Asker = turns::Asker<Frame>;
 
 /// The opener's side: finds the difference, pulls, then pushes. What was pulled before a failure stays, and a peer that
 /// does not understand one of the two is asked for the other all the same.
@@ -114,22 +72,21 @@ pub(super) async fn catch_up(
     let mut summary = Summary { compared: true, ..Summary::default() };
     let mut initiator = Initiator::new(ReconcileLimits::default());
     let mut message = initiator.initiate(ledger.map().ids());
-    let mut dialogue = Dialogue::begin(stream, own, &Frame::Reconcile(message.into())).await?;
+    let mut asker = Asker::begin(stream, own, FRAME).await?;
     loop {
-        let Frame::Difference(response) = dialogue.hear().await? else {
+        let Frame::Difference(response) = asker.ask(&Frame::Reconcile(message.into())).await? else {
             return Err(out_of_turn());
         };
         let step = initiator.handle(ledger.map().ids(), &response)?;
         let (need, have) = initiator.take_found();
-        taking_part(pull(ledger, blocking, &mut dialogue, need, &mut summary).await)?;
-        taking_part(push(ledger, &mut dialogue, &have, &mut summary).await)?;
+        taking_part(pull(ledger, blocking, &mut asker, need, &mut summary).await)?;
+        taking_part(push(ledger, &mut asker, &have, &mut summary).await)?;
         match step {
             Step::Send(next) => message = next,
             Step::Done => break,
         }
-        dialogue.say(&Frame::Reconcile(message.into())).await?;
     }
-    dialogue.end().await;
+    asker.end().await;
     Ok(summary)
 }
 
@@ -141,21 +98,20 @@ pub(super) async fn hand(
     signed_bytes: Bytes,
     ask: Option<Ask>,
 ) -> Result<(bool, Option<Told>), SessionError> {
-    let mut dialogue = Dialogue::begin(stream, own, &Frame::Push(vec![signed_bytes])).await?;
-    let Frame::Taken(count) = dialogue.hear().await? else {
+    let mut asker = Asker::begin(stream, own, FRAME).await?;
+    let Frame::Taken(count) = asker.ask(&Frame::Push(vec![signed_bytes])).await? else {
         return Err(out_of_turn());
     };
     let mut answer = None;
     if let Some(ask) = ask.filter(|_| count > 0) {
-        dialogue.say(&Frame::Ask(ask)).await?;
-        answer = match dialogue.hear().await {
+        answer = match asker.ask(&Frame::Ask(ask)).await {
             Ok(Frame::Told(told)) => Some(told),
             Ok(_) => return Err(out_of_turn()),
             Err(SessionError::Unsupported) => None,
             Err(error) => return Err(error),
         };
     }
-    dialogue.end().await;
+    asker.end().await;
     Ok((count > 0, answer))
 }
 
@@ -167,12 +123,12 @@ pub(super) async fn ask(
     stream: Stream,
     ask: Ask,
 ) -> Result<Told, SessionError> {
-    let mut dialogue = Dialogue::begin(stream, own, &Frame::Ask(ask)).await?;
-    let Frame::Told(mut told) = dialogue.hear().await? else {
+    let mut asker = Asker::begin(stream, own, FRAME).await?;
+    let Frame::Told(mut told) = asker.ask(&Frame::Ask(ask)).await? else {
         return Err(out_of_turn());
     };
     take(ledger, blocking, std::mem::take(&mut told.entries), None).await?;
-    dialogue.end().await;
+    asker.end().await;
     Ok(told)
 }
 
@@ -188,7 +144,7 @@ fn taking_part(outcome: Result<(), SessionError>) -> Result<(), SessionError> {
 async fn pull(
     ledger: &Ledger,
     blocking: &Blocking,
-    dialogue: &mut Dialogue,
+    asker: &mut Asker,
     need: Vec<Id>,
     summary: &mut Summary,
 ) -> Result<(), SessionError> {
@@ -198,9 +154,9 @@ async fn pull(
     if asked.is_empty() {
         return Ok(());
     }
-    dialogue.say(&Frame::Want(asked.clone())).await?;
+    asker.say(&Frame::Want(asked.clone())).await?;
     loop {
-        let Frame::Entries { answered, entries } = dialogue.hear().await? else {
+        let Frame::Entries { answered, entries } = asker.hear().await? else {
             return Err(out_of_turn());
         };
         let answered = usize::from(answered);
@@ -211,7 +167,7 @@ async fn pull(
         let answered = std::mem::replace(&mut asked, rest);
         more(ledger, &mut need, &mut asked);
         if !asked.is_empty() {
-            dialogue.say(&Frame::Want(asked.clone())).await?;
+            asker.say(&Frame::Want(asked.clone())).await?;
         }
         summary.pulled += take(ledger, blocking, entries, Some(&answered)).await?.new;
         if asked.is_empty() {
@@ -221,20 +177,14 @@ async fn pull(
 }
 
 /// Sends those of `have` that still stand.
-async fn push(
-    ledger: &Ledger,
-    dialogue: &mut Dialogue,
-    have: &[Id],
-    summary: &mut Summary,
-) -> Result<(), SessionError> {
+async fn push(ledger: &Ledger, asker: &mut Asker, have: &[Id], summary: &mut Summary) -> Result<(), SessionError> {
     let mut have = have.iter().peekable();
     while have.peek().is_some() {
         let entries = standing(ledger, &mut have);
         if entries.is_empty() {
             break;
         }
-        dialogue.say(&Frame::Push(entries)).await?;
-        let Frame::Taken(count) = dialogue.hear().await? else {
+        let Frame::Taken(count) = asker.ask(&Frame::Push(entries)).await? else {
             return Err(out_of_turn());
         };
         summary.pushed += usize::from(count);
@@ -243,27 +193,19 @@ async fn push(
 }
 
 /// The acceptor's side: answers until the opener closes. Its summary counts what was pushed to it as pulled.
-pub(super) async fn serve(
+pub(super) async fn answer(
     ledger: &Ledger,
     circle: &Circle,
     blocking: &Blocking,
     own: Hello,
-    (peer, mut stream): (PeerId, Stream),
+    (peer, stream): (PeerId, Stream),
     budget: &Budget,
 ) -> Result<Summary, SessionError> {
     let mut summary = Summary::default();
-    write(&mut stream, 0, &Frame::Greeting(own)).await?;
-    match timeout(FRAME, read(&mut stream)).await.map_err(|_| SessionError::Timeout)?? {
-        None => return Ok(summary),
-        begun => greeted(begun)?,
-    }
-    for _ in 0..FRAMES {
-        let Some((request, frame)) = timeout(FRAME, read(&mut stream)).await.map_err(|_| SessionError::Timeout)??
-        else {
-            return Ok(summary);
-        };
+    let Some(mut answerer) = Answerer::begin(stream, own, FRAME, FRAMES).await? else { return Ok(summary) };
+    while let Some(asked) = answerer.next().await? {
         budget.frame().await;
-        let answer = match frame {
+        let answer = match asked {
             Ok(Frame::Reconcile(message)) => {
                 summary.compared = true;
                 let response = respond(ledger.map().ids(), &message, MAX_PAYLOAD_BYTES)?;
@@ -284,13 +226,13 @@ pub(super) async fn serve(
                 Frame::Taken(u16::try_from(kept).unwrap_or(u16::MAX))
             }
             Ok(Frame::Ask(ask)) => Frame::Told(circle.answer(peer, &ask).await?),
-            Err(SyncError::Unsupported(_)) => Frame::Unsupported,
+            Err(TurnError::Unsupported(_)) => Frame::Unsupported,
             Ok(_) => return Err(out_of_turn()),
             Err(error) => return Err(error.into()),
         };
-        write(&mut stream, request, &answer).await?;
+        answerer.answer(&answer).await?;
     }
-    Err(SessionError::TooMuch("frames"))
+    Ok(summary)
 }
 
 /// As many more ids to ask for as one frame takes: of those that have not come by another way in the meantime.
@@ -379,87 +321,11 @@ async fn check(network_name: &str, blocking: &Blocking, entries: Vec<Bytes>) -> 
             part.iter().map(|entry| SignedPublication::decode(&network_name, entry)).collect::<Vec<Checked>>()
         })
     });
-    let checked = try_join_all(parts).await.map_err(|_| SessionError::Unchecked)?;
+    let checked = try_join_all(parts).await.map_err(|_| SessionError::NotReady("the signatures were not checked"))?;
     Ok(checked.into_iter().flatten().collect())
 }
 
 type Checked = Result<SignedPublication, InvalidPublication>;
-
-fn out_of_turn() -> SessionError {
-    SessionError::Hostile("it sent a frame that was not its turn to send".to_owned())
-}
-
-/// What the opener says and hears, by turns.
-struct Dialogue {
-    stream: Stream,
-    /// The id of the last request.
-    request: u32,
-}
-
-impl Dialogue {
-    /// Greets, asks first, and hears the greeting.
-    async fn begin(stream: Stream, own: Hello, first: &Frame) -> Result<Self, SessionError> {
-        let mut dialogue = Self { stream, request: 0 };
-        write(&mut dialogue.stream, 0, &Frame::Greeting(own)).await?;
-        dialogue.say(first).await?;
-        greeted(timeout(FRAME, read(&mut dialogue.stream)).await.map_err(|_| SessionError::Timeout)??)?;
-        Ok(dialogue)
-    }
-
-    /// The end is said by closing; what was to be said was answered.
-    async fn end(mut self) {
-        let _ = timeout(FRAME, self.stream.close()).await;
-    }
-
-    async fn say(&mut self, frame: &Frame) -> Result<(), SessionError> {
-        self.request = self.request.wrapping_add(1);
-        write(&mut self.stream, self.request, frame).await
-    }
-
-    /// The answer to what was said last.
-    async fn hear(&mut self) -> Result<Frame, SessionError> {
-        match timeout(FRAME, read(&mut self.stream)).await.map_err(|_| SessionError::Timeout)?? {
-            None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
-            Some((request, _)) if request != self.request => Err(out_of_turn()),
-            Some((_, Ok(Frame::Unsupported))) => Err(SessionError::Unsupported),
-            Some((_, frame)) => Ok(frame?),
-        }
-    }
-}
-
-/// Whether the other side began with a greeting. What it offers beyond this version is not used yet.
-fn greeted(begun: Option<(u32, Result<Frame, SyncError>)>) -> Result<(), SessionError> {
-    match begun {
-        None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
-        Some((0, Ok(Frame::Greeting(_)))) => Ok(()),
-        Some((_, Err(error @ (SyncError::Frame(_) | SyncError::Malformed(_))))) => Err(error.into()),
-        Some(_) => Err(SessionError::Hostile("it did not begin with a greeting".to_owned())),
-    }
-}
-
-async fn write(stream: &mut Stream, request: u32, frame: &Frame) -> Result<(), SessionError> {
-    let bytes = frame.encode(request);
-    let sending = async {
-        stream.write_all(&bytes).await?;
-        stream.flush().await
-    };
-    Ok(timeout(FRAME, sending).await.map_err(|_| SessionError::Timeout)??)
-}
-
-/// Reads a frame and its request; `None` where the stream ends between two. The inner error is that of its bytes; the
-/// stream goes on behind them.
-async fn read(stream: &mut Stream) -> Result<Option<(u32, Result<Frame, SyncError>)>, SessionError> {
-    let mut header = [0; HEADER_BYTES];
-    if stream.read(&mut header[..1]).await? == 0 {
-        return Ok(None);
-    }
-    stream.read_exact(&mut header[1..]).await?;
-    let header = Header::decode(&header, limit).map_err(SyncError::from)?;
-    // No kind has more than MAX_PAYLOAD_BYTES, known or not.
-    let mut payload = vec![0; header.length as usize];
-    stream.read_exact(&mut payload).await?;
-    Ok(Some((header.request, Frame::decode(header.kind, payload.into()))))
-}
 
 /// What one peer may ask of this node.
 #[derive(Debug)]
@@ -476,11 +342,6 @@ impl Budget {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pays for a session; false where there is not enough.
-    pub(super) fn open(&self) -> bool {
-        self.bucket().try_take(now(), OPENING_COST)
-    }
-
     /// Pays for a frame, waiting until there is enough. At most as many wait as the peer has sessions.
     async fn frame(&self) {
         let wait = self.bucket().take(now(), 1);
@@ -489,9 +350,14 @@ impl Budget {
             sleep(wait).await;
         }
     }
+}
 
-    /// Whether it is as good as new.
-    pub(super) fn is_full(&self) -> bool {
+impl serve::Budget for Budget {
+    fn open(&self) -> bool {
+        self.bucket().try_take(now(), OPENING_COST)
+    }
+
+    fn is_full(&self) -> bool {
         self.bucket().is_full(now())
     }
 }

@@ -3,7 +3,7 @@
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use p2p_protocol::{
     reconcile::{IdSet, Initiator, ReconcileLimits, respond},
-    wire::{frame::HEADER_BYTES, sync::Frame, version::Hello},
+    wire::{frame::HEADER_BYTES, sync::Frame, turns::Turn as _, version::Hello},
 };
 
 use super::*;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures::{AsyncWriteExt as _, StreamExt as _};
 use p2p_protocol::{
     reconcile::{IdSet, MIN_MESSAGE_BYTES, respond},
-    wire::sync::Frame,
+    wire::{sync::Frame, turns::Turn as _},
 };
 
 use super::*;
