@@ -6,6 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::worker::Layer;
+use crate::store::StoreError;
 
 /// Steps that run at once, of all adds and gets of a node: more than any disk has use for, and each thread costs memory.
 const AT_ONCE: usize = 16;
@@ -14,6 +15,13 @@ const AT_ONCE: usize = 16;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("an internal step did not end; the daemon's log says more")]
 pub struct Unfinished;
+
+/// A step of the store that did not end: nothing of it is known to be done.
+impl From<Unfinished> for StoreError {
+    fn from(_: Unfinished) -> Self {
+        Self::Closed
+    }
+}
 
 /// The places of one node's blocking steps: clone it freely.
 #[derive(Clone, Debug)]

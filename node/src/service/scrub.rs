@@ -205,7 +205,7 @@ impl Scrub {
                 let parts = page.into_iter().map(|entry| Ok((entry.cid.hash, keep.part(&entry.cid.hash)?)));
                 parts.collect::<Result<Vec<(Multihash, (Part, u8))>, StoreError>>()
             };
-            let page = self.inner.blocking.run(step).await.map_err(|_| StoreError::Closed)??;
+            let page = self.inner.blocking.run(step).await??;
             let Some((last, _)) = page.last() else { return Ok(left) };
             after = Some(Key::from(last));
             let (mut over, mut caches, mut copies) = (Vec::new(), Vec::new(), 1);

@@ -29,7 +29,6 @@ use p2p_protocol::{
 };
 use tokio::sync::{Notify, RwLock};
 
-pub use self::compare::Rows;
 pub use self::sums::{InRange, Side};
 use self::{shares::Shares, sums::Sums};
 use crate::{
@@ -47,6 +46,15 @@ const PARTS: &[u8] = b"part/";
 const NOTES: usize = 256;
 /// Chunks that are read from the store at once while a table is made.
 const PAGE: usize = 4096;
+
+/// A part of the rows, in key order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rows {
+    /// At most [`SCAN_ROWS`].
+    pub rows: Vec<Scanned>,
+    /// What is behind them; `None`: nothing.
+    pub rest: Option<Span>,
+}
 
 /// The handle: clone it freely.
 #[derive(Clone, Debug)]
@@ -221,6 +229,13 @@ impl Wanted {
         Ok((rows, ended))
     }
 
+    /// The next rows of a span, as of [`scan`](Self::scan). Blocks.
+    pub fn rows(&self, span: &Span) -> Result<Rows, StoreError> {
+        let (rows, ended) = self.scan(span)?;
+        let from = rows.last().filter(|_| !ended).and_then(|last| span::after(&last.key));
+        Ok(Rows { rows, rest: from.map(|from| Span { from, to: span.to }) })
+    }
+
     /// The row of a chunk.
     pub fn row(&self, key: &Key) -> Result<Option<Row>, StoreError> {
         Ok(self.inner.keys.get(key)?.and_then(|bytes| Row::from_bytes(&bytes)))
@@ -253,32 +268,28 @@ impl Wanted {
     /// Takes all references to these publications off, by a look at every row. Blocks.
     pub fn purge(&self, publications: &BTreeSet<u64>) -> Result<(), StoreError> {
         let now = self.moment();
-        let mut span = Span::ALL;
-        loop {
-            let (rows, ended) = self.scan(&span)?;
-            let named = rows.iter().flat_map(|scanned| {
+        let mut next = Some(Span::ALL);
+        while let Some(span) = next {
+            let page = self.rows(&span)?;
+            let named = page.rows.iter().flat_map(|scanned| {
                 let named = scanned.row.publications().filter(|publication| publications.contains(publication));
                 named.map(|publication| (scanned.key, Change::Unlist(publication, now)))
             });
             self.apply_all(named)?;
-            match rows.last().and_then(|last| span::after(&last.key)) {
-                Some(from) if !ended => span = Span { from, to: None },
-                _ => return Ok(()),
-            }
+            next = page.rest;
         }
+        Ok(())
     }
 
     /// Leaves out the rows outside of these parts of whose chunks nothing is here and which no pin names. Blocks.
     pub fn narrow(&self, parts: &Spans) -> Result<(), StoreError> {
-        for mut span in Spans::all().without(parts).iter() {
-            loop {
-                let (rows, ended) = self.scan(&span)?;
-                let idle = rows.iter().filter(|scanned| !scanned.held && !scanned.row.is_pinned());
+        for outside in Spans::all().without(parts).iter() {
+            let mut next = Some(outside);
+            while let Some(span) = next {
+                let page = self.rows(&span)?;
+                let idle = page.rows.iter().filter(|scanned| !scanned.held && !scanned.row.is_pinned());
                 self.apply_all(idle.map(|scanned| (scanned.key, Change::Forget(scanned.row.to_bytes()))))?;
-                match rows.last().and_then(|last| span::after(&last.key)) {
-                    Some(from) if !ended => span.from = from,
-                    _ => break,
-                }
+                next = page.rest;
             }
         }
         Ok(())

@@ -102,8 +102,7 @@ impl Inspect {
     }
 
     /// What stands behind a reference: `CID`, `NAME`, `PEER/NAME`, `NAME@VERSION`, each with a path inside where there is
-    /// one. What
-    /// reads as a CID or a peer id is one; no name does. Cancel-safe.
+    /// one. What reads as a CID or a peer id is one; no name does. Cancel-safe.
     ///
     /// # Errors
     ///

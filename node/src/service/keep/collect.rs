@@ -5,14 +5,17 @@
 
 use std::time::Duration;
 
-use p2p_protocol::duty::{Moment, Span, span};
+use p2p_protocol::duty::{Moment, Span};
 use tokio::{
     sync::{oneshot, watch},
     time::{Instant, sleep, timeout},
 };
 
 use super::{Keep, KeepError};
-use crate::{runner::now, service::progress::Progress, store::StoreError};
+use crate::{
+    runner::now,
+    service::{progress::Progress, wanted::Rows},
+};
 
 /// How long catalogues may take to be compared before what waits for that is left to the keeper (a guess).
 const COMPARING: Duration = Duration::from_secs(10);
@@ -45,12 +48,9 @@ impl Keep {
         let (around, grace) = (&self.around, self.settings.grace);
         let barrier = self.barrier().await?;
         let mut collected = Collected::default();
-        let mut span = Span::ALL;
-        let mut looked = 0;
-        loop {
-            let wanted = around.wanted.clone();
-            let (rows, ended) =
-                around.blocking.run(move || wanted.scan(&span)).await.map_err(|_| StoreError::Closed)??;
+        let (mut looked, mut next) = (0, Some(Span::ALL));
+        while let Some(span) = next {
+            let Rows { rows, rest } = around.rows(span).await?;
             let moment = around.wanted.moment();
             let unlisted = rows.iter().filter(|scanned| scanned.held && !scanned.row.is_needed());
             let (over, kept): (Vec<_>, Vec<_>) = unlisted.partition(|scanned| {
@@ -73,11 +73,9 @@ impl Keep {
             }
             looked += rows.iter().filter(|scanned| scanned.held).count() as u64;
             progress.send_modify(|now| (now.bytes, now.chunks) = (collected.bytes, looked));
-            match rows.last().and_then(|last| span::after(&last.key)) {
-                Some(from) if !ended => span.from = from,
-                _ => return Ok(collected),
-            }
+            next = rest;
         }
+        Ok(collected)
     }
 
     /// What was unlisted before this may be freed, after catalogues were compared with everybody who is here.

@@ -105,7 +105,7 @@ impl Keep {
                 }
                 Ok::<_, StoreError>((found, page.rest))
             };
-            let (found, rest) = self.around.blocking.run(step).await.map_err(|_| StoreError::Closed)??;
+            let (found, rest) = self.around.blocking.run(step).await??;
             lacking.count += found.len() as u64;
             lacking.some.extend(found.into_iter().take(MOST_LACKING - lacking.some.len()));
             next = rest;
@@ -129,7 +129,7 @@ pub(super) async fn complete(wanted: &Wanted, blocking: &Blocking) -> Result<u64
     let (mut made, mut after) = (0, None);
     loop {
         let wanted = wanted.clone();
-        let (count, rest) = blocking.run(move || wanted.complete(after)).await.map_err(|_| StoreError::Closed)??;
+        let (count, rest) = blocking.run(move || wanted.complete(after)).await??;
         made += count;
         match rest {
             Some(key) => after = Some(key),
@@ -146,8 +146,7 @@ pub(super) async fn rows(around: &Around, live: &BTreeSet<u64>) -> Result<(Drift
     while let Some(span) = next
         && named.len() < MOST_NAMED
     {
-        let wanted = around.wanted.clone();
-        let page = around.blocking.run(move || wanted.rows(&span)).await.map_err(|_| StoreError::Closed)??;
+        let page = around.rows(span).await?;
         named.extend(page.rows.iter().flat_map(|scanned| scanned.row.publications()).filter(|id| !live.contains(id)));
         next = page.rest;
     }

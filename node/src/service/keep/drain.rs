@@ -13,13 +13,13 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use p2p_protocol::{
     Key, Multihash, PeerId,
-    duty::{EXTRA, Scanned, Span, span},
+    duty::{EXTRA, Scanned, Span},
 };
 use tokio::{sync::watch, time::sleep};
 
 use super::{Keep, KeepError};
 use crate::{
-    service::progress::Progress,
+    service::{progress::Progress, wanted::Rows},
     store::{Store, StoreError},
 };
 
@@ -76,12 +76,9 @@ impl Keep {
                 return Err(KeepError::Alone);
             }
             let total = around.store.usage().bytes;
-            let (mut done, mut span) = (HandedOver::default(), Span::ALL);
-            loop {
-                let wanted = around.wanted.clone();
-                let scan = around.blocking.run(move || wanted.scan(&span)).await;
-                let (mut rows, ended) = scan.map_err(|_| StoreError::Closed)??;
-                let after = rows.last().and_then(|last| span::after(&last.key));
+            let (mut done, mut next) = (HandedOver::default(), Some(Span::ALL));
+            while let Some(span) = next {
+                let Rows { mut rows, rest } = around.rows(span).await?;
                 rows.retain(|scanned| scanned.held && scanned.row.copies() > 0);
                 self.until_copied(rows, |scanned| {
                     done.chunks += 1;
@@ -91,10 +88,7 @@ impl Keep {
                     });
                 })
                 .await?;
-                match after {
-                    Some(from) if !ended => span.from = from,
-                    _ => break,
-                }
+                next = rest;
             }
             // Whoever came or went meanwhile may be nearer to what was looked at before.
             if self.others() == others {

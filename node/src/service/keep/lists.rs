@@ -354,8 +354,8 @@ impl World<Lister> for Lists {
                 let narrowing = async move {
                     let wanted = around.wanted.clone();
                     let step = move || wanted.narrow(&needed);
-                    let done = around.blocking.run(step).await.map_err(|_| StoreError::Closed);
-                    told(done.and_then(|done| done).map(|()| true));
+                    let done = around.blocking.run(step).await.unwrap_or_else(|unfinished| Err(unfinished.into()));
+                    told(done.map(|()| true));
                     None
                 };
                 self.running.push(narrowing.boxed());
@@ -427,14 +427,17 @@ impl World<Lister> for Lists {
     }
 }
 
-/// What a row knows a publication as: the first eight bytes of a hash of where it stands and what it says.
+/// What a row knows a publication as, by where it stands and what it says.
 pub(super) fn reference(publication: &Publication) -> u64 {
     let says = [&publication.key().0[..], &publication.version.to_be_bytes(), &publication.root.to_bytes()].concat();
-    // BLAKE3 of the three, as anybody may compute it: nothing secret hangs on it, and rows are this node's own.
-    let hash = Multihash::of(HashCode::Blake3, &says);
-    let mut first = [0; 8];
-    first.copy_from_slice(&hash.digest[..8]);
-    u64::from_be_bytes(first)
+    known_as(&says)
+}
+
+/// What a row knows something as that says this: the first eight bytes of its BLAKE3 hash. Anybody may compute it: nothing
+/// secret hangs on it, and rows are this node's own.
+pub(super) fn known_as(says: &[u8]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = Multihash::of(HashCode::Blake3, says).digest;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// What a publication lists, by what rows know it as.
@@ -451,8 +454,8 @@ async fn purge(around: Around, keeper: mpsc::Sender<duty::Input>, ids: Vec<u64>)
     let (wanted, purged) = (around.wanted.clone(), ids.iter().copied().collect());
     let step =
         move || wanted.purge(&purged).and_then(|()| purged.iter().try_for_each(|id| wanted.set_covered(*id, None)));
-    let purged = around.blocking.run(step).await;
-    told(purged.map_err(|_| StoreError::Closed).and_then(|purged| purged).map(|()| true));
+    let purged = around.blocking.run(step).await.unwrap_or_else(|unfinished| Err(unfinished.into()));
+    told(purged.map(|()| true));
     tell(&keeper, false, [Span::ALL].into_iter()).await;
     Some(Input::Purged(ids))
 }

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use p2p_protocol::{
     Key, Multihash, PeerId,
     chance::Chance,
-    duty::{Keeper, Settings, keeper::Counts, lister::Lister},
+    duty::{Keeper, Settings, Span, keeper::Counts, lister::Lister},
 };
 use tokio::{
     sync::{broadcast, mpsc, watch},
@@ -35,7 +35,7 @@ use super::{
     locate::Locate,
     sync::Sync,
     transfer::Transfer,
-    wanted::Wanted,
+    wanted::{Rows, Wanted},
     worker::{Layer, Work},
 };
 use crate::{
@@ -135,6 +135,14 @@ pub struct Around {
     pub blocking: Blocking,
 }
 
+impl Around {
+    /// The next rows of a part of the keyspace.
+    async fn rows(&self, span: Span) -> Result<Rows, StoreError> {
+        let wanted = self.wanted.clone();
+        self.blocking.run(move || wanted.rows(&span)).await?
+    }
+}
+
 impl Keep {
     /// Starts the loop, by the chance of `seed`. `storing`: this node takes chunks.
     pub fn start(around: Around, settings: Settings, storing: bool, seed: u64, workers: &Layer) -> Self {
@@ -209,7 +217,7 @@ async fn once(
     if !wanted.is_made() {
         tracing::info!("the table of what is wanted is made anew");
         let making = wanted.clone();
-        if !blocking.run(move || making.make()).await.map_err(|_| StoreError::Closed)?? {
+        if !blocking.run(move || making.make()).await?? {
             // Without one nothing would be compared: it is made once the index is there again.
             tokio::time::sleep(AGAIN).await;
             return Ok(());

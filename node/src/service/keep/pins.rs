@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use p2p_protocol::{
-    Chunk, Cid, HashCode, Multihash, PeerId,
+    Chunk, Cid, PeerId,
     catalogue::{EntryKey, Publication},
     duty::{PIN, lister::Listed},
     manifest::Entry,
 };
 
-use super::{Keep, KeepError};
+use super::{Keep, KeepError, lists::known_as};
 use crate::{
     service::catalogue::Catalogue,
     store::{Put, Store, StoreError},
@@ -48,7 +48,7 @@ impl Target {
     }
 
     /// The key of the record of a root.
-    pub fn key_of_root(root: &Cid) -> Bytes {
+    fn key_of_root(root: &Cid) -> Bytes {
         [ROOTS, &root.to_bytes()].concat().into()
     }
 
@@ -287,14 +287,11 @@ impl Known {
     }
 }
 
-/// What rows know it as: the first eight bytes of a hash of the pin, and of what it stands for now.
+/// What rows know it as, by the pin and by what it stands for now.
 fn id(target: &Target, content: &Publication) -> u64 {
     let says = [&target.key()[..], &content.version.to_be_bytes(), &content.root.to_bytes()].concat();
-    // BLAKE3 over other bytes than those of any publication's reference: these begin with "pin/", and no hash does.
-    let hash = Multihash::of(HashCode::Blake3, &says);
-    let mut first = [0; 8];
-    first.copy_from_slice(&hash.digest[..8]);
-    u64::from_be_bytes(first)
+    // Other bytes than those of any publication: these begin with "pin/", and no hash does.
+    known_as(&says)
 }
 
 #[cfg(test)]

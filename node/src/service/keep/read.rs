@@ -148,7 +148,8 @@ impl Reading<'_> {
         let step = move || {
             let mut kept = Vec::with_capacity(entries.len());
             for (key, entry) in entries {
-                let named = || Ok(wanted.row(&key)?.is_some_and(|row| row.names(reference.publication)));
+                let named =
+                    || Ok::<_, StoreError>(wanted.row(&key)?.is_some_and(|row| row.names(reference.publication)));
                 if (spans.contains(&key) || wanted.holds(&entry)?) && (purpose != Purpose::Compare || !named()?) {
                     kept.push((key, entry));
                 }
@@ -162,7 +163,7 @@ impl Reading<'_> {
             }
             Ok::<_, StoreError>(kept)
         };
-        let kept = self.around.blocking.run(step).await.map_err(|_| StoreError::Closed)??;
+        let kept = self.around.blocking.run(step).await??;
         self.touched.note(&kept);
         Ok(())
     }

@@ -297,7 +297,7 @@ fn space(around: &Around) -> Input {
 async fn scan_rows(around: Around, scan: u64, span: Span) -> Option<Input> {
     let wanted = around.wanted.clone();
     let step = move || wanted.scan(&span);
-    match around.blocking.run(step).await.map_err(|_| StoreError::Closed).and_then(|found| found) {
+    match around.blocking.run(step).await.unwrap_or_else(|unfinished| Err(unfinished.into())) {
         Ok((rows, ended)) => Some(Input::Rows { scan, rows, ended }),
         Err(error) => {
             tracing::warn!(%error, "the table of what is wanted cannot be read");

@@ -1,26 +1,11 @@
-//! The table looked through, page by page: chunks that are held and have no row, and what its rows name.
+//! The chunks that are held looked through, page by page, for those that have no row.
 //!
-//! Nothing of this is needed as long as nothing goes wrong. A chunk that is put while the table is made has no row; a
-//! node that is killed half-way through a manifest, and is down while its publication is removed, keeps references of
-//! which nobody will tell it that they are gone.
+//! It is needed after a table was made, which misses what is put meanwhile, and where something went wrong.
 
-use p2p_protocol::{
-    Key,
-    duty::{Scanned, Span, span, wanted::Change},
-    manifest::Entry,
-};
+use p2p_protocol::{Key, duty::wanted::Change, manifest::Entry};
 
 use super::{PAGE, Wanted};
 use crate::store::StoreError;
-
-/// A part of the rows, in key order.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Rows {
-    /// At most [`SCAN_ROWS`](p2p_protocol::duty::SCAN_ROWS).
-    pub rows: Vec<Scanned>,
-    /// What is behind them; `None`: nothing.
-    pub rest: Option<Span>,
-}
 
 impl Wanted {
     /// Makes the rows that are missing of the next chunks that are held, in key order and strictly after `after`, each as
@@ -40,12 +25,5 @@ impl Wanted {
         self.apply_all(made.into_iter())?;
         let last = page.last().filter(|_| page.len() == PAGE);
         Ok((count, last.map(|held| Key::from(&held.cid.hash))))
-    }
-
-    /// The next rows of a span. Blocks.
-    pub fn rows(&self, span: &Span) -> Result<Rows, StoreError> {
-        let (rows, ended) = self.scan(span)?;
-        let from = rows.last().filter(|_| !ended).and_then(|last| span::after(&last.key));
-        Ok(Rows { rows, rest: from.map(|from| Span { from, to: span.to }) })
     }
 }
