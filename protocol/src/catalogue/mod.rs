@@ -24,7 +24,7 @@ pub use body::{FORMAT_VERSION, MAX_CHUNKS, MAX_EXTENSION_BYTES, MAX_SIZE_BYTES, 
 pub use invalid::InvalidPublication;
 pub use map::{Catalogue, Dropped, Kept, Merge, Outcome};
 pub use name::{MAX_NAME_BYTES, NameError, check_label, check_name, label_from};
-pub use shares::{Class, Limits, MAX_ENTRIES, MAX_ENTRIES_PER_PUBLISHER};
+pub use shares::{Class, Limits, MAX_ENTRIES};
 pub(crate) use signed::read_unsigned;
 pub use signed::{MAX_ENTRY_BYTES, MAX_NETWORK_BYTES, MAX_SIGNED_BYTES, PublicationId, SignedPublication};
 pub use versions::{MAX_VERSIONS, Merged, Standing, Versions};

@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The most entries, each version and each removal counting as one, unless it is said otherwise: some 30 MiB on a disk that
 /// any stranger may fill, and 7 MiB of memory.
 pub const MAX_ENTRIES: usize = 65_536;
-/// The most entries of one publisher: half of all, so that one alone never fills the catalogue.
-pub const MAX_ENTRIES_PER_PUBLISHER: usize = 32_768;
 
 /// How much a [`Catalogue`](super::Catalogue) holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -30,7 +30,7 @@ enum Fact {
 
 /// What peers were found to have and to lack. Bounded.
 #[derive(Debug, Default)]
-pub struct Facts {
+pub(super) struct Facts {
     facts: BTreeMap<Key, BTreeMap<PeerId, Fact>>,
     count: usize,
     /// How many chunks the last audit of a peer found it to lack, where it lacked any.
@@ -41,12 +41,12 @@ pub struct Facts {
 
 impl Facts {
     /// It has the chunk: it proved it, or a decision that errs on the safe side may believe it.
-    pub fn has(&mut self, key: Key, peer: PeerId) {
+    pub(super) fn has(&mut self, key: Key, peer: PeerId) {
         self.note(key, peer, Fact::Has);
     }
 
     /// It lacks the chunk. It counts from the first time.
-    pub fn lacks(&mut self, now: Instant, key: Key, peer: PeerId) {
+    pub(super) fn lacks(&mut self, now: Instant, key: Key, peer: PeerId) {
         if !matches!(self.get(&key, &peer), Some(Fact::Lacks { .. })) {
             self.note(key, peer, Fact::Lacks { since: now, counted: now });
         }
@@ -57,7 +57,7 @@ impl Facts {
     /// Where they are fewer than the last time, or no more and it says so, it is filling up: a disk that was replaced, or
     /// a newcomer. Nobody is to take over what it fetches itself: what it lacks counts from now, for as long as
     /// [`PATIENCE`] delays, whatever it says.
-    pub fn audited(&mut self, now: Instant, peer: PeerId, keys: Vec<Key>, filling: bool, delay: Duration) {
+    pub(super) fn audited(&mut self, now: Instant, peer: PeerId, keys: Vec<Key>, filling: bool, delay: Duration) {
         let before = self.audited.insert(peer, keys.len());
         let fills = before.is_some_and(|before| keys.len() < before || filling && keys.len() == before);
         let keys: BTreeSet<Key> = keys.into_iter().collect();
@@ -80,17 +80,17 @@ impl Facts {
     }
 
     /// Whether anything is known of a chunk.
-    pub fn knows(&self, key: &Key) -> bool {
+    pub(super) fn knows(&self, key: &Key) -> bool {
         self.facts.contains_key(key)
     }
 
     /// Whether it is known to have it.
-    pub fn is_held(&self, key: &Key, peer: &PeerId) -> bool {
+    pub(super) fn is_held(&self, key: &Key, peer: &PeerId) -> bool {
         self.get(key, peer) == Some(Fact::Has)
     }
 
     /// Whether it has lacked it for that long.
-    pub fn is_lacking(&self, now: Instant, key: &Key, peer: &PeerId, delay: Duration) -> bool {
+    pub(super) fn is_lacking(&self, now: Instant, key: &Key, peer: &PeerId, delay: Duration) -> bool {
         match self.get(key, peer) {
             Some(Fact::Lacks { counted, .. }) => now.saturating_duration_since(counted) >= delay,
             Some(Fact::Has) | None => false,
@@ -98,7 +98,7 @@ impl Facts {
     }
 
     /// The chunks that a peer has come to lack for `delay` by now; each is given out once.
-    pub fn ripe(&mut self, now: Instant, delay: Duration) -> Vec<Key> {
+    pub(super) fn ripe(&mut self, now: Instant, delay: Duration) -> Vec<Key> {
         let mut ripe = Vec::new();
         while let Some(&(counted, key, _)) = self.ripening.first()
             && counted + delay <= now
@@ -110,25 +110,25 @@ impl Facts {
     }
 
     /// When the next of them will have lacked its chunk for `delay`.
-    pub fn next(&self, delay: Duration) -> Option<Instant> {
+    pub(super) fn next(&self, delay: Duration) -> Option<Instant> {
         self.ripening.first().map(|(counted, ..)| *counted + delay)
     }
 
     /// How many chunks somebody is known to lack.
-    pub fn lacking(&self) -> usize {
+    pub(super) fn lacking(&self) -> usize {
         let lacks = |peers: &&BTreeMap<PeerId, Fact>| peers.values().any(|fact| *fact != Fact::Has);
         self.facts.values().filter(lacks).count()
     }
 
     /// Nothing is known of a chunk any more.
-    pub fn forget(&mut self, key: &Key) {
+    fn forget(&mut self, key: &Key) {
         for (peer, fact) in self.facts.remove(key).unwrap_or_default() {
             self.dropped(*key, peer, fact);
         }
     }
 
     /// Nothing is known of a peer any more: it was found to have all that it should, or comes with another disk.
-    pub fn forget_peer(&mut self, peer: &PeerId) {
+    pub(super) fn forget_peer(&mut self, peer: &PeerId) {
         self.audited.remove(peer);
         let keys: Vec<_> =
             self.facts.iter().filter(|(_, peers)| peers.contains_key(peer)).map(|(key, _)| *key).collect();

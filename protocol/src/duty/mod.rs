@@ -51,7 +51,6 @@
 //! | another view makes proofs void | `what_was_proved_counts_no_more_…` |
 //! | who could not prove it is not asked again; where there are fewer than k, none goes | `a_copy_stays_where_one_could_not_prove_…` |
 
-pub mod facts;
 pub mod keeper;
 pub mod lister;
 pub mod reach;
@@ -61,6 +60,7 @@ pub mod wanted;
 
 mod audits;
 mod collection;
+mod facts;
 mod parts;
 mod pulls;
 mod rest;
