@@ -424,7 +424,7 @@ impl World {
         self.tell(id, Input::Unlisted);
         let now = self.instant();
         if let Some(running) = &mut self.nodes[id].running {
-            running.lister.handle(now, lister::Input::Purged(publications));
+            running.lister.handle(now, lister::Input::Completed(publications));
             self.drive(id);
         }
     }

@@ -259,6 +259,31 @@ impl Wanted {
         self.apply_all(entries.iter().map(|(key, entry)| (*key, change(entry))))
     }
 
+    /// What [`list`](Self::list) or [`unlist`](Self::unlist), then [`set_covered`](Self::set_covered) do, for many publications
+    /// that list a few chunks each, in few batches of the index: those of one publication are in one. Blocks.
+    pub fn note_few(&self, all: impl IntoIterator<Item = Few>) -> Result<(), StoreError> {
+        let now = self.moment();
+        let (mut edits, mut notes) = (Vec::new(), Vec::new());
+        for few in all {
+            // One more is for the clock.
+            if edits.len() + notes.len() + few.entries.len() + 1 >= MAX_TABLE_CHANGES {
+                self.apply(std::mem::take(&mut edits), std::mem::take(&mut notes))?;
+            }
+            for (key, entry) in few.entries {
+                if few.covered.is_some() && !self.inner.shares.is_empty() {
+                    self.row(&key)?.iter().for_each(|row| self.inner.shares.give_back(row));
+                }
+                let change = match few.covered {
+                    Some(_) => Change::List(entry, few.reference, now),
+                    None => Change::Unlist(few.reference.publication, now),
+                };
+                edits.push((key, Edit::Merge(merge, change.to_bytes().into())));
+            }
+            notes.push(covered_note(few.reference.publication, few.covered.as_deref()));
+        }
+        if notes.is_empty() { Ok(()) } else { self.apply(edits, notes) }
+    }
+
     /// A publication lists these no more. Blocks.
     pub fn unlist(&self, publication: u64, keys: impl IntoIterator<Item = Key>) -> Result<(), StoreError> {
         let now = self.moment();
@@ -342,13 +367,22 @@ impl Wanted {
         self.inner.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What publications were read over, by what rows know them as.
-    pub fn covered(&self) -> Result<BTreeMap<u64, Spans>, StoreError> {
-        let read = |name: &[u8], value: &[u8]| {
+    /// What publications were read over, by what rows know them as: some 24 bytes each, because nearly all were read over
+    /// the same, which is here once.
+    pub fn covered(&self) -> Result<BTreeMap<u64, Arc<Spans>>, StoreError> {
+        let mut shared: BTreeMap<Bytes, Arc<Spans>> = BTreeMap::new();
+        self.notes(COVERED, |name, value| {
             let publication = u64::from_be_bytes(name.try_into().ok()?);
-            Some((publication, Spans::from_bytes(value)?))
-        };
-        self.notes(COVERED, read)
+            let spans = match shared.get(value) {
+                Some(spans) => spans.clone(),
+                None => {
+                    let spans = Arc::new(Spans::from_bytes(value)?);
+                    shared.insert(Bytes::copy_from_slice(value), spans.clone());
+                    spans
+                }
+            };
+            Some((publication, spans))
+        })
     }
 
     /// The parts of the keyspace whose rows are kept, by copies.
@@ -358,12 +392,12 @@ impl Wanted {
 
     /// Writes down what a publication was read over, after all that was changed before; `None`: no row names it. Blocks.
     pub fn set_covered(&self, publication: u64, covered: Option<&Spans>) -> Result<(), StoreError> {
-        self.set_note(&covered_name(publication), covered)
+        self.apply(Vec::new(), vec![covered_note(publication, covered)])
     }
 
     /// Writes down a part. Blocks.
     pub fn set_part(&self, copies: u8, part: &Spans) -> Result<(), StoreError> {
-        self.set_note(&[PARTS, &[copies]].concat(), Some(part))
+        self.apply(Vec::new(), vec![note([PARTS, &[copies]].concat(), Some(part))])
     }
 
     /// Writes this node's clock down: as far as it got.
@@ -393,7 +427,7 @@ impl Wanted {
     fn notes<K: Ord, V>(
         &self,
         prefix: &[u8],
-        read: impl Fn(&[u8], &[u8]) -> Option<(K, V)>,
+        mut read: impl FnMut(&[u8], &[u8]) -> Option<(K, V)>,
     ) -> Result<BTreeMap<K, V>, StoreError> {
         let mut found = BTreeMap::new();
         let mut after: Option<Bytes> = None;
@@ -409,13 +443,6 @@ impl Wanted {
                 return Ok(found);
             }
         }
-    }
-
-    fn set_note(&self, name: &[u8], spans: Option<&Spans>) -> Result<(), StoreError> {
-        // What does not fit is read again after the next start: nothing is what it covers until then.
-        let fits = |bytes: Vec<u8>| if bytes.len() <= MAX_NOTE_BYTES { bytes } else { Spans::new().to_bytes() };
-        let value = spans.map(Spans::to_bytes).map(fits).map(Bytes::from);
-        self.apply(Vec::new(), vec![(Bytes::copy_from_slice(name), value)])
     }
 
     fn apply_all(&self, changes: impl Iterator<Item = (Key, Change)>) -> Result<(), StoreError> {
@@ -465,6 +492,28 @@ impl Wanted {
             self.inner.lost.notify_one();
         }
     }
+}
+
+/// What a publication that lists a few chunks says of them.
+#[derive(Clone, Debug)]
+pub struct Few {
+    /// As rows know it.
+    pub reference: Reference,
+    /// Fewer than [`MAX_TABLE_CHANGES`] − 1.
+    pub entries: Vec<(Key, Entry)>,
+    /// What it was read over, and lists them; `None`: it does not any more.
+    pub covered: Option<Arc<Spans>>,
+}
+
+/// The note of what a publication was read over.
+fn covered_note(publication: u64, covered: Option<&Spans>) -> (Bytes, Option<Bytes>) {
+    note(covered_name(publication), covered)
+}
+
+fn note(name: Vec<u8>, spans: Option<&Spans>) -> (Bytes, Option<Bytes>) {
+    // What does not fit is read again after the next start: nothing is what it covers until then.
+    let fits = |bytes: Vec<u8>| if bytes.len() <= MAX_NOTE_BYTES { bytes } else { Spans::new().to_bytes() };
+    (name.into(), spans.map(Spans::to_bytes).map(fits).map(Bytes::from))
 }
 
 /// The name of the note of what a publication was read over.

@@ -26,8 +26,14 @@ use crate::{machine::StateMachine, manifest::Listing};
 /// After a manifest that could not be read; it doubles to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(60);
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-/// Manifests that are read at once.
+/// Manifests that are read at once, or looks at every row.
 const MOST_READS: usize = 4;
+/// Publications that are read at once, with those that list their few entries themselves: what one step of the disk takes
+/// together.
+const MOST_AT_ONCE: usize = 256;
+/// How many may be [pending](Lister::pending): what a publication lists is kept until it is read, some 300 bytes. Those
+/// beyond are at rest meanwhile, and asked for again.
+pub const MOST_PENDING: usize = 4096;
 /// Publications whose references are taken off by one look at every row.
 const PURGED_AT_ONCE: usize = 4096;
 
@@ -79,6 +85,8 @@ impl Listed {
 struct Reading {
     list: bool,
     covers: Arc<Spans>,
+    /// By its manifest, or a look at every row.
+    long: bool,
 }
 
 /// What happened.
@@ -106,8 +114,10 @@ pub enum Input {
     Compare(Vec<u64>),
     /// Where this node stands among the peers in view changed.
     Moved(Reach),
-    /// [`Output::Purge`] is done.
-    Purged(Vec<u64>),
+    /// [`Output::Purge`] of these is done, or their [`Output::Read`], all of it.
+    Completed(Vec<u64>),
+    /// Their [`Output::Read`] could not be done.
+    Failed(Vec<u64>),
     /// [`Output::Read`] is done, its rows are written; or it could not be read.
     Done {
         /// Which.
@@ -167,6 +177,8 @@ pub struct Lister {
     ready: BTreeSet<u64>,
     waiting: BTreeSet<(Instant, u64)>,
     reading: usize,
+    /// Of those that are being read: with something to fetch, or a look at every row.
+    reading_long: usize,
     /// Those that are live and have something to do, or are being read, by when they were first seen.
     unread_since: BTreeSet<(Instant, u64)>,
     unread: Option<Instant>,
@@ -188,6 +200,7 @@ impl Lister {
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
             reading: 0,
+            reading_long: 0,
             unread_since: BTreeSet::new(),
             unread: None,
             outputs: VecDeque::new(),
@@ -295,6 +308,14 @@ impl Lister {
         if self.rest.get(id).is_some_and(|cover| cover.complete && !compared) {
             return;
         }
+        let full = self.pending() >= MOST_PENDING;
+        if full && self.rest.get(id).is_some() {
+            self.to_tell = true;
+            if compared {
+                self.comparing.insert(id);
+            }
+            return;
+        }
         if let Some((cover, seen)) = self.rest.take(id) {
             // Until what is only compared is read its rows stand: nothing waits for it.
             let covered = if cover.complete { Arc::default() } else { cover.covered };
@@ -320,6 +341,11 @@ impl Lister {
         let covered = if *covered == *part { part.clone() } else { Arc::new(covered.and(&part)) };
         // All of it was read in an earlier run.
         let complete = !covered.is_empty() && part.without(&covered).is_empty();
+        if full && !complete && copies != PIN {
+            self.to_tell = true;
+            self.rest.put(id, Cover { copies, covered, touched, complete: false }, self.seconds(now));
+            return;
+        }
         self.publications.insert(id, Publication::new(listed, covered, touched, now));
         if complete { self.close(id) } else { self.open(id) }
     }
@@ -388,7 +414,8 @@ impl Lister {
             }
         }
         while self.parts.is_known()
-            && self.reading < MOST_READS
+            && self.reading < MOST_AT_ONCE
+            && self.reading_long < MOST_READS
             && let Some(id) = self.ready.pop_first()
         {
             self.read(id);
@@ -423,9 +450,12 @@ impl Lister {
         }
         let (list, listed) = (!known.gone, known.listed.clone());
         let covers = if list { part } else { Arc::default() };
-        known.reading = Some(Reading { list, covers: covers.clone() });
+        let purged = !list && known.tries > 0;
+        let long = purged || matches!(listed.listing, Listing::Manifest(_));
+        known.reading = Some(Reading { list, covers: covers.clone(), long });
         self.reading += 1;
-        if !list && known.tries > 0 {
+        self.reading_long += usize::from(long);
+        if purged {
             self.purge(id);
             return;
         }
@@ -444,8 +474,9 @@ impl Lister {
         for other in &others {
             self.ready.remove(other);
             if let Some(known) = self.publications.get_mut(other) {
-                known.reading = Some(Reading { list: false, covers: Arc::default() });
+                known.reading = Some(Reading { list: false, covers: Arc::default(), long: true });
                 self.reading += 1;
+                self.reading_long += 1;
             }
         }
         self.outputs.push_back(Output::Purge([vec![id], others].concat()));
@@ -454,8 +485,9 @@ impl Lister {
     fn done(&mut self, now: Instant, id: u64, complete: bool) {
         let part = self.publications.get(&id).map(|known| known.listed.copies).map(|copies| self.parts.of(copies));
         let (Some(known), Some(part)) = (self.publications.get_mut(&id), part) else { return };
-        let Some(Reading { list, covers }) = known.reading.take() else { return };
+        let Some(Reading { list, covers, long }) = known.reading.take() else { return };
         self.reading -= 1;
+        self.reading_long -= usize::from(long);
         if !complete {
             let wait = FIRST_WAIT.saturating_mul(1 << known.tries.min(16)).min(LONGEST_WAIT);
             known.tries += 1;
@@ -503,7 +535,8 @@ impl StateMachine for Lister {
                     self.comparing.clear();
                 }
             }
-            Input::Purged(ids) => ids.into_iter().for_each(|id| self.done(now, id, true)),
+            Input::Completed(ids) => ids.into_iter().for_each(|id| self.done(now, id, true)),
+            Input::Failed(ids) => ids.into_iter().for_each(|id| self.done(now, id, false)),
             Input::Named(ids) => ids.into_iter().for_each(|id| self.named(now, id)),
             Input::Compare(ids) => ids.into_iter().for_each(|id| self.compare(id)),
             Input::Moved(reach) => self.moved(reach),

@@ -153,7 +153,7 @@ fn what_is_gone_is_unlisted_where_it_was_read_or_purged() {
     // Restored before that is done: it is read anew.
     lister.handle(now, live(2));
     outputs(&mut lister);
-    lister.handle(now, Input::Purged(vec![2]));
+    lister.handle(now, Input::Completed(vec![2]));
     assert_eq!(settle(&mut lister, now), [(2, true)]);
     assert!(lister.is_idle());
     lister.handle(now, gone(3));
@@ -173,7 +173,7 @@ fn what_rows_name_and_nobody_told_of_is_purged_and_nothing_else() {
     // It becomes live before that is done: it is read after it.
     lister.handle(now, live(7));
     assert_eq!(reads(&outputs(&mut lister)), []);
-    lister.handle(now, Input::Purged(vec![7]));
+    lister.handle(now, Input::Completed(vec![7]));
     lister.handle(now, Input::Done { publication: 2, complete: true });
     let again = outputs(&mut lister);
     let expected = Output::Read {
@@ -266,7 +266,7 @@ fn what_was_half_read_in_an_earlier_run_is_purged_though_it_is_gone_before_it_is
         lister.handle(now, input);
     }
     assert!(outputs(&mut lister).contains(&Output::Purge(vec![7])));
-    lister.handle(now, Input::Purged(vec![7]));
+    lister.handle(now, Input::Completed(vec![7]));
     assert!(lister.is_idle() && outputs(&mut lister).is_empty());
 }
 
@@ -318,10 +318,69 @@ fn of_what_ceased_at_rest_the_references_go_by_what_it_listed_or_by_one_look_for
         let Output::Purge(ids) = output else { panic!("{output:?}") };
         looks += 1;
         purged.extend(&ids);
-        lister.handle(now, Input::Purged(ids));
+        lister.handle(now, Input::Completed(ids));
     }
     assert_eq!(purged, (2..=100).collect());
     assert!(looks <= MOST_READS, "{looks} looks at every row");
     lister.handle(now, Input::Done { publication: 1, complete: true });
     assert!(lister.is_idle() && lister.publications.is_empty());
+}
+
+fn inline(publication: u64) -> Listed {
+    Listed { listing: Listing::Inline(Vec::new()), chunks: 0, ..listed(publication) }
+}
+
+#[test]
+fn what_lists_its_few_entries_itself_is_read_by_hundreds_and_waits_for_no_manifest() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    lister.handle(now, Input::Moved(reach(100)));
+    (0..3).for_each(|publication| lister.handle(now, live(publication)));
+    for publication in 1000..2000 {
+        lister.handle(now, Input::Live { listed: inline(publication), covered: Arc::default() });
+    }
+    let read = reads(&outputs(&mut lister));
+    assert_eq!(read.len(), MOST_AT_ONCE, "three manifests are being read meanwhile");
+    lister.handle(now, Input::Completed(read.iter().map(|(publication, _)| *publication).filter(|id| *id > 3).collect()));
+    let again = reads(&outputs(&mut lister));
+    assert_eq!(again.len(), MOST_AT_ONCE - 3);
+    // What could not be noted is tried again, and only that.
+    let failed: Vec<u64> = again.into_iter().map(|(publication, _)| publication).collect();
+    lister.handle(now, Input::Failed(failed.clone()));
+    let rest: BTreeSet<u64> = settle(&mut lister, now).into_iter().map(|(publication, _)| publication).collect();
+    assert!(rest.is_disjoint(&failed.iter().copied().collect()), "not at once");
+    lister.handle_timeout(now + FIRST_WAIT);
+    let tried: BTreeSet<u64> = reads(&outputs(&mut lister)).into_iter().map(|(publication, _)| publication).collect();
+    assert!(!tried.is_empty() && tried.is_subset(&failed.into_iter().collect()));
+}
+
+#[test]
+fn a_catalogue_that_was_never_read_waits_as_numbers_and_all_of_it_is_read() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    let all = 0..5 * MOST_PENDING as u64;
+    let say = |lister: &mut Lister| {
+        for publication in all.clone() {
+            lister.handle(now, Input::Live { listed: inline(publication), covered: Arc::default() });
+        }
+        lister.handle(now, Input::Told);
+    };
+    say(&mut lister);
+    assert!(lister.publications.len() <= MOST_PENDING, "{} are kept with what they list", lister.publications.len());
+    assert!(lister.unread.is_some_and(|until| until >= now + GRACE * SEEN_GRACES), "nothing is freed meanwhile");
+    lister.handle(now, Input::Moved(reach(100)));
+    let (mut read, mut told) = (BTreeSet::new(), 0);
+    loop {
+        let outputs = outputs(&mut lister);
+        let now_read: Vec<u64> = reads(&outputs).into_iter().map(|(publication, _)| publication).collect();
+        let tell = outputs.contains(&Output::Tell);
+        if now_read.is_empty() && !tell {
+            break;
+        }
+        lister.handle(now, Input::Completed(now_read.clone()));
+        read.extend(now_read);
+        if tell {
+            told += 1;
+            say(&mut lister);
+        }
+    }
+    assert_eq!((read.len() as u64, lister.is_idle(), lister.unread), (all.end, true, None), "told again {told} times");
 }

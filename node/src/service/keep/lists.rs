@@ -19,6 +19,7 @@ use p2p_protocol::{
         lister::{Input, Listed, Lister, Output},
         reach::Reach,
     },
+    manifest::Listing,
 };
 use tokio::{
     sync::{
@@ -32,7 +33,7 @@ use super::{
     Around,
     compare::{self, Comparison},
     pins::{self, Pins},
-    read::{Purpose, Reading, Touched},
+    read::{Inline, Purpose, Reading, Touched},
 };
 use crate::{
     runner::{World, now},
@@ -84,10 +85,14 @@ pub(super) struct Lists {
     once_more: bool,
     /// What the keeper is to be told once everything was: that all was read.
     all_read: bool,
+    /// What the keeper is to be told of what could not be read: the last word.
+    unread: Option<Option<Instant>>,
     /// What waits to be read.
     pending: usize,
     /// What an earlier run had read things over, of what was not told yet or was half read.
     covered: BTreeMap<u64, Arc<Spans>>,
+    /// What lists its few entries itself and is to be read: noted together once nothing more was decided.
+    inline: Vec<Inline>,
     /// Bounded by the machine.
     running: FuturesUnordered<BoxFuture<'static, Option<Input>>>,
     most_copies: u8,
@@ -98,13 +103,7 @@ pub(super) struct Lists {
 impl Lists {
     /// Everything that is live is told first, a page of the log after the other.
     pub(super) fn new(around: Around, keeper: mpsc::Sender<duty::Input>, heard: Heard) -> Result<Self, StoreError> {
-        let mut shared: BTreeMap<Vec<u8>, Arc<Spans>> = BTreeMap::new();
-        // Nearly all cover the same: one copy of each.
-        let covered = around.wanted.covered()?.into_iter().map(|(publication, spans)| {
-            let spans = shared.entry(spans.to_bytes()).or_insert_with(|| Arc::new(spans)).clone();
-            (publication, spans)
-        });
-        let covered = covered.collect();
+        let covered = around.wanted.covered()?;
         let mut lists = Self {
             around,
             keeper,
@@ -121,8 +120,10 @@ impl Lists {
             told: false,
             once_more: false,
             all_read: false,
+            unread: None,
             pending: 0,
             covered,
+            inline: Vec::new(),
             running: FuturesUnordered::new(),
             most_copies: 0,
             parts: BTreeMap::new(),
@@ -208,7 +209,7 @@ impl Lists {
                 }
                 self.waiting.push_back(Input::Told);
                 if std::mem::take(&mut self.all_read) {
-                    self.tell_unread(None);
+                    self.unread = Some(None);
                 }
             }
         }
@@ -280,16 +281,6 @@ impl Lists {
         self.peers.get(*number as usize).copied()
     }
 
-    fn tell_unread(&mut self, until: Option<Instant>) {
-        let keeper = self.keeper.clone();
-        let telling = async move {
-            // The keeper is gone only with this.
-            let _ = keeper.send(duty::Input::Unread(until)).await;
-            None
-        };
-        self.running.push(telling.boxed());
-    }
-
     fn changed(&mut self, live: Live) {
         let publication = match live {
             Live::Became(publication) => {
@@ -325,11 +316,19 @@ impl World<Lister> for Lists {
                     _ if list => Purpose::List,
                     _ => Purpose::Unlist,
                 };
+                let root = match listed.listing {
+                    Listing::Manifest(root) => root,
+                    Listing::Inline(entries) => {
+                        let (publication, copies) = (listed.publication, listed.copies);
+                        self.inline.push(Inline { publication, copies, entries, spans, purpose, covers });
+                        return;
+                    }
+                };
                 let reading = async move {
                     let id = listed.publication;
                     let (around, listed, spans) = (&around, &listed, &*spans);
                     let touched = Touched::default();
-                    let mut reading = Reading { around, listed, publisher, spans, purpose, touched };
+                    let mut reading = Reading { around, listed, root, publisher, spans, purpose, touched };
                     let done = async {
                         let complete = reading.run().await?;
                         if complete {
@@ -364,7 +363,7 @@ impl World<Lister> for Lists {
             Output::Unread(None) if self.telling.is_some() => self.all_read = true,
             Output::Unread(until) => {
                 self.all_read = false;
-                self.tell_unread(until);
+                self.unread = Some(until);
             }
         }
     }
@@ -375,6 +374,7 @@ impl World<Lister> for Lists {
                 return Some(input);
             }
             // What is live is told before anything is decided by it; afterwards only as fast as it is read.
+            let keeper = self.keeper.clone();
             let (told, more) = (self.told, !self.told || self.pending < PENDING);
             tokio::select! {
                 changed = self.heard.reaches.changed(), if told => {
@@ -395,6 +395,12 @@ impl World<Lister> for Lists {
                     }
                 }
                 Some(comparison) = self.heard.comparisons.recv(), if told => self.look_through(comparison),
+                // Whoever hears it is gone only with this.
+                Ok(permit) = keeper.reserve_owned(), if told && self.unread.is_some() => {
+                    if let Some(until) = self.unread.take() {
+                        permit.send(duty::Input::Unread(until));
+                    }
+                }
                 page = next_page(&mut self.telling), if self.telling.is_some() && more => self.compared(page),
                 Some(done) = self.running.next(), if told => if let Some(input) = done {
                     return Some(input);
@@ -405,6 +411,10 @@ impl World<Lister> for Lists {
 
     fn settled(&mut self, machine: &Lister) {
         self.pending = machine.pending();
+        if !self.inline.is_empty() {
+            let inline = std::mem::take(&mut self.inline);
+            self.running.push(note_inline(self.around.clone(), self.keeper.clone(), inline).boxed());
+        }
         for (copies, part) in machine.parts() {
             if self.parts.get(copies).is_some_and(|known| Arc::ptr_eq(known, part)) {
                 continue;
@@ -450,6 +460,24 @@ fn listed(publication: &Publication) -> Listed {
     }
 }
 
+/// What lists its few entries itself, all that is to be read by now.
+async fn note_inline(around: Around, keeper: mpsc::Sender<duty::Input>, inline: Vec<Inline>) -> Option<Input> {
+    let ids: Vec<u64> = inline.iter().map(|inline| inline.publication).collect();
+    let unlists = inline.iter().any(|inline| inline.purpose == Purpose::Unlist);
+    let wanted = around.wanted.clone();
+    let noted = around.blocking.run(move || Inline::note(&wanted, inline)).await;
+    match noted.map_err(|_| StoreError::Closed).and_then(|noted| noted) {
+        Ok(touched) => {
+            tell(&keeper, !unlists, touched.into_iter().map(Span::of)).await;
+            Some(Input::Completed(ids))
+        }
+        Err(error) => {
+            told(Err(error));
+            Some(Input::Failed(ids))
+        }
+    }
+}
+
 async fn purge(around: Around, keeper: mpsc::Sender<duty::Input>, ids: Vec<u64>) -> Option<Input> {
     let (wanted, purged) = (around.wanted.clone(), ids.iter().copied().collect());
     let step =
@@ -457,7 +485,7 @@ async fn purge(around: Around, keeper: mpsc::Sender<duty::Input>, ids: Vec<u64>)
     let purged = around.blocking.run(step).await.unwrap_or_else(|unfinished| Err(unfinished.into()));
     told(purged.map(|()| true));
     tell(&keeper, false, [Span::ALL].into_iter()).await;
-    Some(Input::Purged(ids))
+    Some(Input::Completed(ids))
 }
 
 /// What changed is compared again; what was unlisted may be freed once its grace is over.

@@ -1,13 +1,21 @@
 //! Reading what a publication lists over parts of the keyspace, and putting it into the rows.
 
+use std::sync::Arc;
+
 use p2p_protocol::{
-    Key, PeerId,
+    Cid, Key, PeerId,
     duty::{PIN, Reference, Span, Spans, lister::Listed},
-    manifest::{Entry, Listing, Manifest, OwnChunks, RangeReader, Step},
+    manifest::{Entry, Manifest, OwnChunks, RangeReader, Step},
 };
 
 use super::Around;
-use crate::{service::fetch::FetchJob, store::StoreError};
+use crate::{
+    service::{
+        fetch::FetchJob,
+        wanted::{Few, Wanted},
+    },
+    store::StoreError,
+};
 
 /// Chunks of a manifest that are fetched ahead.
 const AHEAD: usize = 16;
@@ -50,11 +58,13 @@ impl Touched {
     }
 }
 
-/// One reading of what a publication lists.
+/// One reading of what a publication lists by its manifest.
 #[derive(Debug)]
 pub(super) struct Reading<'a> {
     pub(super) around: &'a Around,
     pub(super) listed: &'a Listed,
+    /// Of the manifest.
+    pub(super) root: Cid,
     /// Who is asked for the manifest too.
     pub(super) publisher: Option<PeerId>,
     /// Over which parts of the keyspace; what is held outside of them counts too.
@@ -66,15 +76,8 @@ pub(super) struct Reading<'a> {
 impl Reading<'_> {
     /// Reads, and lists or unlists. `false`: not all of it could be had.
     pub(super) async fn run(&mut self) -> Result<bool, StoreError> {
-        let root = match &self.listed.listing {
-            Listing::Inline(entries) => {
-                let keyed = entries.iter().map(|entry| (entry.key(), *entry)).collect();
-                self.note(keyed).await?;
-                return Ok(true);
-            }
-            Listing::Manifest(root) => *root,
-        };
-        let manifest = Manifest { root, entries: self.listed.chunks };
+        let manifest = Manifest { root: self.root, entries: self.listed.chunks };
+        let root = self.root;
         let holders = if self.listed.copies == PIN { PINNED_HOLDERS } else { self.listed.copies };
         let job = self.around.fetch.begin(root, self.publisher.into_iter().collect(), holders);
         let strays = self.around.wanted.strays(self.spans)?;
@@ -146,17 +149,7 @@ impl Reading<'_> {
         let (wanted, spans, purpose) = (self.around.wanted.clone(), self.spans.clone(), self.purpose);
         let reference = Reference { publication: self.listed.publication, copies: self.listed.copies };
         let step = move || {
-            let mut kept = Vec::with_capacity(entries.len());
-            for (key, entry) in entries {
-                let named =
-                    || Ok::<_, StoreError>(wanted.row(&key)?.is_some_and(|row| row.names(reference.publication)));
-                if (spans.contains(&key) || wanted.holds(&entry)?) && (purpose != Purpose::Compare || !named()?) {
-                    kept.push((key, entry));
-                }
-            }
-            if purpose == Purpose::Compare && !kept.is_empty() {
-                tracing::info!(chunks = kept.len(), "listed chunks were not in the table of what is wanted");
-            }
+            let kept = chosen(&wanted, reference, &spans, purpose, entries)?;
             match purpose {
                 Purpose::List | Purpose::Compare => wanted.list(reference, &kept)?,
                 Purpose::Unlist => wanted.unlist(reference.publication, kept.iter().map(|(key, _)| *key))?,
@@ -166,5 +159,57 @@ impl Reading<'_> {
         let kept = self.around.blocking.run(step).await??;
         self.touched.note(&kept);
         Ok(())
+    }
+}
+
+/// Which of what a publication lists is noted: all within the spans, and outside of them what is held here. Blocks.
+fn chosen(
+    wanted: &Wanted,
+    reference: Reference,
+    spans: &Spans,
+    purpose: Purpose,
+    entries: Vec<(Key, Entry)>,
+) -> Result<Vec<(Key, Entry)>, StoreError> {
+    let mut kept = Vec::with_capacity(entries.len());
+    for (key, entry) in entries {
+        let named = || Ok::<_, StoreError>(wanted.row(&key)?.is_some_and(|row| row.names(reference.publication)));
+        if (spans.contains(&key) || wanted.holds(&entry)?) && (purpose != Purpose::Compare || !named()?) {
+            kept.push((key, entry));
+        }
+    }
+    if purpose == Purpose::Compare && !kept.is_empty() {
+        tracing::info!(chunks = kept.len(), "listed chunks were not in the table of what is wanted");
+    }
+    Ok(kept)
+}
+
+/// A publication that lists its few entries itself, as it is to be read.
+#[derive(Debug)]
+pub(super) struct Inline {
+    pub(super) publication: u64,
+    pub(super) copies: u8,
+    pub(super) entries: Vec<Entry>,
+    pub(super) spans: Arc<Spans>,
+    pub(super) purpose: Purpose,
+    /// What it covers then.
+    pub(super) covers: Arc<Spans>,
+}
+
+impl Inline {
+    /// Notes all of these, and gives the keys whose rows changed, ascending. Blocks.
+    pub(super) fn note(wanted: &Wanted, all: Vec<Self>) -> Result<Vec<Key>, StoreError> {
+        let mut touched = Vec::new();
+        let mut few = Vec::with_capacity(all.len());
+        for Self { publication, copies, entries, spans, purpose, covers } in all {
+            let reference = Reference { publication, copies };
+            let keyed = entries.into_iter().map(|entry| (entry.key(), entry)).collect();
+            let entries = chosen(wanted, reference, &spans, purpose, keyed)?;
+            touched.extend(entries.iter().map(|(key, _)| *key));
+            few.push(Few { reference, entries, covered: (purpose != Purpose::Unlist).then_some(covers) });
+        }
+        wanted.note_few(few)?;
+        touched.sort_unstable();
+        touched.dedup();
+        Ok(touched)
     }
 }
