@@ -298,6 +298,8 @@ impl World {
             lister::Output::Purge(publications) => {
                 self.after(Duration::from_secs(1), Event::Purge { node: id, starts, publications });
             }
+            // The simulator knows.
+            lister::Output::Live(_) => {}
             lister::Output::Tell => self.after(Duration::from_secs(1), Event::Tell { node: id, starts }),
             lister::Output::Narrowed { .. } => {
                 let node = &mut self.nodes[id];
@@ -435,10 +437,13 @@ impl World {
             return;
         }
         let entries: Vec<_> = self.nodes[id].disk.catalogue.entries().collect();
+        let now = self.instant();
+        if let Some(running) = self.running(id, starts) {
+            running.lister.handle(now, lister::Input::Telling);
+        }
         for (key, version) in entries.into_iter().filter(|(_, version)| !version.removed) {
             self.goes_live(id, key, version);
         }
-        let now = self.instant();
         if let Some(running) = self.running(id, starts) {
             running.lister.handle(now, lister::Input::Told);
         }

@@ -110,7 +110,7 @@ impl World {
         let Some(id) = self.pin_id(node, pinning) else { return };
         let root = &self.roots[self.root_meant(id)];
         let (listing, chunks) = (root.listing.clone(), root.entries.len() as u64);
-        self.tell_live(node, Listed { publication: id, listing, chunks, copies: PIN });
+        self.tell_live(node, Listed { publication: id, listing, chunks, copies: PIN, publisher: None });
     }
 
     /// It is told that one ended. What is published of its root is read again first: rows outside of a node's part name

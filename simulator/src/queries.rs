@@ -77,6 +77,7 @@ impl World {
     pub(crate) fn what_it_lists(&self, key: PublicationKey, version: Version) -> Listed {
         let root = &self.roots[self.root_of(key, version.version)];
         let (listing, chunks) = (root.listing.clone(), root.entries.len() as u64);
-        Listed { publication: version.id(key), listing, chunks, copies: self.publications[key as usize].copies }
+        let copies = self.publications[key as usize].copies;
+        Listed { publication: version.id(key), listing, chunks, copies, publisher: None }
     }
 }

@@ -21,7 +21,7 @@ use super::{
     reach::Reach,
     rest::{Cover, Rest},
 };
-use crate::{machine::StateMachine, manifest::Listing};
+use crate::{PeerId, machine::StateMachine, manifest::Listing};
 
 /// After a manifest that could not be read; it doubles to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(60);
@@ -48,6 +48,8 @@ pub struct Listed {
     pub chunks: u64,
     /// Copies that it wants; [`PIN`]: it is a pin.
     pub copies: u8,
+    /// Who published it, and may be asked for its manifest; `None`: that is not known.
+    pub publisher: Option<PeerId>,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,8 @@ struct Publication {
     touched: Arc<Spans>,
     /// It is not live any more: its references are to go.
     gone: bool,
+    /// In which round it was told last.
+    round: u16,
     first_seen: Instant,
     reading: Option<Reading>,
     tries: u32,
@@ -69,14 +73,14 @@ struct Publication {
 impl Publication {
     /// One that is live and was not looked at yet.
     fn new(listed: Listed, covered: Arc<Spans>, touched: Arc<Spans>, first_seen: Instant) -> Self {
-        Self { listed, covered, touched, gone: false, first_seen, reading: None, tries: 0, again: None }
+        Self { listed, covered, touched, gone: false, round: 0, first_seen, reading: None, tries: 0, again: None }
     }
 }
 
 impl Listed {
     /// One of which nobody knows any more what it listed.
     fn unknown(publication: u64, copies: u8) -> Self {
-        Self { publication, listing: Listing::Inline(Vec::new()), chunks: 0, copies }
+        Self { publication, listing: Listing::Inline(Vec::new()), chunks: 0, copies, publisher: None }
     }
 }
 
@@ -106,8 +110,12 @@ pub enum Input {
         /// What it listed, if that is known.
         listed: Option<Listed>,
     },
-    /// What [`Output::Tell`] asked for was told.
+    /// All that is live is told from now on, from the start.
+    Telling,
+    /// All that is live was told: what was told before [`Telling`](Self::Telling) and not since is not live any more.
     Told,
+    /// All that is known to be live is asked for.
+    Look,
     /// Rows name these publications: those that nobody told of are to be taken off.
     Named(Vec<u64>),
     /// What rows say of these publications is to be compared with what they list, over all that they cover.
@@ -144,8 +152,11 @@ pub enum Output {
     },
     /// Their manifests cannot be read any more: take the references to them off by a look at every row.
     Purge(Vec<u64>),
-    /// Say of everything that is live that it is, then [`Input::Told`]: something of it is to be read.
+    /// Say of everything that is live that it is, between [`Input::Telling`] and [`Input::Told`]: something of it is to be
+    /// read.
     Tell,
+    /// All that is live, pins too, ascending: 8 bytes each.
+    Live(Vec<u64>),
     /// Rows outside of these parts, of publications that want so many copies, are not needed where nothing is held.
     Narrowed {
         /// Copies.
@@ -168,6 +179,8 @@ pub struct Lister {
     rest: Rest,
     /// Those at rest that are to be compared with their rows.
     comparing: BTreeSet<u64>,
+    /// Counts how often all that is live was told from the start.
+    round: u16,
     /// Some at rest are to be told again; it was asked for.
     to_tell: bool,
     telling: bool,
@@ -194,6 +207,7 @@ impl Lister {
             publications: BTreeMap::new(),
             rest: Rest::default(),
             comparing: BTreeSet::new(),
+            round: 0,
             to_tell: false,
             telling: false,
             began: None,
@@ -284,8 +298,10 @@ impl Lister {
         let stays = known.listed.copies == PIN;
         if !stays && !known.gone && known.reading.is_none() && known.again.is_none() {
             let seen = self.seconds(known.first_seen);
-            if let Some(Publication { listed, covered, touched, .. }) = self.publications.remove(&id) {
-                self.rest.put(id, Cover { copies: listed.copies, covered, touched, complete: true }, seen);
+            let (covered, touched) = (known.covered.clone(), known.touched.clone());
+            let cover = Cover { copies: known.listed.copies, covered, touched, complete: true };
+            if self.rest.put(id, cover, seen, known.round) {
+                self.publications.remove(&id);
             }
         }
     }
@@ -305,6 +321,7 @@ impl Lister {
     fn live(&mut self, now: Instant, listed: Listed, covered: Arc<Spans>) {
         let (id, copies) = (listed.publication, listed.copies);
         let compared = self.comparing.remove(&id);
+        self.rest.told(id, self.round);
         if self.rest.get(id).is_some_and(|cover| cover.complete && !compared) {
             return;
         }
@@ -320,7 +337,7 @@ impl Lister {
             // Until what is only compared is read its rows stand: nothing waits for it.
             let covered = if cover.complete { Arc::default() } else { cover.covered };
             let known = Publication::new(listed, covered, cover.touched, self.instant(now, seen));
-            self.publications.insert(id, known);
+            self.publications.insert(id, Publication { round: self.round, ..known });
             if cover.complete {
                 self.ready.insert(id);
             } else {
@@ -329,6 +346,7 @@ impl Lister {
             return;
         }
         if let Some(known) = self.publications.get_mut(&id) {
+            known.round = self.round;
             // It was restored before its references were gone, perhaps by those who did not know what it lists.
             if std::mem::take(&mut known.gone) {
                 known.listed = listed;
@@ -342,11 +360,14 @@ impl Lister {
         // All of it was read in an earlier run.
         let complete = !covered.is_empty() && part.without(&covered).is_empty();
         if full && !complete && copies != PIN {
-            self.to_tell = true;
-            self.rest.put(id, Cover { copies, covered, touched, complete: false }, self.seconds(now));
-            return;
+            let cover = Cover { copies, covered: covered.clone(), touched: touched.clone(), complete: false };
+            if self.rest.put(id, cover, self.seconds(now), self.round) {
+                self.to_tell = true;
+                return;
+            }
         }
-        self.publications.insert(id, Publication::new(listed, covered, touched, now));
+        let known = Publication::new(listed, covered, touched, now);
+        self.publications.insert(id, Publication { round: self.round, ..known });
         if complete { self.close(id) } else { self.open(id) }
     }
 
@@ -401,6 +422,20 @@ impl Lister {
         }
         known.covered = Arc::default();
         self.ready.insert(id);
+    }
+
+    /// All that is live was told.
+    fn told(&mut self, now: Instant) {
+        self.telling = false;
+        // What was to be compared and was not told is not live any more.
+        if !self.to_tell {
+            self.comparing.clear();
+        }
+        let stale = |known: &Publication| !known.gone && known.round != self.round && known.listed.copies != PIN;
+        let open = self.publications.iter().filter(|(_, known)| stale(known)).map(|(id, _)| *id);
+        for id in open.chain(self.rest.not_told(self.round)).collect::<Vec<_>>() {
+            self.gone(now, id, None);
+        }
     }
 
     fn go_on(&mut self, now: Instant) {
@@ -528,12 +563,14 @@ impl StateMachine for Lister {
         match input {
             Input::Live { listed, covered } => self.live(now, listed, covered),
             Input::Gone { publication, listed } => self.gone(now, publication, listed),
-            Input::Told => {
-                self.telling = false;
-                // What was to be compared and was not told is not live any more.
-                if !self.to_tell {
-                    self.comparing.clear();
-                }
+            // Whole numbers of rounds would be told apart only if 65,536 of them were broken off one after the other.
+            Input::Telling => self.round = self.round.wrapping_add(1),
+            Input::Told => self.told(now),
+            Input::Look => {
+                let live = self.publications.iter().filter(|(_, known)| !known.gone).map(|(id, _)| *id);
+                let mut live: Vec<u64> = live.chain(self.rest.ids()).collect();
+                live.sort_unstable();
+                self.outputs.push_back(Output::Live(live));
             }
             Input::Completed(ids) => ids.into_iter().for_each(|id| self.done(now, id, true)),
             Input::Failed(ids) => ids.into_iter().for_each(|id| self.done(now, id, false)),

@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn listed(publication: u64) -> Listed {
     let listing = Listing::Manifest(Cid::of(Codec::Raw, &publication.to_be_bytes()));
-    Listed { publication, listing, chunks: 100, copies: 3 }
+    Listed { publication, listing, chunks: 100, copies: 3, publisher: None }
 }
 
 fn live(publication: u64) -> Input {
@@ -340,7 +340,8 @@ fn what_lists_its_few_entries_itself_is_read_by_hundreds_and_waits_for_no_manife
     }
     let read = reads(&outputs(&mut lister));
     assert_eq!(read.len(), MOST_AT_ONCE, "three manifests are being read meanwhile");
-    lister.handle(now, Input::Completed(read.iter().map(|(publication, _)| *publication).filter(|id| *id > 3).collect()));
+    lister
+        .handle(now, Input::Completed(read.iter().map(|(publication, _)| *publication).filter(|id| *id > 3).collect()));
     let again = reads(&outputs(&mut lister));
     assert_eq!(again.len(), MOST_AT_ONCE - 3);
     // What could not be noted is tried again, and only that.
@@ -383,4 +384,38 @@ fn a_catalogue_that_was_never_read_waits_as_numbers_and_all_of_it_is_read() {
         }
     }
     assert_eq!((read.len() as u64, lister.is_idle(), lister.unread), (all.end, true, None), "told again {told} times");
+}
+
+#[test]
+fn what_is_not_told_any_more_is_not_live() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    lister.handle(now, Input::Moved(reach(100)));
+    lister.handle(now, Input::Telling);
+    tell(&mut lister, now, 0..10);
+    lister.handle(now, Input::Live { listed: Listed { copies: PIN, ..listed(99) }, covered: Arc::default() });
+    settle(&mut lister, now);
+    // One is told once more though it is being read by then, one becomes live meanwhile, one is told twice.
+    lister.handle(now, Input::Compare(vec![3]));
+    lister.handle(now, Input::Telling);
+    [live(3), live(10), live(4), live(4)].into_iter().for_each(|input| lister.handle(now, input));
+    lister.handle(now, Input::Told);
+    lister.handle(now, Input::Look);
+    let outputs = outputs(&mut lister);
+    assert!(outputs.contains(&Output::Live(vec![3, 4, 10, 99])), "pins are not told so: {outputs:?}");
+    let purged: Vec<u64> = outputs
+        .iter()
+        .flat_map(|output| match output {
+            Output::Purge(ids) => ids.clone(),
+            _ => Vec::new(),
+        })
+        .collect();
+    assert!(!purged.is_empty() && purged.iter().all(|id| [0, 1, 2, 5, 6, 7, 8, 9].contains(id)), "{purged:?}");
+    // A telling that was broken off says nothing of what it did not come to.
+    lister.handle(now, Input::Telling);
+    lister.handle(now, live(3));
+    lister.handle(now, Input::Telling);
+    tell(&mut lister, now, [3, 4, 10]);
+    lister.handle(now, Input::Look);
+    let last = std::iter::from_fn(|| lister.poll_output()).last();
+    assert_eq!(last, Some(Output::Live(vec![3, 4, 10, 99])));
 }

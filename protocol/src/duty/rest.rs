@@ -29,9 +29,12 @@ struct Shared {
     last_seen: u32,
 }
 
+/// Eight bytes: it is kept a million times.
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    shared: u32,
+    shared: u16,
+    /// In which round it was told last.
+    round: u16,
     /// When it was seen first, in seconds of whoever counts them.
     seen: u32,
 }
@@ -46,8 +49,9 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// It was read over all that it should cover, and is left alone.
-    pub(super) fn put(&mut self, publication: u64, cover: Cover, seen: u32) {
+    /// It was read over all that it should cover, and is left alone; or it waits until it is asked for again. `false`: what
+    /// it was read over is one more than can be told apart, and it is not at rest.
+    pub(super) fn put(&mut self, publication: u64, cover: Cover, seen: u32, round: u16) -> bool {
         self.take(publication);
         let same = |shared: &Shared| {
             let other = &shared.cover;
@@ -57,29 +61,52 @@ impl Rest {
                 && equal(&other.covered, &cover.covered)
                 && equal(&other.touched, &cover.touched)
         };
-        let at = self.shared.iter().position(|shared| shared.members > 0 && same(shared)).unwrap_or_else(|| {
-            let new = Shared { cover, members: 0, last_seen: 0 };
-            match self.shared.iter().position(|shared| shared.members == 0) {
-                Some(free) => {
-                    self.shared[free] = new;
-                    free
+        let at = self.shared.iter().position(|shared| shared.members > 0 && same(shared));
+        let free = || self.shared.iter().position(|shared| shared.members == 0);
+        let at = match at {
+            Some(at) => at,
+            None => {
+                let free = free().unwrap_or(self.shared.len());
+                if u16::try_from(free).is_err() {
+                    return false;
                 }
-                None => {
-                    self.shared.push(new);
-                    self.shared.len() - 1
+                let new = Shared { cover, members: 0, last_seen: 0 };
+                if free < self.shared.len() {
+                    self.shared[free] = new
+                } else {
+                    self.shared.push(new)
                 }
+                free
             }
-        });
+        };
         let shared = &mut self.shared[at];
         shared.members += 1;
         shared.last_seen = shared.last_seen.max(seen);
-        // A handful.
-        self.places.insert(publication, Place { shared: at as u32, seen });
+        // It was looked at just now.
+        self.places.insert(publication, Place { shared: at as u16, round, seen });
+        true
+    }
+
+    /// It was told in a round.
+    pub(super) fn told(&mut self, publication: u64, round: u16) {
+        if let Some(place) = self.places.get_mut(&publication) {
+            place.round = round;
+        }
+    }
+
+    /// Those that were not told in a round.
+    pub(super) fn not_told(&self, round: u16) -> Vec<u64> {
+        self.places.iter().filter(|(_, place)| place.round != round).map(|(publication, _)| *publication).collect()
+    }
+
+    /// All that are at rest.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u64> + '_ {
+        self.places.keys().copied()
     }
 
     /// It is at rest no more: what it was read over, and when it was seen first.
     pub(super) fn take(&mut self, publication: u64) -> Option<(Cover, u32)> {
-        let Place { shared, seen } = self.places.remove(&publication)?;
+        let Place { shared, seen, .. } = self.places.remove(&publication)?;
         let shared = &mut self.shared[shared as usize];
         shared.members -= 1;
         Some((shared.cover.clone(), seen))
@@ -130,21 +157,21 @@ mod tests {
         let mut rest = Rest::default();
         let (small, large) = (spans(0, 4), spans(0, 2));
         for number in 0..100 {
-            rest.put(number, cover(3, &large), number as u32);
+            rest.put(number, cover(3, &large), number as u32, 0);
         }
-        rest.put(100, cover(2, &large), 7);
-        rest.put(101, cover(3, &small), 7);
+        rest.put(100, cover(2, &large), 7, 0);
+        rest.put(101, cover(3, &small), 7, 0);
         assert_eq!(rest.shared.len(), 3);
         let (found, seen) = rest.take(50).expect("it is there");
         assert_eq!((found.copies, &found.covered, &found.touched, seen), (3, &large, &large, 50));
         assert!(rest.take(50).is_none() && rest.get(50).is_none());
         // The place of what nobody has any more is taken by another.
         assert!(rest.take(101).is_some());
-        rest.put(102, cover(4, &small), 1);
+        rest.put(102, cover(4, &small), 1, 0);
         assert_eq!(rest.shared.len(), 3);
         assert_eq!(rest.get(102).expect("it is there").copies, 4);
         // To put it again is to change it.
-        rest.put(102, cover(3, &large), 2);
+        rest.put(102, cover(3, &large), 2, 0);
         assert_eq!(rest.take(102).expect("it is there").0.copies, 3);
         assert_eq!(rest.shared.iter().map(|shared| shared.members).sum::<usize>(), 100);
     }
@@ -153,8 +180,8 @@ mod tests {
     fn what_does_not_cover_a_part_that_moved_is_lacking_and_what_it_covers_beyond_is_forgotten() {
         let mut rest = Rest::default();
         let (small, large) = (spans(0, 4), spans(0, 2));
-        (0..10).for_each(|number| rest.put(number, cover(3, &small), number as u32));
-        rest.put(10, cover(2, &small), 99);
+        (0..10).for_each(|number| assert!(rest.put(number, cover(3, &small), number as u32, 0)));
+        rest.put(10, cover(2, &small), 99, 0);
         assert_eq!(rest.last_lacking(), None);
         assert!(rest.moved(3, &large));
         assert_eq!(rest.last_lacking(), Some(9), "of those that want three copies");
@@ -163,7 +190,7 @@ mod tests {
             assert_eq!(rest.take(number).expect("it is there").0.covered, small);
         }
         assert_eq!(rest.last_lacking(), None);
-        rest.put(1, cover(3, &large), 1);
+        rest.put(1, cover(3, &large), 1, 0);
         assert!(!rest.moved(3, &small));
         let (found, _) = rest.take(1).expect("it is there");
         assert_eq!((found.covered, found.touched), (small, large), "references may still be where it was read");

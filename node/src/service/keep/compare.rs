@@ -138,8 +138,9 @@ pub(super) async fn complete(wanted: &Wanted, blocking: &Blocking) -> Result<u64
     }
 }
 
-/// Looks at all rows: what was found, and the publications that are named and not among `live`.
-pub(super) async fn rows(around: &Around, live: &BTreeSet<u64>) -> Result<(Drift, Vec<u64>), StoreError> {
+/// Looks at all rows: what was found, and the publications that are named and not among `live`, which
+/// ascends.
+pub(super) async fn rows(around: &Around, live: &[u64]) -> Result<(Drift, Vec<u64>), StoreError> {
     let rowless = complete(&around.wanted, &around.blocking).await?;
     let mut named = BTreeSet::new();
     let mut next = Some(Span::ALL);
@@ -147,7 +148,8 @@ pub(super) async fn rows(around: &Around, live: &BTreeSet<u64>) -> Result<(Drift
         && named.len() < MOST_NAMED
     {
         let page = around.rows(span).await?;
-        named.extend(page.rows.iter().flat_map(|scanned| scanned.row.publications()).filter(|id| !live.contains(id)));
+        let named_there = page.rows.iter().flat_map(|scanned| scanned.row.publications());
+        named.extend(named_there.filter(|id| live.binary_search(id).is_err()));
         next = page.rest;
     }
     Ok((Drift { rowless, gone: named.len() as u64 }, named.into_iter().collect()))

@@ -1,7 +1,7 @@
 //! The lister's world: publications as they become live and cease to be, and manifests that are read.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use futures::{
     stream::{self, BoxStream, FuturesUnordered},
 };
 use p2p_protocol::{
-    HashCode, Multihash, PeerId,
+    HashCode, Multihash,
     catalogue::Publication,
     duty::{
         self, Span, Spans,
@@ -70,15 +70,9 @@ pub(super) struct Lists {
     pins: Pins,
     /// Publications that are to be read again only to be compared with the rows.
     comparing: BTreeSet<u64>,
-    /// What is live, by what rows know it as: who published it, and in which round it was told last.
-    publishers: BTreeMap<u64, (u32, u32)>,
-    /// Each publisher once, by the numbers of `publishers`.
-    peers: Vec<PeerId>,
-    numbers: HashMap<PeerId, u32>,
-    /// All that is live, while it is told, since when, and which time that is.
+    /// All that is live, while it is told, and since when.
     telling: Option<BoxStream<'static, Result<Vec<Publication>, StoreError>>>,
     since: Instant,
-    round: u32,
     /// Everything was told once: before that nothing is decided.
     told: bool,
     /// It is to be told once more when this is over.
@@ -89,8 +83,12 @@ pub(super) struct Lists {
     unread: Option<Option<Instant>>,
     /// What waits to be read.
     pending: usize,
-    /// What an earlier run had read things over, of what was not told yet or was half read.
+    /// What an earlier run had read things over, of what was not told yet.
     covered: BTreeMap<u64, Arc<Spans>>,
+    /// Those of which it had read a part, as far as is known: if they cease before they are read again, rows may name them.
+    half_read: BTreeSet<u64>,
+    /// A comparison that waits to be told what is live.
+    comparison: Option<Comparison>,
     /// What lists its few entries itself and is to be read: noted together once nothing more was decided.
     inline: Vec<Inline>,
     /// Bounded by the machine.
@@ -111,18 +109,16 @@ impl Lists {
             waiting: VecDeque::new(),
             pins: Pins::default(),
             comparing: BTreeSet::new(),
-            publishers: BTreeMap::new(),
-            peers: Vec::new(),
-            numbers: HashMap::new(),
             telling: None,
             since: now(),
-            round: 0,
             told: false,
             once_more: false,
             all_read: false,
             unread: None,
             pending: 0,
             covered,
+            half_read: BTreeSet::new(),
+            comparison: None,
             inline: Vec::new(),
             running: FuturesUnordered::new(),
             most_copies: 0,
@@ -143,21 +139,14 @@ impl Lists {
     fn repin(&mut self, changes: Vec<pins::Change>) {
         for change in changes {
             match change {
-                pins::Change::Live(listed) => {
-                    let covered = self.covered.get(&listed.publication).cloned().unwrap_or_default();
-                    self.waiting.push_back(Input::Live { listed, covered });
-                }
+                pins::Change::Live(listed) => self.is_live(listed),
                 pins::Change::Gone(id, root) => {
-                    let half_read = self.covered.remove(&id).is_some_and(|covered| covered.is_empty());
                     // Rows outside of this node's part name a publication only if their chunk was here when it was read.
                     // Now it is: without this, a copy that may be the last would be freed as if nothing listed it.
                     let listing = self.around.catalogue.by_root(&root);
                     self.waiting.push_back(Input::Compare(listing.iter().map(reference).collect()));
                     self.waiting.push_back(Input::Gone { publication: id, listed: None });
-                    // As of a publication.
-                    if half_read {
-                        self.waiting.push_back(Input::Named(vec![id]));
-                    }
+                    self.ceased(id);
                 }
                 pins::Change::Over(target) => {
                     let store = self.around.store.clone();
@@ -193,21 +182,12 @@ impl Lists {
                 self.telling = None;
                 // What became of names meanwhile was not told.
                 told(self.look_at_pins().map(|()| true));
-                let pinned: BTreeSet<u64> = self.pins.ids().collect();
                 self.told = true;
-                let gone = self.publishers.iter().filter(|(_, (_, round))| *round != self.round).map(|(id, _)| *id);
-                let unknown = self.covered.keys().copied();
-                let unknown = unknown.filter(|id| !self.publishers.contains_key(id) && !pinned.contains(id));
-                for id in gone.chain(unknown).collect::<Vec<_>>() {
-                    self.publishers.remove(&id);
-                    self.waiting.push_back(Input::Gone { publication: id, listed: None });
-                    // One of an earlier run is unknown to the machine, and its manifest may be gone: its rows are looked
-                    // through.
-                    if self.covered.remove(&id).is_some() {
-                        self.waiting.push_back(Input::Named(vec![id]));
-                    }
-                }
                 self.waiting.push_back(Input::Told);
+                // What is of an earlier run is unknown to the machine, and its manifest may be gone: its rows are looked
+                // through.
+                let unknown = std::mem::take(&mut self.covered).into_keys();
+                self.waiting.extend(unknown.map(|id| Input::Named(vec![id])));
                 if std::mem::take(&mut self.all_read) {
                     self.unread = Some(None);
                 }
@@ -216,10 +196,9 @@ impl Lists {
     }
 
     /// Compares all rows with what is live, and what some publications list with the rows.
-    fn look_through(&mut self, Comparison { begins_at, done }: Comparison) {
-        let live: BTreeSet<u64> = self.publishers.keys().copied().chain(self.pins.ids()).collect();
-        let next = live.range(begins_at..).chain(live.range(..begins_at)).take(compare::READ_AGAIN);
-        let again: Vec<u64> = next.copied().collect();
+    fn look_through(&mut self, Comparison { begins_at, done }: Comparison, live: Vec<u64>) {
+        let (before, behind) = live.split_at(live.partition_point(|id| *id < begins_at));
+        let again: Vec<u64> = behind.iter().chain(before).take(compare::READ_AGAIN).copied().collect();
         self.comparing.extend(&again);
         self.waiting.push_back(Input::Compare(again));
         let around = self.around.clone();
@@ -252,33 +231,30 @@ impl Lists {
             Duration::ZERO
         };
         self.once_more = false;
-        self.round = self.round.wrapping_add(1);
+        self.waiting.push_back(Input::Telling);
         let pages = self.around.catalogue.live_pages();
         self.since = now() + rest;
         self.telling = Some(stream::once(sleep(rest)).map(|()| Ok(Vec::new())).chain(pages).boxed());
     }
 
     fn became(&mut self, publication: &Publication) {
-        let listed = listed(publication);
-        let peers = &mut self.peers;
-        let publisher = *self.numbers.entry(publication.publisher).or_insert_with(|| {
-            peers.push(publication.publisher);
-            // There are no more than publications, which a map of numbers of 32 bits holds.
-            (peers.len() - 1) as u32
-        });
-        self.publishers.insert(listed.publication, (publisher, self.round));
-        let covered = match self.covered.get(&listed.publication) {
-            // It was half read: that is to be known if it ceases before it is read.
-            Some(covered) if covered.is_empty() => covered.clone(),
-            _ => self.covered.remove(&listed.publication).unwrap_or_default(),
-        };
-        self.waiting.push_back(Input::Live { listed, covered });
+        self.is_live(listed(publication));
     }
 
-    /// Who published it, as far as that is known.
-    fn publisher(&self, publication: u64) -> Option<PeerId> {
-        let (number, _) = self.publishers.get(&publication)?;
-        self.peers.get(*number as usize).copied()
+    fn is_live(&mut self, listed: Listed) {
+        let covered = self.covered.remove(&listed.publication);
+        if covered.as_ref().is_some_and(|covered| covered.is_empty()) {
+            self.half_read.insert(listed.publication);
+        }
+        self.waiting.push_back(Input::Live { listed, covered: covered.unwrap_or_default() });
+    }
+
+    /// What ceased may be named by rows of which the machine knows nothing: an earlier run was ended half-way, or this one
+    /// did not come to it.
+    fn ceased(&mut self, id: u64) {
+        if self.half_read.remove(&id) | self.covered.remove(&id).is_some() {
+            self.waiting.push_back(Input::Named(vec![id]));
+        }
     }
 
     fn changed(&mut self, live: Live) {
@@ -289,13 +265,8 @@ impl Lists {
             }
             Live::Ceased(publication) => {
                 let id = reference(&publication);
-                self.publishers.remove(&id);
-                let half_read = self.covered.remove(&id).is_some_and(|covered| covered.is_empty());
                 self.waiting.push_back(Input::Gone { publication: id, listed: Some(listed(&publication)) });
-                // An earlier run was ended half-way, and this one may not have come to it.
-                if half_read {
-                    self.waiting.push_back(Input::Named(vec![id]));
-                }
+                self.ceased(id);
                 publication
             }
         };
@@ -309,8 +280,6 @@ impl World<Lister> for Lists {
         let (around, keeper) = (self.around.clone(), self.keeper.clone());
         match output {
             Output::Read { listed, spans, list, covers } => {
-                let publisher = self.publisher(listed.publication);
-                let publisher = publisher.or_else(|| self.pins.publisher(listed.publication));
                 let purpose = match self.comparing.remove(&listed.publication) {
                     true if list => Purpose::Compare,
                     _ if list => Purpose::List,
@@ -328,7 +297,7 @@ impl World<Lister> for Lists {
                     let id = listed.publication;
                     let (around, listed, spans) = (&around, &listed, &*spans);
                     let touched = Touched::default();
-                    let mut reading = Reading { around, listed, root, publisher, spans, purpose, touched };
+                    let mut reading = Reading { around, listed, root, spans, purpose, touched };
                     let done = async {
                         let complete = reading.run().await?;
                         if complete {
@@ -347,6 +316,11 @@ impl World<Lister> for Lists {
                 self.running.push(purge(around, keeper, ids).boxed());
             }
             Output::Tell => self.tell_again(),
+            Output::Live(live) => {
+                if let Some(comparison) = self.comparison.take() {
+                    self.look_through(comparison, live);
+                }
+            }
             Output::Narrowed { copies, spans } => {
                 let others = self.parts.iter().filter(|(other, _)| **other != copies).map(|(_, part)| part);
                 let needed: Spans = others.chain([&spans]).flat_map(|part| part.iter()).collect();
@@ -394,7 +368,10 @@ impl World<Lister> for Lists {
                         tracing::warn!(%error, "what is pinned could not be read");
                     }
                 }
-                Some(comparison) = self.heard.comparisons.recv(), if told => self.look_through(comparison),
+                Some(comparison) = self.heard.comparisons.recv(), if told => {
+                    self.comparison = Some(comparison);
+                    return Some(Input::Look);
+                }
                 // Whoever hears it is gone only with this.
                 Ok(permit) = keeper.reserve_owned(), if told && self.unread.is_some() => {
                     if let Some(until) = self.unread.take() {
@@ -457,6 +434,7 @@ fn listed(publication: &Publication) -> Listed {
         listing: publication.listing.clone(),
         chunks: publication.chunks,
         copies: publication.replicas,
+        publisher: Some(publication.publisher),
     }
 }
 

@@ -217,7 +217,6 @@ struct Known {
 struct Told {
     id: u64,
     root: Cid,
-    publisher: PeerId,
 }
 
 impl Pins {
@@ -245,20 +244,6 @@ impl Pins {
         self.known.retain(|_, known| !known.target.follows(publication) || known.follow(catalogue, &mut changes));
         changes
     }
-
-    /// Who published what is pinned so, if it is.
-    pub(super) fn publisher(&self, id: u64) -> Option<PeerId> {
-        self.told().find(|told| told.id == id).map(|told| told.publisher)
-    }
-
-    /// What rows know those as that are kept.
-    pub(super) fn ids(&self) -> impl Iterator<Item = u64> + '_ {
-        self.told().map(|told| told.id)
-    }
-
-    fn told(&self) -> impl Iterator<Item = Told> + '_ {
-        self.known.values().filter_map(|known| known.told)
-    }
 }
 
 impl Known {
@@ -274,13 +259,14 @@ impl Known {
                 return false;
             }
         };
-        let told = Told { id: id(&self.target, &content), root: content.root, publisher: content.publisher };
+        let told = Told { id: id(&self.target, &content), root: content.root };
         if self.told == Some(told) {
             return true;
         }
         // The new one first: what both have is listed all the time.
-        let Publication { listing, chunks, .. } = *content;
-        changes.push(Change::Live(Listed { publication: told.id, listing, chunks, copies: PIN }));
+        let Publication { listing, chunks, publisher, .. } = *content;
+        let publisher = Some(publisher);
+        changes.push(Change::Live(Listed { publication: told.id, listing, chunks, copies: PIN, publisher }));
         changes.extend(self.told.map(|before| Change::Gone(before.id, before.root)));
         self.told = Some(told);
         true

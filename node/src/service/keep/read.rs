@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use p2p_protocol::{
-    Cid, Key, PeerId,
+    Cid, Key,
     duty::{PIN, Reference, Span, Spans, lister::Listed},
     manifest::{Entry, Manifest, OwnChunks, RangeReader, Step},
 };
@@ -65,8 +65,6 @@ pub(super) struct Reading<'a> {
     pub(super) listed: &'a Listed,
     /// Of the manifest.
     pub(super) root: Cid,
-    /// Who is asked for the manifest too.
-    pub(super) publisher: Option<PeerId>,
     /// Over which parts of the keyspace; what is held outside of them counts too.
     pub(super) spans: &'a Spans,
     pub(super) purpose: Purpose,
@@ -79,7 +77,7 @@ impl Reading<'_> {
         let manifest = Manifest { root: self.root, entries: self.listed.chunks };
         let root = self.root;
         let holders = if self.listed.copies == PIN { PINNED_HOLDERS } else { self.listed.copies };
-        let job = self.around.fetch.begin(root, self.publisher.into_iter().collect(), holders);
+        let job = self.around.fetch.begin(root, self.listed.publisher.into_iter().collect(), holders);
         let strays = self.around.wanted.strays(self.spans)?;
         let spans = self.spans.iter().chain(strays.iter());
         let mut complete = true;
