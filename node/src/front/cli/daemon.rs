@@ -116,12 +116,18 @@ struct ReadyLine<'a> {
     data_dir: String,
 }
 
+/// Threads for what blocks, which all comes to its end by itself: what does not find one waits. A runtime makes a new one
+/// whenever none is idle at that moment, which steps of microseconds drive to a hundred, and each keeps a MiB or two of what
+/// the index allocates: with 98 a catalogue of 150,000 entries took 300 MiB, with 24 it took 209, and no longer.
+const BLOCKING_THREADS: usize = 16;
+
 /// Serves until a signal comes.
 pub(super) fn run(verb: Daemon, global: &Global) -> Result<(), Failure> {
     let settings =
         Settings::load(&data_dir(global)?, verb.config.as_deref(), verb.partial(), |name| std::env::var_os(name))?;
     make_private(&settings.data_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
         .map_err(|error| Error::failed(format!("The system gives this program no threads: {error}")))?;
