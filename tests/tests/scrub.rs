@@ -92,7 +92,7 @@ fn verify_finds_what_is_damaged_and_it_comes_back_from_who_has_it() {
 
     flip(&cluster[2], &file, &[MIB]);
     let page = cluster[2].run(["verify"]).ok().text();
-    assert!(page.contains("1, of which 1 are made good"), "{page}");
+    assert!(page.contains("1, of which 1 made good"), "{page}");
     // Alone, it has all of it.
     cluster[0].kill();
     cluster[1].kill();
