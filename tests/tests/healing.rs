@@ -117,6 +117,8 @@ fn what_is_removed_is_freed_from_every_disk_and_the_rest_stays() {
     });
     gives_back(&cluster[4], &root, &kept, &work, "copy");
     assert_eq!(cluster[4].run(["get", &gone, "-o", utf8(&work.join("nothing"))]).code, 4);
+    let message = cluster[2].run_json(["restore", &gone]).failure(4, "not_found");
+    assert!(message.contains("--gc-grace"), "it does not say why: {message}");
 }
 
 fn held(cluster: &Cluster) -> Vec<BTreeSet<String>> {

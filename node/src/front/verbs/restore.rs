@@ -9,7 +9,7 @@ use super::{
     rm::{changed, settled},
 };
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     node::{Node, Rooms},
     report::Changed,
     service::{
@@ -53,10 +53,21 @@ async fn restore(node: Node, named: Named) -> Result<Changed> {
     if version.is_none() && !current.removed {
         return Err(PublishError::Stands(super::ls::shown_name(&current)).into());
     }
-    keep_on(rooms, &content).await?;
+    keep_on(rooms, &content).await.map_err(freed)?;
     let restored = rooms.catalogue.restore(content.key(), version).await?;
     let told = publish::confirm(rooms, &restored, restored.replicas).await;
     Ok(changed(&restored, told))
+}
+
+/// What nobody has any more was most likely freed.
+fn freed(error: Error) -> Error {
+    if error.kind != Kind::NotFound {
+        return error;
+    }
+    error.hint(
+        "once the grace of a removal (--gc-grace) is over its chunks are freed: add it again where it came from, or try \
+         again when a peer that may have it is back",
+    )
 }
 
 /// Has all that a publication lists kept on by those that should hold it, before it is promised again: what was looked at
