@@ -563,7 +563,7 @@ impl StateMachine for Lister {
         match input {
             Input::Live { listed, covered } => self.live(now, listed, covered),
             Input::Gone { publication, listed } => self.gone(now, publication, listed),
-            // Whole numbers of rounds would be told apart only if 65,536 of them were broken off one after the other.
+            // Two rounds are taken for one only if 65,535 between them were broken off.
             Input::Telling => self.round = self.round.wrapping_add(1),
             Input::Told => self.told(now),
             Input::Look => {
