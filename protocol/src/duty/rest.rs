@@ -61,29 +61,21 @@ impl Rest {
                 && equal(&other.covered, &cover.covered)
                 && equal(&other.touched, &cover.touched)
         };
-        let at = self.shared.iter().position(|shared| shared.members > 0 && same(shared));
+        let known = self.shared.iter().position(|shared| shared.members > 0 && same(shared));
         let free = || self.shared.iter().position(|shared| shared.members == 0);
-        let at = match at {
-            Some(at) => at,
-            None => {
-                let free = free().unwrap_or(self.shared.len());
-                if u16::try_from(free).is_err() {
-                    return false;
-                }
-                let new = Shared { cover, members: 0, last_seen: 0 };
-                if free < self.shared.len() {
-                    self.shared[free] = new
-                } else {
-                    self.shared.push(new)
-                }
-                free
+        let at = known.or_else(free).unwrap_or(self.shared.len());
+        let Ok(number) = u16::try_from(at) else { return false };
+        if known.is_none() {
+            let new = Shared { cover, members: 0, last_seen: 0 };
+            match self.shared.get_mut(at) {
+                Some(free) => *free = new,
+                None => self.shared.push(new),
             }
-        };
+        }
         let shared = &mut self.shared[at];
         shared.members += 1;
         shared.last_seen = shared.last_seen.max(seen);
-        // It was looked at just now.
-        self.places.insert(publication, Place { shared: at as u16, round, seen });
+        self.places.insert(publication, Place { shared: number, round, seen });
         true
     }
 

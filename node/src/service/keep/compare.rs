@@ -138,8 +138,7 @@ pub(super) async fn complete(wanted: &Wanted, blocking: &Blocking) -> Result<u64
     }
 }
 
-/// Looks at all rows: what was found, and the publications that are named and not among `live`, which
-/// ascends.
+/// Looks at all rows: what was found, and the publications that are named and not among `live`, which ascends.
 pub(super) async fn rows(around: &Around, live: &[u64]) -> Result<(Drift, Vec<u64>), StoreError> {
     let rowless = complete(&around.wanted, &around.blocking).await?;
     let mut named = BTreeSet::new();
