@@ -4,3 +4,4 @@ pub mod chaos;
 pub mod contract;
 pub mod process;
 pub mod swarm;
+pub mod turns;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::join_all};
+use futures::future::join_all;
 use libp2p::PeerId;
 use p2p_node::{
     net::{
@@ -32,11 +32,10 @@ use p2p_protocol::{
     reconcile::Fingerprint,
     wire::{
         audit::{Frame, MAX_PROVED},
-        frame::{HEADER_BYTES, Header},
-        turns::Turn as _,
         version::{Hello, Spoken, Versions},
     },
 };
+use p2p_tests::turns::{hear, say};
 use tokio::time::{Instant, sleep, timeout};
 
 const NETWORK: &str = "audits";
@@ -87,20 +86,6 @@ impl World {
     fn refuses(&self, peer: PeerId) -> bool {
         self.fabric.bans().iter().any(|ban| ban.by == self.local() && ban.peer == peer)
     }
-}
-
-async fn hear(stream: &mut Stream) -> std::io::Result<(u32, Frame)> {
-    let mut header = [0; HEADER_BYTES];
-    stream.read_exact(&mut header).await?;
-    let header = Header::decode(&header, Frame::limit).expect("honest peers keep to the bounds");
-    let mut payload = vec![0; header.length as usize];
-    stream.read_exact(&mut payload).await?;
-    Ok((header.request, Frame::decode(header.kind, payload.into()).expect("honest peers speak well")))
-}
-
-async fn say(stream: &mut Stream, request: u32, frame: &Frame) -> std::io::Result<()> {
-    stream.write_all(&frame.encode(request)).await?;
-    stream.flush().await
 }
 
 fn spoken() -> Spoken {
@@ -243,12 +228,12 @@ async fn sessions_are_two_for_a_peer_and_sixteen_in_all_and_who_says_nothing_is_
         tokio::spawn(async move {
             let (_, mut stream) = network.open_spoken(local, &spoken()).await.expect("it waits for its turn");
             opened.fetch_add(1, Ordering::Relaxed);
-            if hear(&mut stream).await.is_ok() {
+            if hear::<Frame>(&mut stream).await.is_ok() {
                 let turn = greeted.fetch_add(1, Ordering::Relaxed);
                 if turn % 2 == 0 {
                     say(&mut stream, 0, &greeting()).await.expect("it is heard");
                 }
-                assert!(hear(&mut stream).await.is_err(), "it was not asked anything");
+                assert!(hear::<Frame>(&mut stream).await.is_err(), "it was not asked anything");
             }
         });
     }

@@ -4,11 +4,10 @@
 
 use std::time::Duration;
 
-use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::PeerId;
 use p2p_node::{
     net::{
-        Network, Stream,
+        Network,
         simulated::{Fabric, Link, Topology, eventually, keypair},
     },
     node::{Rooms, Site},
@@ -18,13 +17,12 @@ use p2p_node::{
 use p2p_protocol::{
     fresh::Member,
     wire::{
-        frame::{HEADER_BYTES, Header},
         sync::Frame,
         sync_fresh::{Ask, Told},
-        turns::Turn as _,
         version::{Hello, Spoken, Versions},
     },
 };
+use p2p_tests::turns::{hear, say};
 use tokio::{sync::watch, time::sleep};
 
 const NETWORK: &str = "introductions";
@@ -55,20 +53,6 @@ async fn start(fabric: &Fabric, store: &Store) -> Rooms {
         seed: 0,
     };
     Rooms::build(fabric.join(peer(0)), store.clone(), keypair(0), site).await.expect("the rooms stand")
-}
-
-async fn hear(stream: &mut Stream) -> std::io::Result<(u32, Frame)> {
-    let mut header = [0; HEADER_BYTES];
-    stream.read_exact(&mut header).await?;
-    let header = Header::decode(&header, Frame::limit).expect("honest peers keep to the bounds");
-    let mut payload = vec![0; header.length as usize];
-    stream.read_exact(&mut payload).await?;
-    Ok((header.request, Frame::decode(header.kind, payload.into()).expect("honest peers speak well")))
-}
-
-async fn say(stream: &mut Stream, request: u32, frame: &Frame) -> std::io::Result<()> {
-    stream.write_all(&frame.encode(request)).await?;
-    stream.flush().await
 }
 
 /// Asks a node as a storing peer that knows of `members`.
