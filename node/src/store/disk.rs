@@ -4,10 +4,11 @@
 use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, IoSlice},
+    io::{self, IoSlice, Read as _},
     os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::Path,
     sync::Arc,
+    thread,
 };
 
 use super::{
@@ -17,6 +18,11 @@ use super::{
 
 /// The most that one write takes: bigger ones make `add` uneven (ARCHITECTURE.md, "Decisions").
 pub(super) const WRITE_BYTES: usize = 256 * 1024;
+
+/// Bytes that are read ahead at once, and in all: the index of four million chunks (guess: more might push out of the
+/// cache of a small machine what is not looked at yet).
+const READ_BYTES: usize = 1024 * 1024;
+const READ_AHEAD_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// A disk. What was made, renamed or removed in a directory survives a power cut once that directory was synced.
 pub(super) trait Disk: fmt::Debug + Send + Sync {
@@ -43,6 +49,9 @@ pub(super) trait Disk: fmt::Debug + Send + Sync {
     /// Forgets what is cached of the index in a directory, if there is one, after a sync of it: what is read next is what
     /// is on the disk.
     fn forget(&self, directory: &Path) -> io::Result<()>;
+    /// Begins to read the index in a directory from its files' beginning to their end, so that what is asked of it soon is
+    /// cached: whoever looks through it asks in another order. It only makes that faster; failures show when they are met.
+    fn read_ahead(&self, _directory: &Path) {}
     /// Opens the index in a directory, or makes it there.
     fn index(&self, directory: &Path) -> Result<Arc<dyn Index>, StoreError>;
 }
@@ -123,9 +132,35 @@ impl Disk for SystemDisk {
         Ok(())
     }
 
+    fn read_ahead(&self, directory: &Path) {
+        let directory = directory.to_owned();
+        // Where it cannot be started, or nothing be read, nothing is read ahead.
+        drop(thread::Builder::new().name("store-read-ahead".into()).spawn(move || read_all(&directory)));
+    }
+
     fn index(&self, directory: &Path) -> Result<Arc<dyn Index>, StoreError> {
         Ok(Arc::new(SledIndex::open(directory)?))
     }
+}
+
+/// Reads the files in a directory, and lets go of what it reads; what keeps it is the system's cache.
+fn read_all(directory: &Path) -> io::Result<()> {
+    let mut bytes = vec![0; READ_BYTES];
+    let mut left = READ_AHEAD_BYTES;
+    for found in fs::read_dir(directory)? {
+        let path = found?.path();
+        if !path.is_file() {
+            continue;
+        }
+        let mut file = File::open(path)?;
+        while left > 0 {
+            match file.read(&mut bytes)? {
+                0 => break,
+                read => left = left.saturating_sub(read as u64),
+            }
+        }
+    }
+    Ok(())
 }
 
 impl DiskFile for File {

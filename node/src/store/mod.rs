@@ -10,6 +10,7 @@
 
 mod census;
 mod compact;
+mod count;
 mod disk;
 mod draft;
 mod error;

@@ -7,7 +7,6 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    thread,
 };
 
 use bytes::Bytes;
@@ -16,22 +15,21 @@ use p2p_protocol::{Chunk, Key};
 use super::{
     Entry, StoreError,
     census::{Census, SegmentCount},
+    count::look_through,
     disk::Disk,
-    draft::{At, Counters, Draft, cost},
-    index::table::{Content, HeldValue, Position, Table, chunk_print, value_print},
+    draft::{At, Counters, Draft},
+    index::table::{Content, HeldValue, Position, Table},
     log::{Log as _, SegmentLog, failed},
     record::{Gone, HEAD_BYTES, Head, Record, VALUE_HEAD_BYTES, body_checksum},
     replay::{apply, replay},
     segment::{self, Location, SEGMENT_HEAD_BYTES, Step, Walk},
 };
 
-/// Entries read at once when the whole index is looked through.
+/// Entries read at once when the whole of an old index is looked through.
 const PAGE: usize = 1024;
 /// Records and their bytes that are appended at once while what was lost is written down: an index batch, two chunks.
 const LOST_RECORDS: usize = 64;
 const LOST_BYTES: u64 = 4 * 1024 * 1024;
-/// Threads that look through the index at once (guess: more would wait for one another in it).
-const MOST_THREADS: usize = 8;
 
 /// Where the index is, and the others that there may be beside it.
 #[derive(Clone, Debug)]
@@ -188,6 +186,8 @@ fn open_known(disk: &dyn Disk, paths: &IndexPaths, census: Option<&Census>) -> R
     if census.is_none() {
         let forgotten = disk.forget(&paths.index);
         forgotten.map_err(|error| Unfit::Index(format!("its files cannot be synced: {error}")))?;
+        // It will be looked through to its end.
+        disk.read_ahead(&paths.index);
     }
     open(disk, paths, &paths.index)
 }
@@ -224,106 +224,17 @@ fn describes(census: &Census, position: Position, log: &SegmentLog) -> bool {
 /// Counts what the index holds, and holds it against its sum: a sync of it may have failed just before its process was
 /// killed, and what came later may be on disk without what came before. What is outside of the segments is lost, and written down.
 fn count(table: Table, log: &mut SegmentLog) -> Result<Recovered, Unfit> {
-    let lengths: BTreeMap<u32, u64> = log.all().iter().map(|(number, _, length)| (*number, *length)).collect();
-    let inside = |location: Location, bytes: u64| {
-        lengths.get(&location.segment).is_some_and(|length| location.offset + bytes <= *length)
-    };
-    let mut missing = table.sum()?;
-    let (mut counters, mut live) = (Counters::default(), BTreeMap::<u32, u64>::new());
-    let mut lost = Lost::new(&table, log);
-    for part in count_chunks(&table, inside)? {
-        missing ^= part.sum;
-        counters.chunks += part.counters.chunks;
-        counters.payload_bytes += part.counters.payload_bytes;
-        part.live.iter().for_each(|(segment, bytes)| *live.entry(*segment).or_default() += bytes);
-        part.lost.into_iter().try_for_each(|entry| lost.damaged(entry))?;
-    }
-    let mut after: Option<Bytes> = None;
-    loop {
-        let page = table.values(&[], after.as_deref(), PAGE)?;
-        let Some((last, ..)) = page.last() else { break };
-        after = Some(last.clone());
-        for (key, HeldValue { location, content }) in page {
-            let bytes = content.record_bytes(&key);
-            missing ^= value_print(&key, location);
-            if inside(location, bytes) {
-                *live.entry(location.segment).or_default() += bytes;
-            } else {
-                lost.add(Record::Unset(key, None))?;
-            }
-        }
-    }
-    if missing != 0 {
+    let lengths = log.all().iter().map(|(number, _, length)| (*number, *length)).collect();
+    let counted = look_through(&table, lengths)?;
+    if counted.sum != table.sum()? {
         return Err(Unfit::Index("it does not hold what it was given".into()));
     }
+    let mut lost = Lost::new(&table, log);
+    counted.lost.into_iter().try_for_each(|entry| lost.damaged(entry))?;
+    counted.lost_values.into_iter().try_for_each(|key| lost.add(Record::Unset(key, None)))?;
     lost.write()?;
-    table.keys().check()?;
-    Ok(Recovered { table, counters, live, kept: BTreeMap::new() })
-}
-
-/// What was counted of a part of the chunks.
-#[derive(Default)]
-struct Part {
-    sum: u64,
-    counters: Counters,
-    live: BTreeMap<u32, u64>,
-    /// Those that are nowhere: of segments that are lost, some 45 bytes each.
-    lost: Vec<Entry>,
-}
-
-/// Looks at all chunks of the index, on several threads where they are many: that is what a start after a kill waits for.
-fn count_chunks(table: &Table, inside: impl Fn(Location, u64) -> bool + Sync) -> Result<Vec<Part>, StoreError> {
-    // From the first byte on, and before the other.
-    let part = |from: u16, to: u16| -> Result<Part, StoreError> {
-        let mut part = Part::default();
-        // The last key before it; the first byte of none is 256.
-        let mut after = from.checked_sub(1).map(|before| {
-            let mut key = [u8::MAX; 32];
-            key[0] = before as u8;
-            Key(key)
-        });
-        loop {
-            let page = table.chunks(after, PAGE)?;
-            let Some((last, _)) = page.last() else { return Ok(part) };
-            after = Some(*last);
-            for (key, held) in page {
-                if u16::from(key.0[0]) >= to {
-                    return Ok(part);
-                }
-                if Key::from(&held.entry.cid.hash) != key {
-                    return Err(StoreError::Index("an entry of it is under a key that is not its own".into()));
-                }
-                part.sum ^= chunk_print(&key, &held);
-                if !inside(held.location, cost(&held.entry)) {
-                    part.lost.push(held.entry);
-                    continue;
-                }
-                part.counters.add(&held.entry);
-                *part.live.entry(held.location.segment).or_default() += cost(&held.entry);
-            }
-        }
-    };
-    let threads = match table.chunks(None, PAGE)?.len() {
-        PAGE => thread::available_parallelism().map_or(1, |threads| threads.get().min(MOST_THREADS)),
-        _ => 1,
-    };
-    // Keys are hashes: equal parts of the keyspace have about as many.
-    let bound = |number: usize| (256 * number / threads) as u16;
-    thread::scope(|scope| {
-        let others: Vec<_> = (1..threads)
-            .map(|number| {
-                let part = &part;
-                scope.spawn(move || part(bound(number), bound(number + 1)))
-            })
-            .collect();
-        let mut counted = vec![part(0, bound(1))?];
-        for other in others {
-            // What an index panics with is caught where it is asked.
-            let other = other.join().map_err(|_| StoreError::Index("a look at it failed".into()))?;
-            counted.push(other?);
-        }
-        Ok(counted)
-    })
+    table.keys().check(counted.keys)?;
+    Ok(Recovered { table, counters: counted.counters, live: counted.live, kept: BTreeMap::new() })
 }
 
 /// Writes down what `old` says to be where the log has nothing any more, and `table`, made from the log, lacks. What the

@@ -5,7 +5,7 @@
 //! that an index that lost some of them is found out (see `recover.rs`).
 
 use std::{
-    ops::{Bound, RangeBounds},
+    ops::{Bound, Range, RangeBounds},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use p2p_protocol::Key;
 
-use super::{Index, MAX_BATCH, Write};
+use super::{Index, MAX_BATCH, Write, table::bounds};
 use crate::store::{
     StoreError,
     key_table::{Edit, TableChange},
@@ -27,8 +27,6 @@ const HEAD: u8 = 8;
 /// Behind the generation: an entry or a note.
 const ENTRY: u8 = 0;
 const NOTE: u8 = 1;
-/// Entries read at once where all of them are looked at.
-const PAGE: usize = 1024;
 
 /// The Kademlia key of an entry's key, of whatever generation.
 pub(super) fn kademlia_key(key: &[u8]) -> Option<&[u8]> {
@@ -291,27 +289,48 @@ impl Keys {
         Ok(false)
     }
 
-    /// Looks at every entry and note: whether they add up to what the head says. Where they do not, the table is lost.
-    pub(in crate::store) fn check(&self) -> Result<(), StoreError> {
+    /// What the entries of the generation that counts add up to whose keys' first byte is in `part` (the end is at most
+    /// 256).
+    pub(in crate::store) fn count(&self, part: &Range<u16>) -> Result<Tally, StoreError> {
+        self.generation()
+            .map_or(Ok(Tally::default()), |generation| self.tally(&bounds(&space(generation, ENTRY), part)))
+    }
+
+    /// Takes `entries`, [counted](Self::count) of all of them, and looks at every note: whether they add up to what the
+    /// head says. Where they do not, the table is lost.
+    pub(in crate::store) fn check(&self, entries: Tally) -> Result<(), StoreError> {
         let Some(head) = self.state().head else { return Ok(()) };
-        let (mut sum, mut entries) = (0, 0);
-        let mut start = space(head.generation, ENTRY);
-        let end = space(head.generation, NOTE + 1);
-        loop {
-            let page = self.index.range(&start, &end, PAGE)?;
-            let Some((last, _)) = page.last() else { break };
-            start = [&last[..], &[0]].concat();
-            for (key, value) in &page {
-                sum ^= print(key, value);
-                entries += u64::from(key[9] == ENTRY);
-            }
-        }
-        if (sum, entries) != (head.sum, head.entries) {
+        let notes = self.tally(&[NOTE, NOTE + 1].map(|kind| space(head.generation, kind)))?;
+        if (entries.sum ^ notes.sum, entries.rows) != (head.sum, head.entries) {
             tracing::warn!("the key table does not hold what it was given; it is made again");
             self.index.apply(vec![(vec![HEAD], None)])?;
             self.state().head = None;
         }
         Ok(())
+    }
+
+    fn tally(&self, [start, end]: &[Vec<u8>; 2]) -> Result<Tally, StoreError> {
+        let mut tally = Tally::default();
+        self.index.walk(start, end, &mut |key, value| {
+            tally.add(Tally { rows: 1, sum: print(key, value) });
+            Ok(())
+        })?;
+        Ok(tally)
+    }
+}
+
+/// What a part of the table adds up to.
+#[derive(Clone, Copy, Default)]
+pub(in crate::store) struct Tally {
+    rows: u64,
+    sum: u64,
+}
+
+impl Tally {
+    /// Takes in another part.
+    pub(in crate::store) fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.sum ^= other.sum;
     }
 }
 
@@ -411,6 +430,41 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_the_keyspace_have_each_entry_once() {
+        let (index, keys, generation) = loaded();
+        // At the bounds of parts, and beside them.
+        let entries: Vec<_> = [0, 1, 7, 8, 127, 128, 254, 255]
+            .into_iter()
+            .flat_map(|first| {
+                [0, u8::MAX].map(|rest| {
+                    let mut key = [rest; 32];
+                    key[0] = first;
+                    (Key(key), Edit::Set(Bytes::from_static(b"value")))
+                })
+            })
+            .collect();
+        let notes = vec![(Bytes::from_static(b"\xff"), Some(Bytes::from_static(b"note")))];
+        keys.apply([&TableChange { generation, entries, notes }]).expect("it is in memory");
+        let count = |bytes: usize| {
+            let mut tally = Tally::default();
+            for start in (0..256).step_by(bytes) {
+                tally.add(keys.count(&(start..start + bytes as u16)).expect("it reads"));
+            }
+            tally
+        };
+        for bytes in [1, 8, 128, 256] {
+            let tally = count(bytes);
+            assert_eq!(tally.rows, 16);
+            keys.check(tally).expect("it reads");
+            assert!(keys.generation().is_some(), "it adds up in parts of {bytes}");
+        }
+        // One of another value has the same number of rows.
+        index.apply(vec![(entry_key(generation, &Key([0; 32])), Some(b"other".to_vec()))]).expect("it is in memory");
+        keys.check(count(8)).expect("it reads");
+        assert_eq!(keys.generation(), None, "it does not add up any more");
+    }
+
+    #[test]
     fn changes_made_together_are_those_made_one_by_one_in_few_batches_that_are_bounded() {
         let (apart, one_by_one, apart_generation) = loaded();
         let (together, at_once, generation) = loaded();
@@ -435,7 +489,7 @@ mod tests {
         };
         assert_eq!(seen(&at_once), seen(&one_by_one));
         let state = at_once.state().head;
-        at_once.check().expect("it reads");
+        at_once.check(at_once.count(&(0..256)).expect("it reads")).expect("it reads");
         assert_eq!((at_once.state().head, state.is_some()), (state, true), "what is written adds up to its sum");
         let batches = |index: &Counting| index.1.lock().expect("nothing panics").clone();
         assert_eq!(batches(&apart).len(), 180);

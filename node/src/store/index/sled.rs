@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Index, Pair, StoreError, Write};
+use super::{Index, Look, Pair, StoreError, Write};
 use crate::store::quiet::quietly;
 
 /// sled's page cache, by what its pages take in the file; in memory they take four times as much. Enough for the inner
@@ -93,6 +93,25 @@ impl Index for SledIndex {
         })
     }
 
+    fn walk(&self, start: &[u8], end: &[u8], look: &mut Look<'_>) -> Result<(), StoreError> {
+        let tree = self.tree()?;
+        if start >= end {
+            return Ok(());
+        }
+        let mut seen = Ok(());
+        caught(|| {
+            for pair in tree.range(start..end) {
+                let (key, value) = pair?;
+                seen = look(&key, &value);
+                if seen.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        seen
+    }
+
     fn apply(&self, writes: Vec<Write>) -> Result<(), StoreError> {
         let tree = self.tree()?;
         caught(|| {
@@ -119,5 +138,37 @@ fn caught<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(StoreError::Index(error.to_string())),
         Err(panic) => Err(StoreError::Index(panic)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::index::memory::MemoryIndex;
+
+    #[test]
+    fn a_walk_shows_what_a_range_has_until_it_is_broken_off() {
+        let directory = tempfile::tempdir().expect("there is room");
+        let indexes: [Box<dyn Index>; 2] =
+            [Box::new(SledIndex::open(directory.path()).expect("it opens")), Box::new(MemoryIndex::default())];
+        for index in indexes {
+            // More than a page of the walk that an index without one of its own has.
+            for part in (0..3000_u32).collect::<Vec<_>>().chunks(60) {
+                let writes = part.iter().map(|number| (number.to_be_bytes().to_vec(), Some(vec![1; 40]))).collect();
+                index.apply(writes).expect("it writes");
+            }
+            for (start, end, limit) in
+                [(0_u32, 3000_u32, 9999), (5, 2053, 9999), (7, 7, 9999), (9, 4, 9999), (5, 2053, 1500)]
+            {
+                let mut seen = Vec::new();
+                let walked = index.walk(&start.to_be_bytes(), &end.to_be_bytes(), &mut |key, value| {
+                    seen.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                    if seen.len() < limit { Ok(()) } else { Err(StoreError::Closed) }
+                });
+                let found = index.range(&start.to_be_bytes(), &end.to_be_bytes(), limit).expect("it reads");
+                assert_eq!(walked.is_err(), found.len() == limit, "{start} {end} {limit}");
+                assert!(seen == found, "{start} {end} {limit}: {} and {}", seen.len(), found.len());
+            }
+        }
     }
 }

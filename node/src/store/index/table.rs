@@ -3,7 +3,7 @@
 //! A first byte names the key space; chunks are under their Kademlia key, so that a region is a range, and so are those
 //! that were damaged, so that a scan of them costs what it finds.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use p2p_protocol::{Cid, Codec, Key, MAX_CHUNK_BYTES, Multihash, cid::MULTIHASH_BYTES};
@@ -125,6 +125,28 @@ impl Table {
     pub(in crate::store) fn chunks(&self, after: Option<Key>, limit: usize) -> Result<Vec<(Key, Held)>, StoreError> {
         let pairs = self.index.range(&start(CHUNK, after), &[CHUNK + 1], limit)?;
         pairs.iter().map(|(key, value)| Ok((decode_key(key)?, decode_held(value)?))).collect()
+    }
+
+    /// Shows `look` each chunk whose key's first byte is in `part` (the end is at most 256), in key order, and what it
+    /// adds to the sum.
+    pub(in crate::store) fn walk_chunks(
+        &self,
+        part: &Range<u16>,
+        mut look: impl FnMut(Key, Held, u64) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let [start, end] = bounds(&[CHUNK], part);
+        self.index.walk(&start, &end, &mut |key, value| {
+            let key = decode_key(key)?;
+            look(key, decode_held(value)?, print(&key.0, value))
+        })
+    }
+
+    /// Shows `look` the key and the place of every value, in key order.
+    pub(in crate::store) fn walk_values(
+        &self,
+        mut look: impl FnMut(&[u8], HeldValue) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.index.walk(&[RECORD], &[RECORD + 1], &mut |key, value| look(&key[1..], decode_value(value)?))
     }
 
     /// Which of these keys, ascending, have a chunk here: by one look at all chunks between them where those are about as
@@ -298,6 +320,16 @@ fn decode_key(key: &[u8]) -> Result<Key, StoreError> {
         return Err(StoreError::Index("a key of it has the wrong length".into()));
     }
     array(key, 1).map(Key).ok_or_else(|| StoreError::Index("a key of it cannot be read".into()))
+}
+
+/// From where on and to where the keys are that begin with `space` and whose next byte is in `part`, whose end is at most
+/// 256. The first part has those without a next byte.
+pub(super) fn bounds(space: &[u8], part: &Range<u16>) -> [Vec<u8>; 2] {
+    [part.start, part.end].map(|byte| match u8::try_from(byte) {
+        Ok(0) => space.to_vec(),
+        Ok(byte) => [space, &[byte]].concat(),
+        Err(_) => behind(space),
+    })
 }
 
 /// The first key behind all that begin with `prefix`, whose first byte is a key space: under 255.

@@ -11,7 +11,7 @@ use std::sync::{
 
 use bytes::Bytes;
 
-use super::{Index, Pair, StoreError, Write, keys, table};
+use super::{Index, Look, Pair, StoreError, Write, keys, table};
 use crate::store::record::array;
 
 /// Prefixes of 16 bits in words of 64.
@@ -66,6 +66,10 @@ impl Index for Watched {
 
     fn range(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
         self.index.range(start, end, limit)
+    }
+
+    fn walk(&self, start: &[u8], end: &[u8], look: &mut Look<'_>) -> Result<(), StoreError> {
+        self.index.walk(start, end, look)
     }
 
     fn apply(&self, writes: Vec<Write>) -> Result<(), StoreError> {
