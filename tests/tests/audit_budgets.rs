@@ -377,6 +377,25 @@ async fn a_node_asks_four_at_once_and_waits_for_nobody_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_to_whom_no_stream_opens_is_given_up_after_fifteen_seconds() {
+    let mut world = World::new().await;
+    let entries = listed(&world.node).await;
+    let ((peer, network), (_, other)) = (world.peer(), world.peer());
+    // One stream may wait for it, and does.
+    let _never_taken = network.accept_spoken(&spoken(), 1).await.expect("nobody else takes it");
+    let _waiting = other.open_spoken(peer, &spoken()).await.expect("the first one opens");
+    for proves in [false, true] {
+        let began = Instant::now();
+        if proves {
+            assert_eq!(world.node.audit.prove(peer, &entries).await, None);
+        } else {
+            assert_eq!(world.node.audit.compare(peer).await, Audited::Failed);
+        }
+        assert!((14 * SECOND..=16 * SECOND).contains(&began.elapsed()), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_proves_one_chunk_in_half_a_minute_is_given_up() {
     let mut world = World::new().await;
     let entries = listed(&world.node).await;

@@ -19,11 +19,11 @@ use p2p_node::{
     store::Store,
 };
 use p2p_protocol::{
-    Chunk, Codec, Multihash,
+    Chunk, Cid, Codec, Key, Multihash,
     audit::{Challenge, NONCE_BYTES, PROOF_BYTES},
     catalogue::Kind,
     chunker::ChunkerKind,
-    duty,
+    duty::{self, Audited},
     manifest::Entry,
     wire::{
         audit::Frame,
@@ -122,11 +122,18 @@ impl Net {
 async fn add_file(node: &Rooms, random: &mut StdRng) -> Vec<Multihash> {
     let mut content = vec![0; FILE];
     random.fill(&mut content[..]);
+    add(node, content).await;
+    node.store.scan(None, 10_000).expect("it reads").iter().map(|entry| entry.cid.hash).collect()
+}
+
+/// Adds and publishes this as a file, each of whose chunks has its copies by then.
+async fn add(node: &Rooms, content: Vec<u8>) {
     let wish = Wish { wanted: K as u8, wait: None, local: false };
     let options = ReadOptions { chunker: ChunkerKind::Fixed { bytes: 4096 }, ..ReadOptions::default() };
     let progress = tokio::sync::watch::Sender::new(Progress::default());
     let reader = Box::new(std::io::Cursor::new(content));
     let added = node.ingest.add_stream(reader, wish, options, &progress).await.expect("it is added");
+    assert_eq!(usize::from(added.report.min), K.min(node.locate.reachable() + 1));
     let draft = Draft {
         name: None,
         label: "a file".to_owned(),
@@ -139,7 +146,6 @@ async fn add_file(node: &Rooms, random: &mut StdRng) -> Vec<Multihash> {
         keep: 10,
     };
     node.catalogue.publish(draft).await.expect("it is published");
-    node.store.scan(None, 10_000).expect("it reads").iter().map(|entry| entry.cid.hash).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -354,15 +360,67 @@ async fn what_proved_a_copy_once_proves_nothing_the_next_time() {
     let entry = Entry { cid: *chunk.cid(), length: chunk.len() as u32 };
     let asker = net.order[0];
     net.nodes[&asker].store.put(chunk.clone()).await.expect("there is room");
-    // It has the bytes when it is asked first, and only what it said then afterwards.
+    // It has the bytes when it is asked first, and only what it said then afterwards: one proof in each answer.
     let first = OnceLock::new();
-    let liar = join_liar_that(&mut net, move |nonce, count| {
-        let proof = first.get_or_init(|| Challenge { nonce, asker }.proof(chunk.bytes()));
-        vec![Some(*proof); count]
+    let liar = join_liar_that(&mut net, move |nonce, _| {
+        vec![Some(*first.get_or_init(|| Challenge { nonce, asker }.proof(chunk.bytes())))]
     })
     .await;
     net.acquainted().await;
     let audit = &net.nodes[&asker].audit;
-    assert_eq!(audit.prove(liar, &[entry]).await, Some(vec![true]));
+    assert_eq!(audit.prove(liar, &[entry; 2]).await, Some(vec![true, false]));
     assert_eq!(audit.prove(liar, &[entry]).await, Some(vec![false]));
+}
+
+/// Audits fall hours apart: nobody asks but who is told to.
+fn seldom() -> duty::Settings {
+    duty::Settings { audit_interval: 6 * HOUR, ..Default::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_proved_in_an_audit_proves_nothing_in_the_next() {
+    let mut net = Net::new(7, seldom());
+    net.join(1).await;
+    let (asker, content) = (net.order[0], b"which it had for the first audit".to_vec());
+    let (key, bytes, first) = (Key::from(&Cid::of(Codec::Raw, &content).hash), content.clone(), OnceLock::new());
+    let liar = join_liar_that(&mut net, move |nonce, count| {
+        vec![Some(*first.get_or_init(|| Challenge { nonce, asker }.proof(&bytes))); count]
+    })
+    .await;
+    net.acquainted().await;
+    add(&net.nodes[&asker], content).await;
+    sleep(2 * MINUTE).await;
+    let audit = &net.nodes[&asker].audit;
+    assert_eq!(audit.compare(liar).await, Audited::Equal);
+    assert_eq!(audit.compare(liar).await, Audited::Lied(vec![key]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_copy_tells_a_liar_from_an_honest_peer_by_asking_other_holders_one_of_whom_lies() {
+    let mut net = Net::new(8, seldom());
+    net.join(5).await;
+    let liar = join_liar(&mut net).await;
+    net.acquainted().await;
+    let all = net.all();
+    // The liar is the nearest to it, and so the first that is asked about the others.
+    let is_nearest = |content: &Vec<u8>| truth(&Cid::of(Codec::Raw, content).hash, &all, 1).contains(&liar);
+    let content = (0_u64..).map(|number| number.to_be_bytes().to_vec()).find(is_nearest).expect("one in six");
+    let hash = Cid::of(Codec::Raw, &content).hash;
+    let place = |at: usize| *truth(&hash, &all, at + 1).difference(&truth(&hash, &all, at)).next().expect("one more");
+    let (first, second, next) = (place(1), place(2), place(3));
+    add(&net.nodes[&first], content).await;
+    sleep(2 * MINUTE).await;
+    let remove = async |peer: &PeerId| net.nodes[peer].store.remove(vec![hash]).await.expect("it is removed");
+    let audit = &net.nodes[&next].audit;
+    assert!(!net.holds(&next, &hash) && [liar, first, second].iter().all(|peer| net.holds(peer, &hash)));
+    assert_eq!(audit.compare(first).await, Audited::Equal, "the liar's chunk shows that its proof is the wrong one");
+    remove(&liar).await;
+    assert_eq!(audit.compare(first).await, Audited::Equal, "it has none to show, and the second proves the same");
+    let lied = Audited::Lied(vec![Key::from(&hash)]);
+    assert_eq!(audit.compare(liar).await, lied);
+    remove(&first).await;
+    assert_eq!(audit.compare(liar).await, lied, "the first has none any more, and the second does");
+    remove(&second).await;
+    assert_eq!(audit.compare(liar).await, Audited::Equal, "nothing follows where nobody is left to ask");
+    assert!(!net.holds(&next, &hash), "it asked, and kept nothing");
 }

@@ -10,7 +10,13 @@ use libp2p::PeerId;
 use p2p_node::{
     net::simulated::{Fabric, Link, Topology, eventually, keypair, truth},
     node::{Rooms, Site},
-    service::{catalogue::Draft, ingest::ReadOptions, keep::collect::Collected, progress::Progress, replicate::Wish},
+    service::{
+        catalogue::Draft,
+        ingest::ReadOptions,
+        keep::{KeepError, collect::Collected},
+        progress::Progress,
+        replicate::Wish,
+    },
     store::Store,
 };
 use p2p_protocol::{
@@ -49,28 +55,43 @@ impl Net {
         let mut settings = duty::Settings { grace: GRACE, ..Default::default() };
         change(&mut settings);
         let mut net = Self { fabric, copies, settings, nodes: BTreeMap::new(), order: Vec::new() };
-        for number in 0..count as u64 {
-            let keypair = keypair(number);
-            let peer = keypair.public().to_peer_id();
-            let site = Site {
-                network_name: "freeing",
-                label: Default::default(),
-                replicas: copies,
-                duty: net.settings,
-                scrub_period: Duration::ZERO,
-                limits: Default::default(),
-                data_dir: None,
-                seed: number,
-            };
-            let rooms = Rooms::build(net.fabric.join(peer), Store::in_memory(64 << 20), keypair, site);
-            net.nodes.insert(peer, rooms.await.expect("the rooms stand"));
-            net.order.push(peer);
+        for _ in 0..count {
+            net.join().await;
         }
+        net.meet().await;
+        net
+    }
+
+    async fn join(&mut self) {
+        self.join_with(64 << 20).await;
+    }
+
+    /// One more node, with room for so many bytes.
+    async fn join_with(&mut self, capacity: u64) {
+        let number = self.order.len() as u64;
+        let keypair = keypair(number);
+        let peer = keypair.public().to_peer_id();
+        let site = Site {
+            network_name: "freeing",
+            label: Default::default(),
+            replicas: self.copies,
+            duty: self.settings,
+            scrub_period: Duration::ZERO,
+            limits: Default::default(),
+            data_dir: None,
+            seed: number,
+        };
+        let rooms = Rooms::build(self.fabric.join(peer), Store::in_memory(capacity), keypair, site);
+        self.nodes.insert(peer, rooms.await.expect("the rooms stand"));
+        self.order.push(peer);
+    }
+
+    async fn meet(&self) {
+        let others = self.nodes.len() - 1;
         eventually("the nodes greet each other", SOON, || {
-            net.nodes.values().all(|node| node.locate.reachable() >= count - 1)
+            self.nodes.values().all(|node| node.locate.reachable() >= others)
         })
         .await;
-        net
     }
 
     fn node(&self, number: usize) -> &Rooms {
@@ -248,4 +269,80 @@ async fn who_is_drained_waits_for_each_copy_also_of_what_another_that_leaves_had
     assert_eq!(net.misplaced(&more, staying), 0);
     let after: Vec<u64> = [4, 5].map(|number| net.node(number).store.usage().chunks).into();
     assert_eq!(after, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_drained_waits_for_the_copies_of_one_that_comes_meanwhile() {
+    let mut net = Net::of(6, 5, 3, |settings| settings.repair_bytes_per_second = CHUNK as u64).await;
+    let (_, hashes) = net.add(4, 200).await;
+    sleep(2 * MINUTE).await;
+    let leaving = net.node(4).keep.clone();
+    leaving.leave(true).await.expect("it writes");
+    let watched = progress();
+    let mut draining = Box::pin(leaving.hand_over(&watched));
+    tokio::select! {
+        biased;
+        _ = &mut draining => panic!("not all of it can have its copies"),
+        () = eventually("most of it is handed over", GRACE, || watched.borrow().chunks as usize > hashes.len() * 3 / 4) => {}
+    }
+    net.join().await;
+    let handed = draining.await.expect("there are others");
+    let staying = [&net.order[..4], &net.order[5..]].concat();
+    let newcomers = hashes.iter().filter(|hash| truth(hash, &staying, 3).contains(&net.order[5])).count();
+    assert!(newcomers > hashes.len() / 4, "{newcomers} are the newcomer's");
+    assert_eq!((net.misplaced(&hashes, &staying), handed.chunks as usize), (0, hashes.len()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_told_to_stay_waits_for_no_more_copies() {
+    let net = Net::of(7, 5, 3, |settings| settings.repair_bytes_per_second = CHUNK as u64).await;
+    net.add(4, 200).await;
+    sleep(2 * MINUTE).await;
+    let keep = &net.node(4).keep;
+    keep.leave(true).await.expect("it writes");
+    let watched = progress();
+    let mut draining = Box::pin(keep.hand_over(&watched));
+    tokio::select! {
+        biased;
+        _ = &mut draining => panic!("not all of it can have its copies"),
+        () = eventually("some of it is handed over", GRACE, || watched.borrow().chunks > 0) => {}
+    }
+    keep.leave(false).await.expect("it writes");
+    let told = tokio::time::timeout(SOON, draining).await.expect("it ends");
+    assert!(matches!(told, Err(KeepError::Stays)), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_added_again_while_its_cached_copies_go_is_with_the_k_when_that_is_said() {
+    let chunks = 120;
+    // So much room that the file takes over nine tenths of it.
+    let alone = Net::of(8, 1, 1, |_| {}).await;
+    alone.add(0, chunks).await;
+    let capacity = alone.node(0).store.usage().bytes * 100 / 92;
+    // An add takes a while, as giving up does.
+    let fabric = Fabric::new(8, Topology::Full, Link { latency: Duration::from_secs(1), ..Link::LAN });
+    let seldom = |settings: &mut duty::Settings| {
+        (settings.probation, settings.audit_interval) = (10 * MINUTE, 360 * MINUTE);
+    };
+    let mut net = Net::on(fabric, 6, 3, seldom).await;
+    net.join_with(capacity).await;
+    net.meet().await;
+    let (_, hashes) = net.add(6, chunks).await;
+    let is_cached = |hash: &&Multihash| !truth(hash, &net.order, 3).contains(&net.order[6]);
+    let cached: Vec<Multihash> = hashes.iter().filter(is_cached).copied().collect();
+    assert!(cached.len() > 40 && net.held(&cached) == 4 * cached.len());
+    sleep(11 * MINUTE).await;
+    let mut went = 0;
+    for round in 0..12 {
+        // One of the k of each of these has lost its copy, and nobody knows.
+        for hash in cached.iter().skip(round).step_by(12) {
+            let holder = *truth(hash, &net.order, 3).first().expect("three");
+            net.nodes[&holder].store.remove(vec![*hash]).await.expect("it is removed");
+        }
+        net.add(6, chunks).await;
+        // What is not here any more went since it was put, a moment ago.
+        went += cached.iter().filter(|hash| !net.holds(&net.order[6], hash)).count();
+        assert_eq!(net.misplaced(&hashes, &net.order), 0, "in round {round}");
+    }
+    assert!(went > 0, "no copy went meanwhile");
 }

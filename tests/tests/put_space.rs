@@ -88,6 +88,25 @@ fn strangers_fill_their_share_with_what_nothing_lists_and_honest_adds_go_on() {
 }
 
 #[test]
+fn who_has_stored_for_long_is_no_stranger_right_after_a_restart() {
+    let mut node = NODE.daemon().capacity("32MiB").environment("P2P_NODE_PROBATION", "10s").start();
+    let machine = Evil::start("main", &[&node], Tactic::Acknowledge, Chunks::new());
+    machine.wait_until_trusted_by(&node, 0);
+    let uptime = || node.status()["uptime"].as_f64().expect("a number");
+    let met = uptime();
+    until("it has stored for long", PATIENCE, || {
+        let now = uptime();
+        check(now > met + 12.0, now)
+    });
+    node.stay_put();
+    node.kill();
+    node.restart();
+    machine.wait_until_trusted_by(&node, 0);
+    let kept = fill(&machine, &node, 8, 80);
+    assert_eq!(kept, 80, "of 20 MiB: a stranger would have half of 32 MiB at the most");
+}
+
+#[test]
 fn no_renewal_keeps_for_ever_what_was_withdrawn() {
     let hasty = ["--repair-delay", "3s", "--gc-grace", "4s"];
     let cluster = Cluster::start_with(NODE, 3, |_, options| options.arguments(hasty));

@@ -162,6 +162,10 @@ fn a_node_remembers_that_it_leaves_until_it_is_told_to_stay() {
     assert_eq!(stays["draining"], false);
     assert!(cluster[3].status().get("draining").is_none());
     placed(&cluster.nodes, &of_third, K);
+    let node = &mut cluster.nodes[3];
+    node.kill();
+    node.restart();
+    assert!(cluster[3].status().get("draining").is_none(), "it stays, and that is remembered too");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What was acknowledged is not freed while somebody counts on it, and what nobody counts on any more is.
 
+use std::{future::poll_fn, pin::pin};
+
 use futures::{
     StreamExt as _,
     future::{join_all, ready},
@@ -181,6 +183,27 @@ async fn nothing_is_freed_of_which_is_said_at_the_same_time_that_it_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_waits_to_be_told_that_a_chunk_is_kept_holds_up_what_is_freed() {
+    for how in [Told::Put, Told::PutFrom, Told::Renew, Told::RenewFor] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::open(directory.path(), Some(1 << 30)).expect("it opens");
+        let (wanted, entries) = fill_with(store, 1).await;
+        let (mut telling, mut waits) = (pin!(told(&wanted, how, &entries)), 0);
+        let can_be_freed = || wanted.inner.acknowledging.try_write().is_ok();
+        let told = poll_fn(|context| {
+            let told = telling.as_mut().poll(context);
+            if told.is_pending() {
+                waits += 1;
+                assert!(!can_be_freed(), "{how:?}");
+            }
+            told
+        });
+        assert_eq!(told.await, [true]);
+        assert!(waits > 0 && can_be_freed(), "{how:?}: it waited for the disk {waits} times");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_freed_that_is_put_again_meanwhile() {
     for how in [Told::Put, Told::PutFrom] {
         let directory = tempfile::tempdir().expect("a directory");
@@ -304,6 +327,24 @@ async fn what_nothing_lists_fills_the_share_of_who_brought_it_and_no_more() {
     again.list(Reference { publication: 1, copies: 3 }, &listed).expect("it writes");
     let more = fill(&again, &b, 600..700).await.len();
     assert!((20..=27).contains(&more), "half of what is free by then: {more}");
+}
+
+/// A chunk that was damaged and is brought again counts twice.
+#[tokio::test(start_paused = true)]
+async fn a_share_that_is_reached_is_counted_anew_and_not_all_the_time() {
+    let store = Store::in_memory(1 << 20);
+    let wanted = Wanted::open(store.clone()).expect("it opens");
+    assert!(wanted.make().expect("it is made"));
+    let a = peer();
+    let first = fill(&wanted, &a, 0..20).await;
+    store.remove(hashes(&first)).await.expect("it writes");
+    assert_eq!((first.len(), fill(&wanted, &a, 0..20).await.len()), (20, 20));
+    let reached = 20 + fill(&wanted, &a, 100..200).await.len();
+    assert!(reached < 42, "{reached} of some 97 are here, and 20 counted twice");
+    assert_eq!(fill(&wanted, &a, 200..300).await.len(), 0);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let all = reached + fill(&wanted, &a, 300..400).await.len();
+    assert!((45..=50).contains(&all), "half of it: {all}");
 }
 
 #[tokio::test(start_paused = true)]

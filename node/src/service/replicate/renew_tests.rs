@@ -95,6 +95,33 @@ async fn what_was_sent_is_renewed_when_it_is_a_quarter_of_the_grace_old_and_not_
     assert_eq!(job.finish().await.expect("all is there").min, 2);
 }
 
+/// A peer that answers late has renewed long before: what it keeps is as old as the question.
+#[tokio::test(start_paused = true)]
+async fn what_is_renewed_is_due_again_a_quarter_of_the_grace_after_its_round_began_however_late_it_is_answered() {
+    let (latency, grace) = (Duration::from_secs(3), Duration::from_secs(4000));
+    let (_fabric, nodes) = pair(latency, grace).await;
+    let (job, chunks) = (nodes[0].replicate.begin(TWO).await, chunks(20));
+    for chunk in &chunks {
+        job.submit(chunk.clone()).await.expect("there is room");
+    }
+    eventually("they have their copies", SOON, || job.copies() == 20).await;
+    let mut seen: BTreeMap<(usize, &Multihash), Vec<u64>> = BTreeMap::new();
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        for (at, node) in nodes.iter().enumerate() {
+            for chunk in &chunks {
+                seen.entry((at, &chunk.cid().hash)).or_default().push(node.renewed(chunk).expect("it is kept").0);
+            }
+        }
+    }
+    for ((at, _), mut times) in seen {
+        times.dedup();
+        assert!(times.len() >= 6, "{times:?}");
+        // Whole seconds, and less than an answer takes.
+        assert!(times.windows(2).all(|two| two[1] - two[0] <= 1002), "at {at}: {times:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_add_waits_for_the_round_that_is_under_way_and_fails_where_something_is_gone_everywhere() {
     let grace = Duration::from_secs(4000);

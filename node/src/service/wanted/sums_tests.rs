@@ -55,8 +55,14 @@ fn same_as_a_look_at_all(wanted: &Wanted, common: &Common, listed: &[(u32, u8)],
         };
         let model: reconcile::IdSet = listed.iter().filter(meant).map(|(number, _)| entry(*number).key().0).collect();
         let set = wanted.in_range(common, side);
-        let bounds = [0_u8, 1, 0x37, 0x80, 0xff].map(|first| Bound::At(place(first).0));
-        let bounds: Vec<Bound> = bounds.into_iter().chain([Bound::End]).collect();
+        // Between buckets, and within some that have a row of the range: at it, and right behind it.
+        let of_range =
+            |(number, copies): &&(u32, u8)| held.contains(number) && common.contains(&entry(*number).key(), *copies);
+        let rows: Vec<Key> = listed.iter().filter(of_range).take(2).map(|(number, _)| entry(*number).key()).collect();
+        let behind: Vec<Key> = rows.iter().filter_map(span::after).collect();
+        let between = [0_u8, 1, 0x37, 0x80, 0xff].map(place);
+        let keys: BTreeSet<Key> = [&between[..], &rows, &behind].concat().into_iter().collect();
+        let bounds: Vec<Bound> = keys.into_iter().map(|key| Bound::At(key.0)).chain([Bound::End]).collect();
         for (at, from) in bounds.iter().enumerate() {
             for to in &bounds[at..] {
                 let span = *from..*to;

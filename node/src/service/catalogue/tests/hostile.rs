@@ -16,9 +16,14 @@ struct Stranger {
 }
 
 async fn stranger(hub: &Fabric, seed: u8) -> Stranger {
+    stranger_with(hub, seed, 4).await
+}
+
+/// So many streams wait for it, and no more open.
+async fn stranger_with(hub: &Fabric, seed: u8, waiting: usize) -> Stranger {
     let peer = keypair(seed).public().to_peer_id();
     let network = hub.join(peer);
-    let inbound = network.accept_streams(TOPIC, 4).await.expect("the hub takes it");
+    let inbound = network.accept_streams(TOPIC, waiting).await.expect("the hub takes it");
     Stranger { peer, network, inbound }
 }
 
@@ -155,6 +160,23 @@ async fn a_broken_stream_is_nobodys_fault_and_tried_again() {
         drop(stream);
     }
     assert!(hub.bans().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_to_whom_no_stream_opens_do_not_keep_a_node_from_catching_up_with_another() {
+    let hub = Fabric::sparse();
+    let (a, filler, mut good) = (node(&hub, 1).await, stranger(&hub, 8).await, stranger(&hub, 9).await);
+    // As many as it catches up with at once.
+    let mut stuck = Vec::new();
+    for seed in 10..14 {
+        let stranger = stranger_with(&hub, seed, 1).await;
+        stuck.push((filler.network.open_stream(stranger.peer, TOPIC).await.expect("the first one opens"), stranger));
+    }
+    stuck.iter().for_each(|(_, stranger)| hub.connect(a.peer, stranger.peer));
+    // Whoever of a pair goes first, it has asked all of them by then.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    hub.connect(a.peer, good.peer);
+    compared(&mut good.inbound).await;
 }
 
 #[tokio::test]
