@@ -91,6 +91,9 @@ pub(super) struct Lists {
     comparison: Option<Comparison>,
     /// What lists its few entries itself and is to be read: noted together once nothing more was decided.
     inline: Vec<Inline>,
+    /// Those that are being noted. Others wait meanwhile and are noted together: each batch of the index costs two writes
+    /// of its file that are waited for, whatever is in it.
+    noting: Option<BoxFuture<'static, Input>>,
     /// Bounded by the machine.
     running: FuturesUnordered<BoxFuture<'static, Option<Input>>>,
     most_copies: u8,
@@ -120,6 +123,7 @@ impl Lists {
             half_read: BTreeSet::new(),
             comparison: None,
             inline: Vec::new(),
+            noting: None,
             running: FuturesUnordered::new(),
             most_copies: 0,
             parts: BTreeMap::new(),
@@ -382,15 +386,19 @@ impl World<Lister> for Lists {
                 Some(done) = self.running.next(), if told => if let Some(input) = done {
                     return Some(input);
                 },
+                noted = noted(&mut self.noting), if told => {
+                    self.noting = None;
+                    return Some(noted);
+                }
             }
         }
     }
 
     fn settled(&mut self, machine: &Lister) {
         self.pending = machine.pending();
-        if !self.inline.is_empty() {
+        if self.noting.is_none() && !self.inline.is_empty() {
             let inline = std::mem::take(&mut self.inline);
-            self.running.push(note_inline(self.around.clone(), self.keeper.clone(), inline).boxed());
+            self.noting = Some(note_inline(self.around.clone(), self.keeper.clone(), inline).boxed());
         }
         for (copies, part) in machine.parts() {
             if self.parts.get(copies).is_some_and(|known| Arc::ptr_eq(known, part)) {
@@ -439,7 +447,7 @@ fn listed(publication: &Publication) -> Listed {
 }
 
 /// What lists its few entries itself, all that is to be read by now.
-async fn note_inline(around: Around, keeper: mpsc::Sender<duty::Input>, inline: Vec<Inline>) -> Option<Input> {
+async fn note_inline(around: Around, keeper: mpsc::Sender<duty::Input>, inline: Vec<Inline>) -> Input {
     let ids: Vec<u64> = inline.iter().map(|inline| inline.publication).collect();
     let unlists = inline.iter().any(|inline| inline.purpose == Purpose::Unlist);
     let wanted = around.wanted.clone();
@@ -447,11 +455,11 @@ async fn note_inline(around: Around, keeper: mpsc::Sender<duty::Input>, inline: 
     match noted.map_err(|_| StoreError::Closed).and_then(|noted| noted) {
         Ok(touched) => {
             tell(&keeper, !unlists, touched.into_iter().map(Span::of)).await;
-            Some(Input::Completed(ids))
+            Input::Completed(ids)
         }
         Err(error) => {
             told(Err(error));
-            Some(Input::Failed(ids))
+            Input::Failed(ids)
         }
     }
 }
@@ -482,6 +490,14 @@ fn told(outcome: Result<bool, StoreError>) -> bool {
         tracing::warn!(%error, "what a publication or a pin lists could not be noted");
         false
     })
+}
+
+/// What is being noted; never, where nothing is.
+async fn noted(noting: &mut Option<BoxFuture<'static, Input>>) -> Input {
+    match noting {
+        Some(noting) => noting.await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn next_page<T>(pages: &mut Option<BoxStream<'static, T>>) -> Option<T> {
