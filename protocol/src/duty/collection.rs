@@ -16,7 +16,7 @@ use std::{
 
 use libp2p_identity::PeerId;
 
-use super::{Moment, Row, SEEN_GRACES, View};
+use super::{Moment, Row, SEEN_GRACES, View, view::MOST_PEERS};
 
 /// Looks at every row are no closer together than this, or than the grace: each costs seconds of a core for a million.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -42,9 +42,10 @@ pub(super) struct Collection {
     grace: Duration,
     /// When this node started, by the clock of whoever drives it and by its own.
     started: (Instant, Moment),
-    /// When the last completed comparison of catalogues with each peer began.
+    /// When the last completed comparison of catalogues with each peer began: of those that began within seven graces,
+    /// which is all that counts, and of no more peers than a view has.
     compared: BTreeMap<PeerId, Moment>,
-    /// When each was last asked for one.
+    /// Who was asked for one within [`COMPARE_AGAIN`], and when.
     asked: BTreeMap<PeerId, Instant>,
     /// The first end of a grace among rows that are held.
     grace_ends: Option<Moment>,
@@ -91,6 +92,14 @@ impl Collection {
         let known = self.compared.entry(peer).or_default();
         *known = (*known).max(begun);
         self.stirred = true;
+        // An older one says no more than none: nobody is waited for longer than that.
+        let longest = (self.grace * SEEN_GRACES).as_secs();
+        self.compared.retain(|_, known| known.0.saturating_add(longest) >= begun.0);
+        while self.compared.len() > MOST_PEERS
+            && let Some(oldest) = self.compared.iter().min_by_key(|(_, known)| **known).map(|(peer, _)| *peer)
+        {
+            self.compared.remove(&oldest);
+        }
     }
 
     /// Something that is held was unlisted now, or came and nothing lists it.
@@ -169,7 +178,8 @@ impl Collection {
         let seen = view.seen_within(now, self.grace * SEEN_GRACES);
         let mut waited_for: Vec<PeerId> = seen.filter(|peer| !known(peer) && view.is_connected(peer)).collect();
         self.stirred |= !waited_for.is_empty();
-        waited_for.retain(|peer| self.asked.get(peer).is_none_or(|at| now.saturating_duration_since(*at) >= again));
+        self.asked.retain(|_, at| now.saturating_duration_since(*at) < again);
+        waited_for.retain(|peer| !self.asked.contains_key(peer));
         self.asked.extend(waited_for.iter().map(|peer| (*peer, now)));
         waited_for
     }
@@ -320,6 +330,53 @@ mod tests {
         }
         assert_eq!(looks, 2, "at the end of the grace, and when nobody counts any more");
         assert!(now >= start + 7 * GRACE && now < start + 7 * GRACE + LOOK_SELDOM + SECOND, "{:?}", now - start);
+    }
+
+    /// A peer that nobody else is; any 32 bytes are a SHA-256 hash, and any such hash is a peer's id.
+    fn passer_by(number: u64) -> PeerId {
+        PeerId::from_bytes(&[[0x12, 32].as_slice(), &[0; 24], &number.to_be_bytes()].concat()).expect("a hash")
+    }
+
+    #[test]
+    fn only_those_of_the_last_seven_graces_are_remembered_and_what_follows_is_the_same() {
+        let start = Instant::now();
+        let (mut collection, mut view) = node(start);
+        // Of everybody, for ever.
+        let (mut all, mut asked) = (BTreeMap::new(), 0);
+        for number in 0..200_u32 {
+            let now = start + GRACE / 10 * number;
+            let other = passer_by(number.into());
+            view.heard(now, other, true);
+            view.said(now, other, Said { storing: true, full: false, leaving: false });
+            collection.compared(other, now);
+            all.insert(other, collection.moment(now));
+            view.left(now, &other, now);
+            // The two that stay have not compared, and are asked.
+            asked += collection.ask(now, collection.moment(now), &view).len();
+            let seen: Vec<PeerId> = view.seen_within(now, GRACE * SEEN_GRACES).collect();
+            assert!(collection.compared.len() <= seen.len() + 1, "{} of {}", collection.compared.len(), seen.len());
+            let longest = Moment(collection.moment(now).0.saturating_sub(7000));
+            let slowest = seen.iter().map(|peer| all.get(peer).copied().unwrap_or_default()).min();
+            assert_eq!(collection.barrier(now, &view), slowest.unwrap_or_default().max(longest));
+        }
+        assert!(collection.compared.len() >= 70, "{}", collection.compared.len());
+        assert_eq!((asked, collection.asked.len()), (400, 2));
+        // Those that were asked and left are not remembered.
+        let now = start + GRACE * 20;
+        [1, 2].into_iter().for_each(|other| drop(view.left(now, &peer(other), now)));
+        assert!(collection.ask(now, collection.moment(now), &view).is_empty() && collection.asked.is_empty());
+    }
+
+    #[test]
+    fn however_many_compare_at_once_no_more_are_remembered_than_a_view_has() {
+        let start = Instant::now();
+        let (mut collection, _) = node(start);
+        for number in 0..MOST_PEERS as u64 + 10 {
+            collection.compared(passer_by(number), start + SECOND * (number / 100) as u32);
+        }
+        assert_eq!(collection.compared.len(), MOST_PEERS);
+        let last = passer_by(MOST_PEERS as u64 + 9);
+        assert!(collection.compared.contains_key(&last) && !collection.compared.contains_key(&passer_by(0)));
     }
 
     fn vec_sorted<const N: usize>(seeds: [u8; N]) -> Vec<PeerId> {

@@ -33,7 +33,7 @@ enum Fact {
 pub(super) struct Facts {
     facts: BTreeMap<Key, BTreeMap<PeerId, Fact>>,
     count: usize,
-    /// How many chunks the last audit of a peer found it to lack, where it lacked any.
+    /// How many chunks the last audit of a neighbour found it to lack, where it lacked any.
     audited: BTreeMap<PeerId, usize>,
     /// What was found to be lacking and has not been given out by [`ripe`](Self::ripe), by when that began to count.
     ripening: BTreeSet<(Instant, Key, PeerId)>,
@@ -77,6 +77,12 @@ impl Facts {
                 _ => self.note(key, peer, Fact::Lacks { since: now, counted: now }),
             }
         }
+    }
+
+    /// Nobody but these is audited now. What the last audit of another found does not tell, when it is a neighbour again,
+    /// whether it fills up: it should hold something else by then.
+    pub(super) fn neighbours(&mut self, neighbours: &[PeerId]) {
+        self.audited.retain(|peer, _| neighbours.contains(peer));
     }
 
     /// Whether anything is known of a chunk.
@@ -250,6 +256,19 @@ mod tests {
         assert!(!facts.is_lacking(at(799), &key(1), &peer(1), DELAY));
         assert!(facts.is_lacking(at(800), &key(1), &peer(1), DELAY), "eight delays, whatever it says");
         assert!(facts.is_lacking(at(100), &key(0), &peer(2), DELAY), "it lacks more and more");
+    }
+
+    #[test]
+    fn how_much_a_peer_lacked_is_remembered_while_it_is_a_neighbour() {
+        let (start, mut facts) = (Instant::now(), Facts::default());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let (more, fewer) = (vec![key(1), key(2)], vec![key(1)]);
+        [1, 2].into_iter().for_each(|other| facts.audited(at(0), peer(other), more.clone(), false, DELAY));
+        facts.neighbours(&[peer(2), peer(3)]);
+        assert_eq!(facts.audited.keys().collect::<Vec<_>>(), [&peer(2)]);
+        [1, 2].into_iter().for_each(|other| facts.audited(at(50), peer(other), fewer.clone(), false, DELAY));
+        let lacking = [1, 2].map(|other| facts.is_lacking(at(100), &key(1), &peer(other), DELAY));
+        assert_eq!(lacking, [true, false], "the other fills up");
     }
 
     #[test]

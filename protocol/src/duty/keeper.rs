@@ -209,6 +209,7 @@ impl Keeper {
         self.yields.forget(now);
         let neighbours = self.view.neighbours(NEIGHBOURHOOD * count);
         self.audits.set(now, &neighbours, &mut self.chance);
+        self.facts.neighbours(&neighbours);
         if near {
             self.audits.reset(now, &mut self.chance);
         }

@@ -185,6 +185,23 @@ fn who_lacks_a_chunk_counts_until_the_delay_is_over() {
     assert_eq!(role(&node, HOUR), Role::Cached);
 }
 
+#[test]
+fn who_was_no_neighbour_for_a_while_is_not_taken_to_fill_up() {
+    let (all, chunk, other) = (peers(9), entry("a chunk"), entry("another"));
+    let order = nearest(&all, chunk);
+    for (away, role) in [(14 * MINUTE, Role::Cached), (16 * MINUTE, Role::Duty)] {
+        let mut node = Node::new(&all, order[3]);
+        let lacks = |keys| Input::Audited(order[0], Audited::Lacks { keys, filling: false });
+        node.tell(lacks(vec![chunk.key(), other.key()]));
+        node.tell(Input::Left(order[0], node.now));
+        node.wait(away);
+        node.tell(Input::Heard(order[0]));
+        node.tell(lacks(vec![chunk.key()]));
+        let later = node.now + 2 * MINUTE;
+        assert_eq!(node.keeper.role(later, &chunk.key(), &listed(chunk)), role, "away for {away:?}");
+    }
+}
+
 /// `row` and a pin of this node.
 fn pinned(mut row: Row) -> Row {
     row.list(Reference { publication: 99, copies: PIN });

@@ -18,7 +18,7 @@ use crate::{key::Key, placement::Candidate, ranking::Ranking};
 /// How much longer the delay is while over a third of the peers are away.
 const CAUTION: u32 = 8;
 /// Peers that are remembered; beyond it, of those that are away, who left longest ago goes first.
-const MOST_PEERS: usize = 8192;
+pub(super) const MOST_PEERS: usize = 8192;
 
 /// What a peer says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
