@@ -148,7 +148,7 @@ struct Greetings {
     shared: Arc<Shared>,
     peers: watch::Receiver<Arc<PeerTable>>,
     heard: mpsc::Receiver<(PeerId, Greeting)>,
-    /// What peers said before they said which network they are of, and when.
+    /// What peers said before they said which network they are of, and when: the last of each.
     early: Vec<(Instant, PeerId, Greeting)>,
     /// What the machine is to be told next: not more than were early.
     inputs: VecDeque<Input>,
@@ -159,8 +159,9 @@ struct Greetings {
 }
 
 impl Greetings {
-    /// Takes what a peer says by itself.
+    /// Takes what a peer says by itself: its last word counts, also where an earlier one is not taken in yet.
     fn hear(&mut self, peer: PeerId, greeting: Greeting) {
+        self.forget_early(&peer);
         if let Some(epoch) = self.shared.epoch(&peer) {
             self.shared.greeted(peer, epoch, greeting);
             self.inputs.push_back(Input::Heard { peer, epoch });
@@ -168,6 +169,11 @@ impl Greetings {
             // Whoever finds no room is greeted after a moment.
             self.early.push((Instant::now(), peer, greeting));
         }
+    }
+
+    /// What a peer said before is not to be taken in any more: it said something since.
+    fn forget_early(&mut self, peer: &PeerId) {
+        self.early.retain(|(_, other, _)| other != peer);
     }
 
     /// Takes in the table as it is now.
@@ -216,7 +222,13 @@ impl World<Greeter> for Greetings {
             }
             tokio::select! {
                 changed = self.peers.changed() => return changed.is_ok().then(|| self.follow()),
-                Some(answer) = self.running.next() => return Some(answer),
+                Some(answer) = self.running.next() => {
+                    // It was asked after the table said which network it is of, so that this is its newer word.
+                    if let Input::Greeted { peer, .. } = &answer {
+                        self.forget_early(&peer.clone());
+                    }
+                    return Some(answer);
+                }
                 Some((peer, greeting)) = self.heard.recv() => self.hear(peer, greeting),
             }
         }

@@ -151,3 +151,65 @@ async fn who_was_greeted_between_two_decisions_hears_the_last() {
     eventually("it hears that the other leaves", || one.reachable() == 0).await;
     assert!(decided.elapsed() < Duration::from_secs(600), "long before anybody asks again");
 }
+
+/// Whoever follows the table, before it does, and its machine's inputs aside.
+async fn following(fabric: &Fabric) -> (Locate, Greetings) {
+    let (network, _, transfer) = fabric.serve(1, ROOMY).await;
+    let table = Mutex::new(Table::new(network.local(), true));
+    let peers = network.peers();
+    let (settled, settled_seen) = watch::channel(false);
+    let (changes, changes_seen) = watch::channel(0);
+    let (started, looking) = (Instant::now(), tokio::sync::Mutex::default());
+    let shared = Arc::new(Shared { network, transfer, started, table, looking, changes });
+    let locate = Locate { shared: shared.clone(), settled: settled_seen, changes: changes_seen };
+    let (sender, heard) = mpsc::channel(1);
+    // Nobody says anything through it.
+    drop(sender);
+    let mut listed = None;
+    Layer::alone().spawn("following", |work| {
+        listed = Some(work);
+        std::future::ready(())
+    });
+    let (early, inputs, running) = (Vec::new(), VecDeque::new(), FuturesUnordered::new());
+    let work = listed.expect("a worker is listed at once");
+    (locate, Greetings { shared, peers, heard, early, inputs, running, settled, work })
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_word_of_a_peer_counts_also_where_an_earlier_one_came_before_it_was_known() {
+    let fabric = Fabric::default();
+    let (locate, mut greetings) = following(&fabric).await;
+    let (_network, _, transfer) = fabric.serve(9, ROOMY).await;
+    let says = |leaving| Greeting { storing: true, full: false, leaving, ..transfer.own_greeting() };
+    let counts = |locate: &Locate, other| {
+        let storing = locate.storing();
+        storing.iter().find(|(known, ..)| *known == peer(other)).map(|(_, _, said)| !said.leaving)
+    };
+    // Said before it is known and after, taken in in this order.
+    greetings.hear(peer(2), says(false));
+    let _two = fabric.serve(2, ROOMY).await;
+    eventually("it is connected", || greetings.shared.epoch(&peer(2)).is_some()).await;
+    greetings.hear(peer(2), says(true));
+    greetings.follow();
+    assert_eq!(counts(&locate, 2), Some(false), "it leaves");
+    // Both before it is known.
+    [false, true].into_iter().for_each(|leaving| greetings.hear(peer(3), says(leaving)));
+    assert_eq!(greetings.early.len(), 1, "nobody has more than one");
+    let _three = fabric.serve(3, ROOMY).await;
+    eventually("it is connected", || greetings.shared.epoch(&peer(3)).is_some()).await;
+    greetings.follow();
+    assert_eq!(counts(&locate, 3), Some(false), "it leaves");
+    // It is asked, and answers, before the early one was looked at again.
+    greetings.hear(peer(4), says(true));
+    let _four = fabric.serve(4, ROOMY).await;
+    eventually("it is connected", || greetings.shared.epoch(&peer(4)).is_some()).await;
+    let epoch = greetings.shared.epoch(&peer(4)).expect("it is connected");
+    greetings.act(Greet { peer: peer(4), epoch, anew: false });
+    let answer = greetings.running.next().await.expect("it is under way");
+    greetings.running.push(futures::future::ready(answer).boxed());
+    greetings.peers.mark_unchanged();
+    greetings.inputs.clear();
+    assert!(matches!(greetings.next().await, Some(Input::Greeted { peer: answered, .. }) if answered == peer(4)));
+    greetings.follow();
+    assert_eq!(counts(&locate, 4), Some(true), "it stays");
+}
