@@ -137,6 +137,52 @@ fn versions_are_kept_read_and_brought_back() {
     publish(&cluster[0], &file, "five", &["--name", "notes", "--keep", "1"]);
     assert_eq!(versions(&cluster[0], "notes"), [6]);
     cluster[1].run_json(["history", "no-such-name"]).failure(4, "not_found");
+
+    // One version has no history of its own.
+    let (name, peer) = ("notes".to_owned(), cluster[0].peer_id());
+    for (reference, whole) in [("notes@6".to_owned(), name.clone()), (format!("{peer}/notes@1"), format!("{peer}/notes"))] {
+        let output = cluster[1].run_json(["history", &reference]);
+        assert!(output.stderr.contains(&format!("p2p-node history {whole}`")), "{output}");
+        assert!(output.failure(2, "usage").contains(&reference));
+    }
+    cluster[1].run_json(["history", "no-such-name@1"]).failure(4, "not_found");
+}
+
+#[test]
+fn whoever_asks_by_a_label_is_told_what_has_it() {
+    let cluster = Cluster::start(NODE, 2);
+    let work = Scratch::new("labels");
+    let plain = publish(&cluster[0], &work.join("report.txt"), "one", &[]);
+    let root = text(&plain["cid"]);
+    let (copy, full) = (work.join("copy"), format!("{}/report.txt", cluster[0].peer_id()));
+    let verbs: [&[&str]; 10] = [
+        &["get", "report.txt", "-o", utf8(&copy)],
+        &["cat", "report.txt"],
+        &["cat", &full],
+        &["ls", "report.txt/inside"],
+        &["stat", "report.txt"],
+        &["rm", "report.txt"],
+        &["restore", "report.txt"],
+        &["pin", "report.txt"],
+        &["history", "report.txt"],
+        &["verify", "report.txt"],
+    ];
+    for verb in verbs {
+        for node in &cluster.nodes {
+            let message = node.run_json(verb).failure(4, "not_found");
+            assert!(message.contains(&root), "{verb:?}: {message}");
+        }
+    }
+    // Of another publisher it is no label, and of several contents each is told.
+    let other = format!("{}/report.txt", cluster[1].peer_id());
+    let message = cluster[1].run_json(["cat", &other]).failure(4, "not_found");
+    assert!(!message.contains(&root), "{message}");
+    let second = publish(&cluster[0], &work.join("report.txt"), "two", &[]);
+    let message = cluster[1].run_json(["cat", "report.txt"]).failure(4, "not_found");
+    assert!(message.contains(&root) && message.contains(&text(&second["cid"])), "{message}");
+    // A name goes before any label.
+    publish(&cluster[0], &work.join("other"), "three", &["--name", "report.txt"]);
+    assert_eq!(cluster[1].run(["cat", "report.txt"]).ok().text(), "three");
 }
 
 #[test]

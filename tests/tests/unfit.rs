@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let trials = vec![
         Trial::ignorable_test("an_unreadable_file_is_named_and_nothing_is_published", unreadable),
         always("what_cannot_be_stored_is_named_and_nothing_is_published", unfit_input),
+        always("a_name_that_is_no_text_is_refused_wherever_it_stands", no_text),
         always("a_file_that_changes_while_it_is_read_is_not_published", a_changing_file),
         always("references_that_lead_nowhere", bad_references),
         always("outputs_that_cannot_be_written", bad_outputs),
@@ -122,6 +123,38 @@ fn unfit_input() {
     symlink("../..", circle.join("inside/up")).expect("fresh");
     let root = text(&node.add(&circle)["cid"]);
     node.gives(&root, &circle);
+}
+
+/// Named itself or in a directory, file, link or directory, to be stored or only hashed: the same words and exit code.
+fn no_text() {
+    let node = NODE.daemon().start();
+    let work = Scratch::new("no-text");
+    let named = |name: &[u8]| std::ffi::OsStr::from_bytes(name).to_owned();
+    let directory = work.join("inside");
+    fs::create_dir(&directory).expect("fresh");
+    fs::write(directory.join(named(b"b\xffd")), "bad").expect("fresh");
+    let (file, link, tree) = (work.join(named(b"b\xffd")), work.join(named(b"l\xffnk")), work.join(named(b"tr\xff\xff")));
+    fs::write(&file, "bad").expect("fresh");
+    symlink("b", &link).expect("fresh");
+    fs::create_dir(&tree).expect("fresh");
+    fs::write(tree.join(named(b"\xff")), "bad").expect("fresh");
+    for (path, at) in [(&directory, "b\u{fffd}d"), (&file, "b\u{fffd}d"), (&link, "l\u{fffd}nk")] {
+        for hash in [None, Some("--only-hash")] {
+            let add = ["add".as_ref(), path.as_os_str()].into_iter().chain(hash.map(std::ffi::OsStr::new));
+            let message = node.run_json(add).failure(1, "failed");
+            assert!(message.contains(&format!("{at}: its name is not UTF-8; rename it; nothing was")), "{message}");
+        }
+    }
+    // A directory is read all the same, for what is wrong in it.
+    let message = node.run_json(["add".as_ref(), tree.as_os_str()]).failure(1, "failed");
+    assert!(message.contains("2 things in ") && message.matches("its name is not UTF-8").count() == 2, "{message}");
+    nothing_came_of_it(&node);
+    // Only its own name counts, which a directory above it does not change; and bytes can be added without any.
+    let below = tree.join("fine");
+    fs::write(&below, "fine").expect("fresh");
+    node.run_json(["add".as_ref(), below.as_os_str()]).ok();
+    let names: Vec<String> = node.json_lines(["ls"]).iter().map(|line| text(&line["name"])).collect();
+    assert_eq!(names, ["fine"]);
 }
 
 fn a_changing_file() {

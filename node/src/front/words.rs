@@ -39,6 +39,8 @@ impl From<ReadError> for Error {
             ReadError::UnknownName(_) => {
                 Self::not_found(message).hint("`p2p-node ls` shows what there is; a CID works without a name")
             }
+            ReadError::OnlyLabel { .. } => Self::not_found(message)
+                .hint("what has no name goes by its CID; `p2p-node add --name` publishes under a name"),
             ReadError::UnknownRoot(_) => Self::not_found(message).hint("`p2p-node ls` shows what there is"),
             ReadError::Removal { .. } => {
                 Self::not_found(message).hint("`p2p-node history` shows which versions are kept")
@@ -54,6 +56,7 @@ impl From<ReadError> for Error {
             }
             ReadError::OneVersion(_) => Self::usage(message)
                 .hint("earlier versions go with `p2p-node add --keep`, all of them with `p2p-node rm NAME`"),
+            ReadError::OneOfHistory { name, .. } => Self::usage(message).hint(format!("run `p2p-node history {name}`")),
             ReadError::Foreign { .. } => {
                 Self::refused(message).hint("run the same command on the machine that published it")
             }

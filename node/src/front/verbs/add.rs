@@ -42,7 +42,8 @@ impl Verb for AddRequest {
         async move {
             let (rooms, began) = (node.rooms(), Instant::now());
             check(rooms, &options)?;
-            let label = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+            // A name that is no text is refused when it is read.
+            let label = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
             let read = read_options(options.chunker, options.preserve);
             let ingested = rooms.ingest.add_path(&path, &shown, wish(rooms, &options), read, &call.progress).await?;
             Ok(one(conclude(rooms, ingested, &options, label, shown, began).await?))

@@ -26,7 +26,7 @@ impl Verb for HistoryRequest {
     fn answer(self, node: Node, _: Call) -> Answering<VersionLine> {
         async move {
             let rooms = node.rooms();
-            let versions = settled(rooms, || rooms.inspect.history(&self.reference)).await?;
+            let versions = settled(rooms, &self.reference, || rooms.inspect.history(&self.reference)).await?;
             let locate = rooms.locate.clone();
             Ok(many(versions.into_iter().map(move |version| line(&version, &locate))))
         }

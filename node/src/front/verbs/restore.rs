@@ -35,7 +35,7 @@ impl Verb for RestoreRequest {
     fn answer(self, node: Node, _: Call) -> Answering<Changed> {
         async move {
             let rooms = node.rooms();
-            let named = settled(rooms, || rooms.inspect.to_restore(&self.reference)).await?;
+            let named = settled(rooms, &self.reference, || rooms.inspect.to_restore(&self.reference)).await?;
             Ok(stream::iter(named).then(move |named| restore(node.clone(), named)).boxed())
         }
         .boxed()

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answering, Call, Verb, ls::shown_name, publish};
 use crate::{
-    error::{Error, Result},
+    error::Result,
     node::{Node, Rooms},
     report::Changed,
     service::inspect::{Named, ReadError},
@@ -29,7 +29,7 @@ impl Verb for RmRequest {
             let mut all: Vec<Named> = Vec::new();
             // All of them are looked up first: where one cannot be removed, nothing is.
             for reference in &self.references {
-                for named in settled(rooms, || rooms.inspect.to_remove(reference)).await? {
+                for named in settled(rooms, reference, || rooms.inspect.to_remove(reference)).await? {
                     if all.iter().all(|other| other.key() != named.key()) {
                         all.push(named);
                     }
@@ -50,11 +50,18 @@ async fn remove(node: Node, named: Named) -> Result<Changed> {
 }
 
 /// Looks again once the catalogue of the peers is here, where there is nothing to be found before.
-pub(super) async fn settled<T>(rooms: &Rooms, find: impl Fn() -> Result<T, ReadError>) -> Result<T> {
+pub(super) async fn settled<T>(
+    rooms: &Rooms,
+    reference: &str,
+    find: impl Fn() -> Result<T, ReadError>,
+) -> Result<T> {
     match find() {
         Err(ReadError::UnknownName(_) | ReadError::UnknownRoot(_) | ReadError::NoVersion { .. }) => {
             rooms.inspect.settled().await;
-            find().map_err(Error::from)
+            match find() {
+                Ok(found) => Ok(found),
+                Err(why) => Err(rooms.inspect.labelled(reference, why).await.into()),
+            }
         }
         found => Ok(found?),
     }

@@ -5,7 +5,7 @@
 //! At most [`OPEN_DIRECTORIES`] + 3 files are open: deeper directories are closed and reopened as `..` of their child.
 
 use std::{
-    ffi::CString,
+    ffi::{CString, OsStr},
     fs::File,
     io::Read as _,
     os::{
@@ -196,13 +196,21 @@ impl TreeReader {
     /// Begins an entry of the directory that is read now, or what the user named.
     fn begin(&mut self, raw: CString, kind: FileType, batch: &mut Batch) {
         let name = if self.frames.is_empty() {
+            // What its publication calls it.
+            if Path::new(OsStr::from_bytes(raw.to_bytes())).file_name().is_some_and(|name| name.to_str().is_none()) {
+                self.fault("", NOT_UTF8);
+                // A directory is read all the same, for what else is wrong.
+                if kind != FileType::Directory {
+                    return;
+                }
+            }
             String::new()
         } else {
             match raw.to_str() {
                 Ok(name) => name.to_owned(),
                 Err(_) => {
                     let name = raw.to_string_lossy().into_owned();
-                    return self.fault(&name, "its name is not UTF-8; rename it");
+                    return self.fault(&name, NOT_UTF8);
                 }
             }
         };
@@ -391,6 +399,7 @@ impl TreeReader {
 
 const OWN_DATA: &str = "it is this node's own data directory, which would then contain itself";
 const CHANGED: &str = "it changed while it was read";
+const NOT_UTF8: &str = "its name is not UTF-8; rename it";
 
 fn words(why: Errno) -> String {
     reason(&why.into())

@@ -22,6 +22,8 @@ pub enum ReadError {
     Ambiguous { name: String, choices: Vec<String> },
     #[error("nothing is published under the name {0}")]
     UnknownName(String),
+    #[error("nothing is published under the name {name}: it is only the label of {}", told(roots, *more))]
+    OnlyLabel { name: String, roots: Vec<Cid>, more: usize },
     #[error("nothing that is published has the root {0}")]
     UnknownRoot(Cid),
     #[error("version {version} of {name} is its removal, and has no content")]
@@ -36,6 +38,8 @@ pub enum ReadError {
     Inside(String),
     #[error("{0} names one version, and a name is removed as a whole")]
     OneVersion(String),
+    #[error("{reference} names one version, and a history is that of all which are kept")]
+    OneOfHistory { reference: String, name: String },
     #[error("{reference} was published by {}: nobody else can change it", publishers.join(", "))]
     Foreign { reference: String, publishers: Vec<String> },
     #[error("nothing of this node is current under {reference}: it has it only as {}", earlier.join(", "))]
@@ -87,6 +91,12 @@ fn short_of_answers(answered: usize, needed: usize, silent: &[String]) -> String
         (_, 0) => format!("{answered} of {peers}; no certain answer from {named}"),
         _ => format!("{answered} of {peers}; no certain answer from {named} and {more} more"),
     }
+}
+
+/// Some roots, and how many there are beside them.
+fn told(roots: &[Cid], more: usize) -> String {
+    let named = roots.iter().map(Cid::to_string).collect::<Vec<_>>().join(", ");
+    if more == 0 { named } else { format!("{named} and {more} more") }
 }
 
 /// The versions that are kept, as a sentence begins with them.

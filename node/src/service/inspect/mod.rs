@@ -2,6 +2,7 @@
 
 mod check;
 mod error;
+mod label;
 mod listed;
 mod measure;
 mod own;
@@ -112,7 +113,10 @@ impl Inspect {
         let meaning = match resolve::mean(reference, &self.catalogue) {
             Err(ReadError::UnknownName(_) | ReadError::NoVersion { .. }) => {
                 self.settled().await;
-                resolve::mean(reference, &self.catalogue).map_err(|why| self.found_nothing(reference, why))?
+                match resolve::mean(reference, &self.catalogue) {
+                    Ok(meant) => meant,
+                    Err(why) => return Err(self.labelled(reference, self.found_nothing(reference, why)).await),
+                }
             }
             meant => meant?,
         };

@@ -85,13 +85,20 @@ impl Inspect {
     ///
     /// # Errors
     ///
-    /// A malformed reference, one with a path; nothing of that name or root; several publishers.
+    /// A malformed reference, one with a path or a version; nothing of that name or root; several publishers.
     pub fn history(&self, reference: &str) -> Result<Vec<Publication>> {
         let what = whole(reference)?;
         let mut found = self.find(&what);
         // Who removed it leaves the name to those that have it.
         if found.iter().any(|entry| !entry.removed) {
             found.retain(|entry| !entry.removed);
+        }
+        if let (What::Name { peer, text }, true) = (&what, found.is_empty())
+            && let Some((name, _)) = versioned(text)
+            && !self.find(&What::Name { peer: *peer, text: name.to_owned() }).is_empty()
+        {
+            let name = peer.map_or_else(|| name.to_owned(), |peer| format!("{peer}/{name}"));
+            return Err(ReadError::OneOfHistory { reference: reference.to_owned(), name });
         }
         match (found.as_slice(), what) {
             ([], what) => Err(self.found_nothing(reference, unknown(reference, &what))),
