@@ -47,7 +47,7 @@ use crate::{
         wanted::Wanted,
         worker::{Layer, Work, Workers},
     },
-    settings::{DEFAULT_PORT, Settings},
+    settings::{DEFAULT_PORT, DEFAULT_REPLICAS, Settings},
     store::{Store, StoreError},
 };
 
@@ -80,6 +80,22 @@ pub struct Site<'a> {
     pub data_dir: Option<&'a Path>,
     /// Of all chance in the services: the same seed, on the same network, gives the same run.
     pub seed: u64,
+}
+
+impl<'a> Site<'a> {
+    /// Of the default settings: a node without a label or a directory, which does not read again what it has.
+    pub fn new(network_name: &'a str, seed: u64) -> Self {
+        Self {
+            network_name,
+            label: Label::default(),
+            replicas: DEFAULT_REPLICAS,
+            duty: duty::Settings::default(),
+            scrub_period: Duration::ZERO,
+            limits: Limits::default(),
+            data_dir: None,
+            seed,
+        }
+    }
 }
 
 /// Why a node does not start, or does not stop cleanly.

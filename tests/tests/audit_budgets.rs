@@ -57,16 +57,7 @@ impl World {
         let fabric = Fabric::new(1, Topology::Full, Link::LAN);
         let keypair = keypair(0);
         let network = fabric.join(keypair.public().to_peer_id());
-        let site = Site {
-            network_name: NETWORK,
-            label: Default::default(),
-            replicas: 3,
-            duty: Default::default(),
-            scrub_period: Duration::ZERO,
-            limits: Default::default(),
-            data_dir: None,
-            seed: 0,
-        };
+        let site = Site::new(NETWORK, 0);
         let node = Rooms::build(network, Store::in_memory(1 << 30), keypair, site).await.expect("the rooms stand");
         eventually("it knows who is in view", 5 * MINUTE, || node.audit.standing().is_some()).await;
         Self { fabric, node, peers: 0 }

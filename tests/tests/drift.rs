@@ -51,16 +51,7 @@ async fn alone(seed: u64) -> Alone {
 }
 
 fn site(seed: u64) -> Site<'static> {
-    Site {
-        network_name: "drift",
-        label: Default::default(),
-        replicas: 3,
-        duty: Default::default(),
-        scrub_period: Duration::ZERO,
-        limits: Default::default(),
-        data_dir: None,
-        seed,
-    }
+    Site::new("drift", seed)
 }
 
 async fn with(seed: u64, chunks: u32) -> Alone {

@@ -71,16 +71,7 @@ impl Net {
         let number = self.order.len() as u64;
         let keypair = keypair(number);
         let peer = keypair.public().to_peer_id();
-        let site = Site {
-            network_name: "freeing",
-            label: Default::default(),
-            replicas: self.copies,
-            duty: self.settings,
-            scrub_period: Duration::ZERO,
-            limits: Default::default(),
-            data_dir: None,
-            seed: number,
-        };
+        let site = Site { replicas: self.copies, duty: self.settings, ..Site::new("freeing", number) };
         let rooms = Rooms::build(self.fabric.join(peer), Store::in_memory(capacity), keypair, site);
         self.nodes.insert(peer, rooms.await.expect("the rooms stand"));
         self.order.push(peer);

@@ -206,16 +206,7 @@ impl Run {
         // Pushes and comparisons alone: gossip would hide what they miss.
         self.fabric.mute(self.nodes[number].peer);
         self.cut();
-        let site = Site {
-            network_name: "simulation",
-            replicas: K,
-            limits: Default::default(),
-            duty: Default::default(),
-            data_dir: None,
-            label: Default::default(),
-            scrub_period: Default::default(),
-            seed: u64::from(self.starts),
-        };
+        let site = Site { replicas: K, ..Site::new("simulation", u64::from(self.starts)) };
         let store = self.nodes[number].store.clone();
         let rooms = Rooms::build(network, store, keypair(number as u64), site).await.expect("the rooms stand");
         self.nodes[number].rooms = Some(rooms);

@@ -42,17 +42,7 @@ fn peer(number: u64) -> PeerId {
 
 /// Node 0, whose log begins with its identity, in a network of others.
 async fn start(fabric: &Fabric, store: &Store) -> Rooms {
-    let site = Site {
-        network_name: NETWORK,
-        label: Default::default(),
-        replicas: 3,
-        duty: Default::default(),
-        scrub_period: Duration::ZERO,
-        limits: Default::default(),
-        data_dir: None,
-        seed: 0,
-    };
-    Rooms::build(fabric.join(peer(0)), store.clone(), keypair(0), site).await.expect("the rooms stand")
+    Rooms::build(fabric.join(peer(0)), store.clone(), keypair(0), Site::new(NETWORK, 0)).await.expect("the rooms stand")
 }
 
 /// Asks a node as a storing peer that knows of `members`.

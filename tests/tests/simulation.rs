@@ -124,16 +124,8 @@ impl Simulation {
     }
 
     fn site(&self) -> Site<'static> {
-        Site {
-            network_name: "simulation",
-            label: Default::default(),
-            replicas: K,
-            duty: duty::Settings { grace: self.grace, ..Default::default() },
-            scrub_period: Default::default(),
-            limits: Default::default(),
-            data_dir: None,
-            seed: self.order.len() as u64,
-        }
+        let duty = duty::Settings { grace: self.grace, ..Default::default() };
+        Site { replicas: K, duty, ..Site::new("simulation", self.order.len() as u64) }
     }
 
     /// Waits until every node has been greeted by so many others.

@@ -59,9 +59,7 @@ async fn two(first: Dialect, second: Dialect) -> [Node; 2] {
     let mut nodes = Vec::new();
     for (swarm, dialect) in swarms.into_iter().zip([first, second]) {
         let network = swarm.network.clone().speaking(dialect);
-        let (label, duty, scrub_period, limits) = Default::default();
-        let site =
-            Site { network_name: NETWORK, label, replicas: 2, duty, scrub_period, limits, data_dir: None, seed: 1 };
+        let site = Site { replicas: 2, ..Site::new(NETWORK, 1) };
         let store = Store::in_memory(64 << 20);
         let rooms = Rooms::build(network.clone(), store, swarm.keypair(), site).await.expect("the rooms stand");
         nodes.push(Node { rooms, network, keypair: swarm.keypair(), _driver: swarm.driver });
