@@ -289,6 +289,9 @@ pub struct Status {
     /// eight times as long as the repair delay.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cautious: bool,
+    /// The catalogue has no room for all that is published: what it refused is not listed here, and its chunks are not kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub catalogue_full: bool,
     /// It has all that was settled under names without it, so that what it says counts for `--fresh`.
     #[serde(default)]
     pub complete: bool,

@@ -22,8 +22,17 @@ use crate::{
 pub const NONCE_BYTES: usize = 32;
 /// Bytes of a proof: half of a BLAKE3 hash; nobody has more than one try.
 pub const PROOF_BYTES: usize = 16;
+/// Stands for the fingerprint of a catalogue that has no room for all that is published: it differs for good from others,
+/// and what those list besides is no reason to compare nothing. No set has this fingerprint, as far as anybody can find.
+pub const OVERFLOWED: Fingerprint = Fingerprint([0; 16]);
 /// What the key of a proof is derived under.
 const PROOF_CONTEXT: &str = "p2p-node 2026 proof of possession";
+
+/// Whether two sides list the same, or differ because one of them has no room for the rest: then whatever one of them lists
+/// and the other does not keep is lacking there, as long as that is so, and others have to hold it.
+pub fn is_comparable(one: Fingerprint, other: Fingerprint) -> bool {
+    one == other || one == OVERFLOWED || other == OVERFLOWED
+}
 
 /// What a proof is bound to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,6 +120,13 @@ mod tests {
             assert_ne!(other.proof(b"a chunk"), proof);
         }
         assert_ne!(challenge.proof(b"a chunk "), proof);
+    }
+
+    #[test]
+    fn catalogues_are_comparable_where_they_are_equal_or_one_has_no_room() {
+        let [one, other] = [Fingerprint([1; 16]), Fingerprint([2; 16])];
+        assert!(is_comparable(one, one) && !is_comparable(one, other));
+        assert!(is_comparable(OVERFLOWED, one) && is_comparable(one, OVERFLOWED));
     }
 
     proptest! {

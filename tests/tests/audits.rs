@@ -21,7 +21,7 @@ use p2p_node::{
 use p2p_protocol::{
     Chunk, Cid, Codec, Key, Multihash,
     audit::{Challenge, NONCE_BYTES, PROOF_BYTES},
-    catalogue::Kind,
+    catalogue::{Kind, Limits},
     chunker::ChunkerKind,
     duty::{self, Audited},
     manifest::Entry,
@@ -49,6 +49,8 @@ const SMALL: u64 = 1_380_000;
 struct Net {
     fabric: Fabric,
     settings: duty::Settings,
+    /// Of the catalogues of those that join from now on.
+    limits: Limits,
     nodes: BTreeMap<PeerId, Rooms>,
     order: Vec<PeerId>,
 }
@@ -56,7 +58,7 @@ struct Net {
 impl Net {
     fn new(seed: u64, settings: duty::Settings) -> Self {
         let fabric = Fabric::new(seed, Topology::Full, Link::LAN);
-        Self { fabric, settings, nodes: BTreeMap::new(), order: Vec::new() }
+        Self { fabric, settings, limits: Limits::default(), nodes: BTreeMap::new(), order: Vec::new() }
     }
 
     /// One more node; `change`: what becomes of its network's handle.
@@ -65,16 +67,7 @@ impl Net {
         let keypair = keypair(number);
         let peer = keypair.public().to_peer_id();
         let network = change(self.fabric.join(peer));
-        let site = Site {
-            network_name: NETWORK,
-            label: Default::default(),
-            replicas: K as u8,
-            duty: self.settings,
-            scrub_period: Duration::ZERO,
-            limits: Default::default(),
-            data_dir: None,
-            seed: number,
-        };
+        let site = Site { replicas: K as u8, duty: self.settings, limits: self.limits, ..Site::new(NETWORK, number) };
         let rooms = Rooms::build(network, Store::in_memory(capacity), keypair, site).await.expect("the rooms stand");
         self.nodes.insert(peer, rooms);
         self.order.push(peer);
@@ -235,6 +228,45 @@ async fn a_cached_copy_is_given_up_only_when_room_is_needed_and_the_k_proved_the
         assert_eq!(lost, None, "a copy went that one of the k could not prove");
     }
     assert!(hashes.iter().filter(|hash| truth(hash, &all, K).contains(&small)).all(|hash| net.holds(&small, hash)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn neighbours_compare_though_one_has_no_room_to_list_all_and_others_hold_what_it_does_not_keep() {
+    let mut net = Net::new(7, duty::Settings { grace: HOUR, ..Default::default() });
+    net.join(5).await;
+    net.limits = Limits::of(16);
+    net.join(1).await;
+    net.acquainted().await;
+    let (adder, small) = (&net.nodes[&net.order[0]], net.order[5]);
+    let mut random = StdRng::seed_from_u64(7);
+    for _ in 0..12 {
+        let mut content = vec![0; FILE / 20];
+        random.fill(&mut content[..]);
+        add(adder, content).await;
+    }
+    let hashes: Vec<Multihash> =
+        adder.store.scan(None, 10_000).expect("it reads").iter().map(|entry| entry.cid.hash).collect();
+    let (all, others) = (net.all(), net.order[..5].to_vec());
+    assert!(net.placed(&hashes, &all));
+    let lists = |peer: &PeerId| net.nodes[peer].catalogue.standing();
+    eventually("it lists what it has room for", HOUR, || lists(&small).0 == 8 && lists(&others[1]).0 == 12).await;
+    // What it does not list it was given all the same, and frees after the grace.
+    let share: Vec<Multihash> = hashes.iter().copied().filter(|hash| truth(hash, &all, K).contains(&small)).collect();
+    let lost =
+        |net: &Net| -> Vec<Multihash> { share.iter().copied().filter(|hash| !net.holds(&small, hash)).collect() };
+    eventually("it frees what it does not list", 3 * HOUR, || lost(&net).len() > 20).await;
+    let lost = lost(&net);
+    assert!(lost.len() < share.len(), "and keeps what it lists");
+    let next: Vec<(Multihash, BTreeSet<PeerId>)> = lost.iter().map(|hash| (*hash, truth(hash, &others, K))).collect();
+    let made = |net: &Net| next.iter().all(|(hash, peers)| peers.iter().all(|peer| net.holds(peer, hash)));
+    eventually("the next in line have a copy of each", 3 * HOUR, || made(&net)).await;
+    // All of them compare with it, and it with them.
+    let compared = |net: &Net, peer: &PeerId| net.nodes[peer].audit.figures().compared;
+    let before: Vec<u64> = all.iter().map(|peer| compared(&net, peer)).collect();
+    net.nodes.iter().filter(|(peer, _)| **peer != small).for_each(|(peer, _)| assert!(compared(&net, peer) > 0));
+    sleep(7 * HOUR).await;
+    let gained: Vec<u64> = all.iter().zip(&before).map(|(peer, before)| compared(&net, peer) - before).collect();
+    assert!(gained.iter().all(|gained| *gained >= 5), "each with each other within six hours: {gained:?}");
 }
 
 /// What a liar says for proofs: by the nonce, for so many chunks.

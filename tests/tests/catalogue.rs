@@ -140,7 +140,9 @@ fn versions_are_kept_read_and_brought_back() {
 
     // One version has no history of its own.
     let (name, peer) = ("notes".to_owned(), cluster[0].peer_id());
-    for (reference, whole) in [("notes@6".to_owned(), name.clone()), (format!("{peer}/notes@1"), format!("{peer}/notes"))] {
+    for (reference, whole) in
+        [("notes@6".to_owned(), name.clone()), (format!("{peer}/notes@1"), format!("{peer}/notes"))]
+    {
         let output = cluster[1].run_json(["history", &reference]);
         assert!(output.stderr.contains(&format!("p2p-node history {whole}`")), "{output}");
         assert!(output.failure(2, "usage").contains(&reference));

@@ -165,6 +165,38 @@ fn a_full_share_is_refused_before_the_add_begins() {
     assert!(message.contains("--catalogue-entries") && message.contains("16"), "{message}");
 }
 
+#[test]
+fn a_catalogue_that_has_no_room_for_what_others_publish_says_so() {
+    let small = NODE.daemon().arguments(["--catalogue-entries", "16"]).start();
+    let other = NODE.daemon().bootstrap(&small).start();
+    let work = Scratch::new("no-room");
+    let listed = |count: usize| {
+        until("the small one lists what it has room for", PATIENCE, || {
+            let listed = small.json_lines(["ls"]).len();
+            check(listed == count, format!("{listed} entries"))
+        });
+    };
+    for number in 0..9 {
+        if number == 8 {
+            listed(8);
+            assert!(small.json(["status"])["catalogue_full"].is_null());
+            assert!(!small.run(["status"]).ok().text().contains("Catalogue"));
+        }
+        let file = work.join(format!("file {number}"));
+        fs::write(&file, format!("file {number}")).expect("it is ours");
+        // The small one does not confirm the last of them.
+        other.run_json(["add", utf8(&file)]);
+    }
+    until("it has met one that it cannot list", PATIENCE, || {
+        let status = small.json(["status"]);
+        check(status["catalogue_full"] == true, format!("{status}"))
+    });
+    listed(8);
+    assert!(small.run(["status"]).ok().text().contains("Catalogue   full: some of what others publish"));
+    assert!(small.log().contains("no room for all that is published"), "{}", small.log());
+    assert!(other.json(["status"])["catalogue_full"].is_null());
+}
+
 /// What the many publications of [`a_million_entries`] are of.
 const CONTENT: &[u8; 8] = b"constant";
 

@@ -133,7 +133,8 @@ fn no_text() {
     let directory = work.join("inside");
     fs::create_dir(&directory).expect("fresh");
     fs::write(directory.join(named(b"b\xffd")), "bad").expect("fresh");
-    let (file, link, tree) = (work.join(named(b"b\xffd")), work.join(named(b"l\xffnk")), work.join(named(b"tr\xff\xff")));
+    let (file, link, tree) =
+        (work.join(named(b"b\xffd")), work.join(named(b"l\xffnk")), work.join(named(b"tr\xff\xff")));
     fs::write(&file, "bad").expect("fresh");
     symlink("b", &link).expect("fresh");
     fs::create_dir(&tree).expect("fresh");

@@ -158,6 +158,11 @@ impl Catalogue {
         self.ledger.map().ids().fingerprint(&(Bound::START..Bound::End))
     }
 
+    /// Whether something was refused, or gave way, for want of room since the start.
+    pub fn has_overflowed(&self) -> bool {
+        self.ledger.map().has_overflowed()
+    }
+
     /// These are storing peers that this node knows: what they publish does not give way to what strangers do.
     pub fn know(&self, peers: impl IntoIterator<Item = PeerId>) {
         self.ledger.know(peers);

@@ -28,9 +28,10 @@ fn who_has_most_gives_way_first() {
         assert!(room(&catalogue, root));
         catalogue.merge(sign(1, None, root, 1, 1));
     }
-    assert!(!room(&catalogue, 5));
+    assert!(!room(&catalogue, 5) && !catalogue.has_overflowed());
     let full = catalogue.merge(sign(1, None, 5, 1, 1));
     assert!(full.outcome == Outcome::Beyond || full.dropped.len() == 1 && full.dropped[0].for_room);
+    assert!(catalogue.has_overflowed());
     catalogue.merge(sign(2, None, 0, 1, 1));
     let third = catalogue.merge(sign(3, None, 0, 1, 1));
     assert_eq!((third.outcome, third.dropped.len()), (Outcome::Taken { current: true, previous: None }, 1));

@@ -216,6 +216,12 @@ impl Catalogue {
         self.shares.subtract(publisher, 1);
     }
 
+    /// Whether something gave way or was refused for want of room since the start: then it differs for good from the
+    /// catalogues of those that have more room, or other entries that never give way.
+    pub fn has_overflowed(&self) -> bool {
+        self.shares.have_overflowed()
+    }
+
     /// Whether a publication of `version` and `floor` under a key is within the share of its publisher, so that none of the
     /// publisher's others gives way to it.
     pub fn has_room(&self, publisher: &PeerId, key: &EntryKey, version: u64, floor: u64) -> bool {

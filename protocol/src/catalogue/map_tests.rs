@@ -47,6 +47,10 @@ impl Whole {
         self.map.has_room(publisher, key, version, floor)
     }
 
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.map.has_overflowed()
+    }
+
     pub(super) fn get(&self, publisher: &PeerId, key: &EntryKey) -> Option<Publication> {
         self.map.get(publisher, key, &self.kept)
     }

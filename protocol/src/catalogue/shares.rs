@@ -54,6 +54,8 @@ pub(super) struct Shares {
     /// Those of a higher class than strangers. As many as the caller names.
     classes: BTreeMap<Publisher, Class>,
     len: usize,
+    /// Something gave way since the start.
+    overflowed: bool,
     strangers: Tier,
     known: Tier,
 }
@@ -91,6 +93,11 @@ impl Shares {
     /// How many entries stand.
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether something gave way for want of room since the start.
+    pub(super) fn have_overflowed(&self) -> bool {
+        self.overflowed
     }
 
     pub(super) fn class(&self, publisher: &Publisher) -> Class {
@@ -188,6 +195,7 @@ impl Shares {
                 None => break,
             }
         }
+        self.overflowed |= !gone.is_empty();
         gone
     }
 

@@ -153,9 +153,10 @@ fn status_and_peers() {
             work: vec![Work { name: "w".into(), state: "working".into(), done: 1, total: None, rate: Some(0.5) }],
             draining: true,
             cautious: true,
+            catalogue_full: true,
             complete: true,
         },
-        r#"{"peer_id":"12D3","label":"nas","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"duty":8,"missing":9,"under_replicated":6,"in_flight":7,"eta_seconds":1.5},"damaged":10,"transfers":{"sent_bytes":8,"received_bytes":9},"work":[{"name":"w","state":"working","done":1,"total":null,"rate":0.5}],"draining":true,"cautious":true,"complete":true}"#,
+        r#"{"peer_id":"12D3","label":"nas","listen":["/ip4/127.0.0.1/tcp/1/p2p/12D3"],"network":"main","version":"0.1.0","uptime":1.5,"peers":1,"known_peers":2,"chunks":3,"bytes":4,"capacity":5,"replication":{"factor":3,"duty":8,"missing":9,"under_replicated":6,"in_flight":7,"eta_seconds":1.5},"damaged":10,"transfers":{"sent_bytes":8,"received_bytes":9},"work":[{"name":"w","state":"working","done":1,"total":null,"rate":0.5}],"draining":true,"cautious":true,"catalogue_full":true,"complete":true}"#,
     );
     let mut peer = PeerLine {
         peer_id: "12D3".into(),

@@ -50,6 +50,10 @@ fn page(status: &Status) -> String {
         1 => rows.push(("Damaged", "1 chunk, which is being fetched again".to_owned())),
         some => rows.push(("Damaged", format!("{some} chunks, which are being fetched again"))),
     }
+    if status.catalogue_full {
+        let full = "full: some of what others publish is not listed here, nor kept; --catalogue-entries makes room";
+        rows.push(("Catalogue", full.to_owned()));
+    }
     if !status.complete {
         // Of a network that is older than ten minutes, or of a machine that lost its disk: it passes by itself.
         rows.push(("Names", "not all that others know is here yet: its word does not count for --fresh".to_owned()));
@@ -136,6 +140,7 @@ mod tests {
             ],
             draining: true,
             cautious: true,
+            catalogue_full: true,
             complete: false,
         });
         assert_eq!(
@@ -145,6 +150,7 @@ mod tests {
              Peers       4 connected, 3 could take a chunk\nChunks      12, 1.0 MiB of 1.0 GiB\n\
              Copies      3 wanted; 2 chunks here have too few copies; 1 being made\n\
              Away        over a third of the peers that store: they are waited for eight times as long\n\
+             Catalogue   full: some of what others publish is not listed here, nor kept; --catalogue-entries makes room\n\
              Names       not all that others know is here yet: its word does not count for --fresh\nTransfers   1 B sent, 2 B received\n\
              Work        compact: working, 3 of 12, 1.5 a second\n\
              \x20           scrub: working, 3.0 MiB of 12.0 MiB, 1.0 MiB a second\n"

@@ -50,11 +50,7 @@ async fn remove(node: Node, named: Named) -> Result<Changed> {
 }
 
 /// Looks again once the catalogue of the peers is here, where there is nothing to be found before.
-pub(super) async fn settled<T>(
-    rooms: &Rooms,
-    reference: &str,
-    find: impl Fn() -> Result<T, ReadError>,
-) -> Result<T> {
+pub(super) async fn settled<T>(rooms: &Rooms, reference: &str, find: impl Fn() -> Result<T, ReadError>) -> Result<T> {
     match find() {
         Err(ReadError::UnknownName(_) | ReadError::UnknownRoot(_) | ReadError::NoVersion { .. }) => {
             rooms.inspect.settled().await;

@@ -64,6 +64,7 @@ fn status(node: &Node) -> Status {
         work: rooms.workers.list().iter().map(work).collect(),
         draining: rooms.keep.is_leaving(),
         cautious: health.cautious,
+        catalogue_full: rooms.catalogue.has_overflowed(),
         complete: rooms.sync.is_complete(),
     }
 }

@@ -18,7 +18,7 @@ use std::{
 
 use p2p_protocol::{
     Key, Multihash, PeerId,
-    audit::{Challenge, Common, PROOF_BYTES},
+    audit::{Challenge, Common, OVERFLOWED, PROOF_BYTES},
     duty::{Audited, reach::Reach},
     manifest::Entry,
     ranking::Ranking,
@@ -242,9 +242,9 @@ impl Shared {
         lock(&self.standing).clone()
     }
 
-    /// The fingerprint of the catalogue as it is now.
+    /// The fingerprint of the catalogue as it is now, or that it has no room for all.
     fn catalogue_print(&self) -> Fingerprint {
-        self.catalogue.fingerprint()
+        if self.catalogue.has_overflowed() { OVERFLOWED } else { self.catalogue.fingerprint() }
     }
 
     /// Asks something of what is in a range, away from the async tasks.

@@ -8,7 +8,7 @@ use std::{
 use futures::{FutureExt as _, future::BoxFuture};
 use p2p_protocol::{
     Multihash, PeerId,
-    audit::{Challenge, PROOF_BYTES},
+    audit::{Challenge, PROOF_BYTES, is_comparable},
     bucket::Bucket,
     reconcile::{Fingerprint, respond},
     wire::{
@@ -150,7 +150,7 @@ async fn compared(
     let apart = Frame::Compared { missing, message: None };
     let Some(standing) = shared.standing() else { return Ok(apart) };
     let common = Arc::new(standing.common(&peer, &shared.network.local()));
-    if shared.catalogue_print() != catalogue || common.fingerprint() != range {
+    if !is_comparable(shared.catalogue_print(), catalogue) || common.fingerprint() != range {
         return Ok(apart);
     }
     let message = message.clone();

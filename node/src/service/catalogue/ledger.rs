@@ -441,7 +441,14 @@ impl Ledger {
 
     fn merge_into(&self, state: &mut State, signed: &SignedPublication) -> Merged {
         let State { map, pending, .. } = state;
+        let overflowed = map.has_overflowed();
         let Merge { outcome, dropped } = map.merge(signed, &self.lookup(pending));
+        if !overflowed && map.has_overflowed() {
+            tracing::warn!(
+                entries = map.len(),
+                "the catalogue has no room for all that is published: the rest is not listed here, and its chunks are not kept"
+            );
+        }
         let publication = signed.publication();
         // One of the same version is overwritten.
         let gone = dropped.iter().map(|other| other.key).filter(|key| *key != publication.version_key()).collect();
