@@ -6,6 +6,7 @@
 
 mod confirm;
 mod fresh;
+mod refused;
 mod session;
 
 use std::{
@@ -36,6 +37,7 @@ use crate::{
     runner::{self, World, now},
 };
 use fresh::Circle;
+use refused::Refused;
 use session::{Budget, Summary};
 
 /// Ends of served sessions that may wait for the scheduler to note them; one that is lost costs a session.
@@ -57,6 +59,7 @@ pub struct Sync {
     compared: broadcast::Sender<Compared>,
     asked: mpsc::Sender<PeerId>,
     circle: Arc<Circle>,
+    refused: Arc<Refused>,
     blocking: Blocking,
 }
 
@@ -101,6 +104,7 @@ pub async fn start(
         why: Box::new(why),
     })?;
     let (served, serves) = mpsc::channel(SERVED_WAITING);
+    let refused = Arc::new(Refused::new());
     let (compared, (asked, asks)) = (broadcast::Sender::new(COMPARED), mpsc::channel(COMPARED));
     let serving = Serving {
         ledger: ledger.clone(),
@@ -120,6 +124,7 @@ pub async fn start(
         compared: compared.clone(),
         asked,
         circle,
+        refused: refused.clone(),
         blocking: blocking.clone(),
     };
     let introducing = handle.clone();
@@ -129,7 +134,20 @@ pub async fn start(
         let sessions = FuturesUnordered::new();
         runner::run(
             machine,
-            Sessions { ledger, blocking, network, protocol, peers, serves, compared, asks, sessions, began: 0, work },
+            Sessions {
+                ledger,
+                refused,
+                blocking,
+                network,
+                protocol,
+                peers,
+                serves,
+                compared,
+                asks,
+                sessions,
+                began: 0,
+                work,
+            },
         )
     });
     Ok(handle)
@@ -138,6 +156,7 @@ pub async fn start(
 /// The machine's world: the peer table, what is new in the ledger, and the sessions that this node opened.
 struct Sessions {
     ledger: Arc<Ledger>,
+    refused: Arc<Refused>,
     blocking: Blocking,
     network: Network,
     protocol: Spoken,
@@ -156,9 +175,10 @@ impl World<CatchUp> for Sessions {
     fn act(&mut self, Output::Open(peer): Output) {
         self.began += 1;
         let (ledger, network, protocol) = (self.ledger.clone(), self.network.clone(), self.protocol.clone());
-        let (blocking, compared, begun) = (self.blocking.clone(), self.compared.clone(), now());
+        let (blocking, refused) = (self.blocking.clone(), self.refused.clone());
+        let (compared, begun) = (self.compared.clone(), now());
         let session = async move {
-            let outcome = open(&ledger, &blocking, &network, peer, &protocol).await;
+            let outcome = open(&ledger, &refused, &blocking, &network, peer, &protocol).await;
             if outcome.is_ok() {
                 // Nobody may be listening.
                 let _ = compared.send(Compared { peer, begun });
@@ -192,6 +212,7 @@ impl World<CatchUp> for Sessions {
 
 async fn open(
     ledger: &Arc<Ledger>,
+    refused: &Refused,
     blocking: &Blocking,
     network: &Network,
     peer: PeerId,
@@ -201,7 +222,8 @@ async fn open(
     let opening = tokio::time::timeout(OPENING, network.open_spoken(peer, protocol));
     let (version, stream) = opening.await.map_err(timeout)??;
     tracing::debug!(%peer, version, "a session of catch-up");
-    tokio::time::timeout(SESSION, session::catch_up(ledger, blocking, hello(network), stream)).await.map_err(timeout)?
+    let session = session::catch_up(ledger, (peer, refused), blocking, hello(network), stream);
+    tokio::time::timeout(SESSION, session).await.map_err(timeout)?
 }
 
 /// What this node's sessions begin with.

@@ -299,7 +299,7 @@ impl Sync {
         if !told.stores {
             return Ok(None);
         }
-        let compared = open(&self.ledger, &self.blocking, &self.network, peer, &self.protocol).await;
+        let compared = open(&self.ledger, &self.refused, &self.blocking, &self.network, peer, &self.protocol).await;
         match compared {
             Ok(_) => match self.circle.introduced(peer, told.complete).await {
                 Ok(()) => Ok(Some(told.complete)),

@@ -21,7 +21,7 @@ use p2p_protocol::{
 };
 use tokio::time::sleep;
 
-use super::fresh::Circle;
+use super::{fresh::Circle, refused::Refused};
 use crate::{
     net::Stream,
     runner::now,
@@ -62,9 +62,11 @@ type Asker = turns::Asker<Frame>;
 /// does not understand one of the two is asked for the other all the same.
 ///
 /// What each answer of the comparison shows to be missing is moved before the next is asked for, so that a session of any
-/// size holds no more than one answer lists, and one that breaks off leaves little to be done again.
+/// size holds no more than one answer lists, and one that breaks off leaves little to be done again. What either side
+/// `refused` of late is left where it is.
 pub(super) async fn catch_up(
     ledger: &Ledger,
+    (peer, refused): (PeerId, &Refused),
     blocking: &Blocking,
     own: Hello,
     stream: Stream,
@@ -78,9 +80,11 @@ pub(super) async fn catch_up(
             return Err(out_of_turn());
         };
         let step = initiator.handle(ledger.map().ids(), &response)?;
-        let (need, have) = initiator.take_found();
-        taking_part(pull(ledger, blocking, &mut asker, need, &mut summary).await)?;
-        taking_part(push(ledger, &mut asker, &have, &mut summary).await)?;
+        let (mut need, mut have) = initiator.take_found();
+        refused.leave_out(&ledger.local(), &mut need);
+        refused.leave_out(&peer, &mut have);
+        taking_part(pull(ledger, refused, blocking, &mut asker, need, &mut summary).await)?;
+        taking_part(push(ledger, (peer, refused), &mut asker, &have, &mut summary).await)?;
         match step {
             Step::Send(next) => message = next,
             Step::Done => break,
@@ -143,6 +147,7 @@ fn taking_part(outcome: Result<(), SessionError>) -> Result<(), SessionError> {
 /// Asks once for each of `need` that has not come by another way; while one answer is checked, the next is under way.
 async fn pull(
     ledger: &Ledger,
+    refused: &Refused,
     blocking: &Blocking,
     asker: &mut Asker,
     need: Vec<Id>,
@@ -169,7 +174,9 @@ async fn pull(
         if !asked.is_empty() {
             asker.say(&Frame::Want(asked.clone())).await?;
         }
-        summary.pulled += take(ledger, blocking, entries, Some(&answered)).await?.new;
+        let taken = take(ledger, blocking, entries, Some(&answered)).await?;
+        refused.note(&ledger.local(), taken.refused);
+        summary.pulled += taken.new;
         if asked.is_empty() {
             return Ok(());
         }
@@ -177,17 +184,28 @@ async fn pull(
 }
 
 /// Sends those of `have` that still stand.
-async fn push(ledger: &Ledger, asker: &mut Asker, have: &[Id], summary: &mut Summary) -> Result<(), SessionError> {
+async fn push(
+    ledger: &Ledger,
+    (peer, refused): (PeerId, &Refused),
+    asker: &mut Asker,
+    have: &[Id],
+    summary: &mut Summary,
+) -> Result<(), SessionError> {
     let mut have = have.iter().peekable();
     while have.peek().is_some() {
         let entries = standing(ledger, &mut have);
         if entries.is_empty() {
             break;
         }
+        let pushed: Vec<Id> = entries.iter().map(|entry| *blake3::hash(entry).as_bytes()).collect();
         let Frame::Taken(count) = asker.ask(&Frame::Push(entries)).await? else {
             return Err(out_of_turn());
         };
         summary.pushed += usize::from(count);
+        // It does not say which: the others stand there now, and are found no more.
+        if usize::from(count) < pushed.len() {
+            refused.note(&peer, pushed);
+        }
     }
     Ok(())
 }
@@ -219,7 +237,7 @@ pub(super) async fn answer(
                 Frame::Entries { answered: (asked - ids.len()) as u16, entries }
             }
             Ok(Frame::Push(entries)) => {
-                let Taken { new, standing } = take(ledger, blocking, entries, None).await?;
+                let Taken { new, standing, .. } = take(ledger, blocking, entries, None).await?;
                 summary.pulled += new;
                 // It says what is on disk; where that failed, nothing is known of any of it.
                 let kept = ledger.flushed().await.map_or(0, |()| standing);
@@ -259,12 +277,14 @@ fn standing<'a>(ledger: &Ledger, ids: &mut std::iter::Peekable<impl Iterator<Ite
 }
 
 /// What became of publications that were taken in.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Taken {
     /// How many did not stand before.
     new: usize,
     /// How many stand now.
     standing: usize,
+    /// Those that have no room here, or that only a later version can read.
+    refused: Vec<Id>,
 }
 
 /// Checks publications and takes them in. What only a later version can read is left out: it is nobody's fault. `wanted`:
@@ -291,11 +311,13 @@ async fn take(
         }
         new.push(entry);
     }
-    for checked in check(ledger.network_name(), blocking, new).await? {
+    let ids: Vec<Id> = new.iter().map(|entry| *blake3::hash(entry).as_bytes()).collect();
+    for (id, checked) in ids.into_iter().zip(check(ledger.network_name(), blocking, new).await?) {
         let signed = match checked {
             Ok(signed) => signed,
             Err(error) if error.is_unknown() => {
                 tracing::debug!(%error, "left out what only a later version can read");
+                taken.refused.push(id);
                 continue;
             }
             Err(error) => return Err(SessionError::Hostile(error.to_string())),
@@ -306,7 +328,8 @@ async fn take(
                 taken.standing += 1;
             }
             Outcome::Known => taken.standing += 1,
-            Outcome::Older | Outcome::Beyond => {}
+            Outcome::Beyond => taken.refused.push(id),
+            Outcome::Older => {}
         }
     }
     Ok(taken)
