@@ -88,11 +88,17 @@ struct Inner {
 
 impl Wanted {
     /// The table of `store`, as it was left, with the usual grace; [`make`](Self::make) makes one that is lost.
+    ///
+    /// # Errors
+    /// Where the index cannot be read.
     pub fn open(store: Store) -> Result<Self, StoreError> {
         Self::open_with(store, Settings::default().grace)
     }
 
     /// The same with a grace: how long what nothing lists is kept.
+    ///
+    /// # Errors
+    /// Where the index cannot be read.
     pub fn open_with(store: Store, grace: Duration) -> Result<Self, StoreError> {
         let keys = store.key_table();
         let note = keys.note(CLOCK)?;
@@ -123,6 +129,9 @@ impl Wanted {
 
     /// Makes the table from what is held, each chunk as if it had come now. `false`: the index was lost meanwhile, and there
     /// is no table yet. Blocks.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written.
     pub fn make(&self) -> Result<bool, StoreError> {
         let mut rebuild = self.inner.keys.rebuild()?;
         let (moment, generation) = (self.moment(), rebuild.generation());
@@ -152,6 +161,9 @@ impl Wanted {
     }
 
     /// [`Store::put`], noted as acknowledged now in the same commit.
+    ///
+    /// # Errors
+    /// Where the store fails, or has no room.
     pub async fn put(&self, chunk: Chunk) -> Result<Put, StoreError> {
         let _acknowledging = self.inner.acknowledging.read().await;
         if !self.is_made() {
@@ -175,6 +187,9 @@ impl Wanted {
 
     /// Notes those of these that are here as acknowledged now, on disk on return, and says which they are: none of them is
     /// freed between the look and the note.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written.
     pub async fn renew(&self, hashes: &[Multihash]) -> Result<Vec<bool>, StoreError> {
         let _acknowledging = self.inner.acknowledging.read().await;
         let held = hashes.iter().map(|hash| self.inner.store.entry(hash)).collect::<Result<Vec<_>, _>>()?;
@@ -192,6 +207,9 @@ impl Wanted {
 
     /// Which of these are not here, and how many are here and named by no pin: none of the others is given up or freed
     /// between the look and the answer.
+    ///
+    /// # Errors
+    /// Where the index cannot be read.
     pub async fn not_pinned(&self, entries: &[Entry]) -> Result<(Vec<Entry>, usize), StoreError> {
         let _acknowledging = self.inner.acknowledging.read().await;
         let (mut missing, mut unpinned) = (Vec::new(), 0);
@@ -207,6 +225,9 @@ impl Wanted {
 
     /// Up to [`SCAN_ROWS`] rows of a span, in key order, and whether those are all. A row that nothing lists and of whose
     /// chunk nothing is here goes on the way. Blocks.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written.
     pub fn scan(&self, span: &Span) -> Result<(Vec<Scanned>, bool), StoreError> {
         let found = match span.to {
             Some(to) => self.inner.keys.range(span.from..to, SCAN_ROWS)?,
@@ -230,6 +251,9 @@ impl Wanted {
     }
 
     /// The next rows of a span, as of [`scan`](Self::scan). Blocks.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan).
     pub fn rows(&self, span: &Span) -> Result<Rows, StoreError> {
         let (rows, ended) = self.scan(span)?;
         let from = rows.last().filter(|_| !ended).and_then(|last| span::after(&last.key));
@@ -237,6 +261,9 @@ impl Wanted {
     }
 
     /// The row of a chunk.
+    ///
+    /// # Errors
+    /// Where the index cannot be read.
     pub fn row(&self, key: &Key) -> Result<Option<Row>, StoreError> {
         Ok(self.inner.keys.get(key)?.and_then(|bytes| Row::from_bytes(&bytes)))
     }
@@ -245,6 +272,9 @@ impl Wanted {
     ///
     /// Before its first row, it is noted to be read over nothing: a node that is killed half-way knows of it at its next
     /// start, also where its publication is not live any more.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written. What was written by then stays, and is done again with the rest.
     pub fn list(&self, reference: Reference, entries: &[(Key, Entry)]) -> Result<(), StoreError> {
         if !entries.is_empty() && self.inner.keys.note(&covered_name(reference.publication))?.is_none() {
             self.set_covered(reference.publication, Some(&Spans::new()))?;
@@ -261,6 +291,9 @@ impl Wanted {
 
     /// What [`list`](Self::list) or [`unlist`](Self::unlist), then [`set_covered`](Self::set_covered) do, for many publications
     /// that list a few chunks each, in few batches of the index: those of one publication are in one. Blocks.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written.
     pub fn note_few(&self, all: impl IntoIterator<Item = Few>) -> Result<(), StoreError> {
         let now = self.moment();
         let (mut edits, mut notes) = (Vec::new(), Vec::new());
@@ -285,12 +318,18 @@ impl Wanted {
     }
 
     /// A publication lists these no more. Blocks.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written.
     pub fn unlist(&self, publication: u64, keys: impl IntoIterator<Item = Key>) -> Result<(), StoreError> {
         let now = self.moment();
         self.apply_all(keys.into_iter().map(|key| (key, Change::Unlist(publication, now))))
     }
 
     /// Takes all references to these publications off, by a look at every row. Blocks.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written.
     pub fn purge(&self, publications: &BTreeSet<u64>) -> Result<(), StoreError> {
         let now = self.moment();
         let mut next = Some(Span::ALL);
@@ -307,6 +346,9 @@ impl Wanted {
     }
 
     /// Leaves out the rows outside of these parts of whose chunks nothing is here and which no pin names. Blocks.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written.
     pub fn narrow(&self, parts: &Spans) -> Result<(), StoreError> {
         for outside in Spans::all().without(parts).iter() {
             let mut next = Some(outside);
@@ -322,6 +364,9 @@ impl Wanted {
 
     /// Frees those of these chunks whose grace is over, and that nothing lists by now: it was withdrawn, or an add brought
     /// them that did not come to its end.
+    ///
+    /// # Errors
+    /// Where the index or the log cannot be read or written; what was freed by then is gone.
     pub async fn free(&self, entries: &[Entry], grace: Duration) -> Result<u64, StoreError> {
         // Nobody is told "kept" meanwhile.
         let _alone = self.inner.acknowledging.write().await;
@@ -346,6 +391,9 @@ impl Wanted {
 
     /// Gives up those of these copies that something lists still and no pin keeps, and of which `may` says so by key and
     /// copies wanted.
+    ///
+    /// # Errors
+    /// As [`free`](Self::free).
     pub async fn give_up(&self, entries: &[Entry], may: impl Fn(&Key, u8) -> bool) -> Result<u64, StoreError> {
         // Nobody is told "kept" meanwhile.
         let _alone = self.inner.acknowledging.write().await;
@@ -369,6 +417,9 @@ impl Wanted {
 
     /// What publications were read over, by what rows know them as: some 24 bytes each, because nearly all were read over
     /// the same, which is here once.
+    ///
+    /// # Errors
+    /// Where the index cannot be read.
     pub fn covered(&self) -> Result<BTreeMap<u64, Arc<Spans>>, StoreError> {
         let mut shared: BTreeMap<Bytes, Arc<Spans>> = BTreeMap::new();
         self.notes(COVERED, |name, value| {
@@ -386,26 +437,41 @@ impl Wanted {
     }
 
     /// The parts of the keyspace whose rows are kept, by copies.
+    ///
+    /// # Errors
+    /// Where the index cannot be read.
     pub fn parts(&self) -> Result<BTreeMap<u8, Spans>, StoreError> {
         self.notes(PARTS, |name, value| Some((*name.first()?, Spans::from_bytes(value)?)))
     }
 
     /// Writes down what a publication was read over, after all that was changed before; `None`: no row names it. Blocks.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written.
     pub fn set_covered(&self, publication: u64, covered: Option<&Spans>) -> Result<(), StoreError> {
         self.apply(Vec::new(), vec![covered_note(publication, covered)])
     }
 
     /// Writes down a part. Blocks.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written.
     pub fn set_part(&self, copies: u8, part: &Spans) -> Result<(), StoreError> {
         self.apply(Vec::new(), vec![note([PARTS, &[copies]].concat(), Some(part))])
     }
 
     /// Writes this node's clock down: as far as it got.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written.
     pub fn keep_time(&self) -> Result<(), StoreError> {
         self.apply(Vec::new(), Vec::new())
     }
 
     /// Whether something is held outside of these parts.
+    ///
+    /// # Errors
+    /// Where the index cannot be read.
     pub fn strays(&self, parts: &Spans) -> Result<Spans, StoreError> {
         let outside = Spans::all().without(parts);
         let mut strays = Spans::new();
@@ -420,6 +486,9 @@ impl Wanted {
     }
 
     /// Whether a chunk is here.
+    ///
+    /// # Errors
+    /// Where the index cannot be read.
     pub fn holds(&self, entry: &Entry) -> Result<bool, StoreError> {
         Ok(self.inner.store.entry(&entry.cid.hash)?.is_some())
     }

@@ -89,6 +89,9 @@ impl Keep {
     }
 
     /// Looks through the table for what this node should hold and does not: a scan of all rows.
+    ///
+    /// # Errors
+    /// Where the index cannot be read.
     pub async fn lacking(&self) -> Result<Lacking, StoreError> {
         let mut lacking = Lacking::default();
         let mut next = Some(Span::ALL);

@@ -41,12 +41,18 @@ pub struct HandedOver {
 }
 
 /// Whether an earlier run was told to leave.
+///
+/// # Errors
+/// Where the log's records cannot be read.
 pub fn remembered(store: &Store) -> Result<bool, StoreError> {
     Ok(store.record(RECORD)?.is_some())
 }
 
 impl Keep {
     /// This node leaves from now on, or stays; durable on return.
+    ///
+    /// # Errors
+    /// Where it cannot be written down: then nothing is different.
     pub async fn leave(&self, leaving: bool) -> Result<(), StoreError> {
         let key = Bytes::from_static(RECORD);
         if leaving {

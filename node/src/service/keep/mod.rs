@@ -168,6 +168,9 @@ impl Keep {
     }
 
     /// What a chunk is to this node, and how many copies are wanted (0 where nothing lists it).
+    ///
+    /// # Errors
+    /// Where the index cannot be read.
     pub fn part(&self, hash: &Multihash) -> Result<(Part, u8), StoreError> {
         let key = Key::from(hash);
         let row = self.around.wanted.row(&key)?;

@@ -58,6 +58,9 @@ impl Target {
     }
 
     /// What it stood for when it was pinned.
+    ///
+    /// # Errors
+    /// Where the records cannot be read.
     pub fn pinned(&self) -> &Publication {
         match self {
             Self::Root(content) | Self::Name(content) => content,
@@ -142,6 +145,9 @@ impl Keep {
     }
 
     /// Ends a pin, durable on return. What it kept stays until its grace is over, or as a cached copy.
+    ///
+    /// # Errors
+    /// Where the record cannot be removed: then it is pinned still.
     pub async fn unpin(&self, target: &Target) -> Result<(), KeepError> {
         self.around.store.remove_record(target.key()).await?;
         self.pins.send_modify(|changes| *changes += 1);
@@ -154,6 +160,9 @@ impl Keep {
     }
 
     /// Whether it is pinned.
+    ///
+    /// # Errors
+    /// Where the records cannot be read.
     pub fn is_pinned(&self, target: &Target) -> Result<bool, StoreError> {
         Ok(self.around.store.record(&target.key())?.is_some())
     }
@@ -165,12 +174,18 @@ impl Keep {
 
     /// Which of these are not here, or not held by any pin yet. What is, stays: nothing is given up or freed between the
     /// look and the answer.
+    ///
+    /// # Errors
+    /// Where the index cannot be read.
     pub async fn not_kept(&self, entries: &[Entry]) -> Result<NotKept, StoreError> {
         let (missing, unpinned) = self.around.wanted.not_pinned(entries).await?;
         Ok(NotKept { missing, unpinned })
     }
 
     /// Keeps a chunk that somebody fetched. It is protected for a grace, and then by what lists it.
+    ///
+    /// # Errors
+    /// Where the store fails, or has no room.
     pub async fn put(&self, chunk: Chunk) -> Result<Put, StoreError> {
         self.around.wanted.put(chunk).await
     }

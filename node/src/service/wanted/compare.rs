@@ -10,6 +10,9 @@ use crate::store::StoreError;
 impl Wanted {
     /// Makes the rows that are missing of the next chunks that are held, in key order and strictly after `after`, each as
     /// if its chunk had come now. Gives how many, and where to go on; `None`: those were all. Blocks.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written.
     pub fn complete(&self, after: Option<Key>) -> Result<(u64, Option<Key>), StoreError> {
         let page = self.inner.store.scan(after, PAGE)?;
         let now = self.moment();

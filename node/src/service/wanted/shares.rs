@@ -185,6 +185,9 @@ impl Shares {
 
 impl Wanted {
     /// [`put`](Self::put) of a chunk that a peer brought: what nothing lists counts for it, as far as its share reaches.
+    ///
+    /// # Errors
+    /// Where the peer's share or the store has no room, or the store fails.
     pub async fn put_from(&self, peer: &PeerId, chunk: Chunk) -> Result<Put, StoreError> {
         let _acknowledging = self.inner.acknowledging.read().await;
         if !self.is_made() {
@@ -219,6 +222,9 @@ impl Wanted {
 
     /// [`renew`](Self::renew) for a peer that asks for it and brings nothing: not of what was withdrawn longer than the grace ago, nor of
     /// what nothing lists beyond its share. Whoever is told so brings it again.
+    ///
+    /// # Errors
+    /// Where the index cannot be read or written.
     pub async fn renew_for(&self, peer: &PeerId, hashes: &[Multihash]) -> Result<Vec<bool>, StoreError> {
         let _acknowledging = self.inner.acknowledging.read().await;
         let (who, made) = (Bringer::from(peer), self.is_made());
@@ -271,6 +277,9 @@ impl Wanted {
 
     /// How many bytes of chunks a peer may bring now, this chunk being one of them: what something lists is bounded by the
     /// store alone.
+    ///
+    /// # Errors
+    /// Where the index cannot be read.
     pub async fn room_for(&self, peer: &PeerId, hash: &Multihash) -> Result<u64, StoreError> {
         let free = || self.inner.store.usage().free_bytes;
         if !self.is_made() || self.row(&Key::from(hash))?.is_some_and(|row| row.is_needed()) {

@@ -119,6 +119,9 @@ pub struct InRange<'a> {
 
 impl InRange<'_> {
     /// Fails where any question before did.
+    ///
+    /// # Errors
+    /// The first failure of the index since the set was made.
     pub fn check(self) -> Result<(), StoreError> {
         self.failed.into_inner().map_or(Ok(()), Err)
     }
