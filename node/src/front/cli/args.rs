@@ -228,7 +228,7 @@ Examples:
   p2p-node add --only-hash report.pdf        (needs no daemon)
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 5 kept, and its CID printed, but peers that \
-should hold a copy did not take it; 6 no space.";
+should hold a copy did not take it; 6 no space, or no more room in the catalogue for what this node publishes.";
 
 const GET: &str = "\
 Prints the path that was written. Every chunk is verified. A get that was interrupted is resumed by \
@@ -241,7 +241,8 @@ Examples:
   p2p-node get laptop@3 -o earlier           an earlier version, if it is kept
   p2p-node get laptop --fresh -o now         the newest version there is
 
-Exit codes: 0 done; 1 failed (also: the target exists); 2 usage; 3 no daemon; 4 not found.";
+Exit codes: 0 done; 1 failed (also: the target exists); 2 usage; 3 no daemon; 4 not found; 6 there is no \
+room for it, or it is a tree that is refused: too deep, or with too many entries.";
 
 const PIN: &str = "\
 Prints the CID, and returns when all of it is on this node's disk: from then on it can be read here with \
@@ -304,7 +305,8 @@ Examples:
   p2p-node cat bafy... | less
   p2p-node cat bafy... --offset 1GiB --length 64KiB > part
 
-Exit codes: 0 done; 1 failed (also: it is a directory); 2 usage; 3 no daemon; 4 not found.
+Exit codes: 0 done; 1 failed (also: it is a directory); 2 usage; 3 no daemon; 4 not found; 6 the disk of the \
+data directory is full.
 A failure after the first byte is said too.";
 
 const LS: &str = "\
@@ -314,7 +316,8 @@ Examples:
   p2p-node ls bafy.../photos    a directory's entries: size, kind, CID, name
   p2p-node ls --pinned          what is pinned on this node, in the same columns
 
-Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 not found.";
+Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 not found; 6 it has too many entries to be listed, or \
+the disk of the data directory is full.";
 
 const STAT: &str = "\
 The network is asked now; nothing is remembered and nothing is stored. A holder keeps a chunk because \
@@ -326,7 +329,8 @@ Examples:
   p2p-node stat bafy... --json --no-placement
   p2p-node stat --local                      every chunk in this node's own store
 
-Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 not found.";
+Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 not found; 6 it is too deep, or has too many chunks to \
+list each (--no-placement leaves them out).";
 
 const RM: &str = "\
 Prints the CID of each entry that was withdrawn, and returns when the peers that answer for the entry \
@@ -361,7 +365,8 @@ version is added (p2p-node add --keep).
 Example:
   p2p-node history laptop
 
-Exit codes: 0 done; 1 failed; 2 usage; 3 no daemon; 4 nothing of that name.";
+Exit codes: 0 done; 1 failed; 2 usage (also: one version, or several publishers use the name); 3 no daemon; \
+4 nothing of that name.";
 
 const WATCH: &str = "\
 With --json each update has a position: with --since, a watcher that was away learns what came after \
