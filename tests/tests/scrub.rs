@@ -1,6 +1,7 @@
 //! Every chunk is read again: what a disk damaged is found, never given to anybody, and comes back from who has it.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -32,18 +33,23 @@ fn flip(node: &Daemon, file: &Path, places: &[u64]) {
     }
 }
 
-/// The segment in which these bytes stand, and where.
+/// The segment in which these bytes stand, and where; `None`: no segment has them.
 #[track_caller]
-fn find(node: &Daemon, needle: &[u8]) -> (PathBuf, u64) {
+fn look_for(node: &Daemon, needle: &[u8]) -> Option<(PathBuf, u64)> {
     let segments = node.data_dir().join("segments");
     for entry in fs::read_dir(&segments).unwrap_or_else(|error| panic!("{}: {error}", segments.display())) {
         let path = entry.expect("a directory that opened lists").path();
         let bytes = fs::read(&path).expect("it reads");
         if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
-            return (path, at as u64);
+            return Some((path, at as u64));
         }
     }
-    panic!("no segment has these bytes");
+    None
+}
+
+#[track_caller]
+fn find(node: &Daemon, needle: &[u8]) -> (PathBuf, u64) {
+    look_for(node, needle).expect("a segment has these bytes")
 }
 
 #[track_caller]
@@ -98,6 +104,41 @@ fn verify_finds_what_is_damaged_and_it_comes_back_from_who_has_it() {
     cluster[0].kill();
     cluster[1].kill();
     cluster[2].gives(&root, &file);
+}
+
+#[test]
+fn what_was_removed_is_overwritten_where_it_shares_a_segment_with_what_stays() {
+    let settings = ["--scrub-period", "0", "--gc-grace", "1s"];
+    let mut cluster = Cluster::start_with(NODE, 2, |_, options| options.arguments(settings));
+    let work = Scratch::new("erased");
+    let (gone, stays) = (work.join("gone"), work.join("stays"));
+    let root = cluster[0].keep(&gone, 803, MIB + 1000);
+    let kept = cluster[0].keep(&stays, 804, 6 * MIB);
+    let bytes = fs::read(&gone).expect("it is ours");
+    // Of its first chunk and of its second.
+    let needles = [&bytes[500_000..500_064], &bytes[MIB as usize + 500..][..64]];
+    let left = |node: &Daemon| needles.iter().filter(|needle| look_for(node, needle).is_some()).count();
+    assert_eq!(left(&cluster[1]), 2, "it is on both");
+    cluster[0].run(["rm", &root]).ok();
+    let all: BTreeSet<String> = placement::chunks(&cluster[0], &kept).into_iter().collect();
+    until("it is freed", PATIENCE, || {
+        cluster[1].run(["gc"]).ok();
+        let held: BTreeSet<String> = placement::held(&cluster[1]).into_keys().collect();
+        check(held == all, format!("{} of {}", held.len(), all.len()))
+    });
+    assert_eq!(left(&cluster[1]), 2, "what is freed is not gone yet: else this shows nothing");
+    assert_eq!(found(&cluster[1].json(["verify"])), (0, 0, 0));
+    assert_eq!(left(&cluster[1]), 0, "nobody reads it from the disk");
+    // Also where the index is made again from the log, and alone.
+    cluster[1].kill();
+    fs::remove_dir_all(cluster[1].data_dir().join("index")).expect("it is there");
+    cluster[1].restart();
+    cluster[1].gives(&kept, &stays);
+    let log = cluster[1].log();
+    assert!(log.contains("the index is missing") && !log.contains("do not match"), "it is no damage: {log}");
+    assert_eq!(found(&cluster[1].json(["verify"])), (0, 0, 0));
+    cluster[0].kill();
+    cluster[1].gives(&kept, &stays);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod compact;
 mod count;
 mod disk;
 mod draft;
+mod erase;
 mod error;
 mod index;
 mod key_table;

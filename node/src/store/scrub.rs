@@ -4,6 +4,8 @@
 //! is read at its place, or a compaction moved it away before the pass came there: then the compaction read and
 //! verified it meanwhile, and its copy may be read again where that is before the end. Places in the log only grow, so
 //! that nothing can move to where the pass has been. What is put while it goes on is for the next one.
+//!
+//! What it meets of chunks that are not here any more it overwrites (`erase.rs`).
 
 use std::{io, ops::Range, path::Path, sync::Arc};
 
@@ -13,6 +15,7 @@ use tokio::task;
 use super::{
     Door, Entry, Store, StoreError,
     disk::Disk,
+    erase::{Eraser, is_erased},
     log::failed,
     record::{HEAD_BYTES, Head, array},
     segment::{self, Location, SEGMENT_HEAD_BYTES, SegmentHead, Step, Walk},
@@ -63,6 +66,8 @@ pub struct Pass {
     pub bytes: u64,
     /// Those of them that are damaged: set aside, said in the log, and not here any more.
     pub damaged: Vec<Entry>,
+    /// Payload bytes of chunks that are not here any more that were overwritten.
+    pub erased: u64,
 }
 
 /// What a step found, before anything is done about it.
@@ -79,12 +84,13 @@ impl Store {
         Ok(self.with(|table| table.damaged(&Key::from(hash)))?.is_some())
     }
 
-    /// Reads and verifies the chunks from `position` on (`None`: a new pass begins), about `bytes` of them, at least
-    /// one. Whoever calls it sets the pace. A store in memory has nothing to be read.
+    /// Reads and verifies the chunks from `position` on (`None`: a new pass begins), about `bytes` of them and of those
+    /// that are not here any more, which it overwrites; at least one. Whoever calls it sets the pace. A store in memory has nothing to be read.
     pub async fn read_pass(&self, position: Option<PassPosition>, bytes: u64) -> Result<Pass, StoreError> {
         let shared = Arc::clone(&self.inner.shared);
         let step = move || {
-            Reading { shared: &shared, least: bytes, found: Found::default(), payload: Vec::new() }.run(position)
+            Reading { shared: &shared, least: bytes, found: Found::default(), payload: Vec::new(), gone: 0 }
+                .run(position)
         };
         let found = match &self.inner.door {
             Door::Inline(_) => step(),
@@ -110,9 +116,16 @@ struct Reading<'a> {
     found: Found,
     /// The payload that is read, one after the other.
     payload: Vec<u8>,
+    /// Payload bytes that were read of chunks that are not here any more: they take time as well.
+    gone: u64,
 }
 
 impl Reading<'_> {
+    /// It has read as much as a step does.
+    fn is_enough(&self) -> bool {
+        self.found.pass.bytes + self.gone >= self.least
+    }
+
     fn run(mut self, position: Option<PassPosition>) -> Result<Found, StoreError> {
         let Some((disk, directory, _)) = &self.shared.disk else { return Ok(self.found) };
         let position = match position {
@@ -137,7 +150,7 @@ impl Reading<'_> {
                 Some(offset) => Location { segment: number, offset },
                 None => Location { segment: number + 1, offset: SEGMENT_HEAD_BYTES },
             };
-            if next.segment == number || (self.found.pass.bytes >= self.least && next.segment <= end.segment) {
+            if next.segment == number || (self.is_enough() && next.segment <= end.segment) {
                 self.found.pass.next = Some(PassPosition { next, end });
                 return Ok(self.found);
             }
@@ -172,10 +185,24 @@ impl Reading<'_> {
         };
         let end = if head.end == 0 { length } else { length.min(head.end) };
         let mut walk = Walk::new(&*file, head.salt, from.offset, end);
+        let mut eraser = Eraser::new(disk, &path);
+        let next = self.records(&mut walk, number, &path, &mut eraser);
+        eraser.finish();
+        next
+    }
+
+    /// Goes on by the records of segment `number`, in the file `path`; gives where to go on if the step ends before that.
+    fn records(
+        &mut self,
+        walk: &mut Walk<'_>,
+        number: u32,
+        path: &Path,
+        eraser: &mut Eraser<'_>,
+    ) -> Result<Option<u64>, StoreError> {
         for _ in 0..STEP_RECORDS {
-            match walk.step().map_err(reading)? {
+            match walk.step().map_err(|error| failed("reading", path, error))? {
                 Step::Record { offset, head: Head::Chunk(entry) } => {
-                    self.chunk(&walk, Location { segment: number, offset }, entry)?;
+                    self.chunk(walk, Location { segment: number, offset }, entry, eraser)?;
                 }
                 Step::Record { .. } => {}
                 Step::Damage { offset, length } => self.unwalkable(number, offset..offset + length)?,
@@ -185,20 +212,34 @@ impl Reading<'_> {
                 }
                 Step::End => return Ok(None),
             }
-            if self.found.pass.bytes >= self.least {
+            if self.is_enough() {
                 break;
             }
         }
         Ok(Some(walk.offset()))
     }
 
-    /// Verifies a chunk, if the index has it there.
-    fn chunk(&mut self, walk: &Walk<'_>, location: Location, entry: Entry) -> Result<(), StoreError> {
+    /// Verifies a chunk, if the index has it there, and overwrites it if it does not.
+    fn chunk(
+        &mut self,
+        walk: &Walk<'_>,
+        location: Location,
+        entry: Entry,
+        eraser: &mut Eraser<'_>,
+    ) -> Result<(), StoreError> {
         let held = self.shared.with(|table| table.chunk(&Key::from(&entry.cid.hash)))?;
-        let Some(held) = held.filter(|held| held.location == location) else { return Ok(()) };
         // The header bounds it.
         self.payload.resize(entry.length as usize, 0);
-        let read = walk.read_into(location.offset + HEAD_BYTES as u64, &mut self.payload);
+        let at = location.offset + HEAD_BYTES as u64;
+        let read = walk.read_into(at, &mut self.payload);
+        let Some(held) = held.filter(|held| held.location == location) else {
+            self.gone += u64::from(entry.length);
+            // What cannot be read is overwritten all the same, if it can be.
+            if read.is_err() || !is_erased(&self.payload) {
+                self.found.pass.erased += eraser.erase(at, self.payload.len());
+            }
+            return Ok(());
+        };
         let Multihash { code, digest } = held.entry.cid.hash;
         self.found.pass.chunks += 1;
         self.found.pass.bytes += u64::from(entry.length);

@@ -135,12 +135,12 @@ mod tests {
     fn a_pass_is_kept_as_it_is() {
         let mut pass = Scrubbing::begin(Moment(5));
         assert_eq!(Scrubbing::from_bytes(&pass.to_bytes()), Some(pass));
-        pass.take(&Pass { next: Some(position()), chunks: 3, bytes: 700, damaged: Vec::new() });
+        pass.take(&Pass { next: Some(position()), chunks: 3, bytes: 700, ..Pass::default() });
         assert_eq!(Scrubbing::from_bytes(&pass.to_bytes()), Some(pass));
         assert!(pass.is_under_way());
         let bytes = pass.to_bytes();
         assert!((0..bytes.len()).filter(|cut| *cut != 33).all(|cut| Scrubbing::from_bytes(&bytes[..cut]).is_none()));
-        pass.take(&Pass { next: None, chunks: 1, bytes: 1, damaged: Vec::new() });
+        pass.take(&Pass { next: None, chunks: 1, bytes: 1, ..Pass::default() });
         assert_eq!(Scrubbing::from_bytes(&pass.to_bytes()), Some(pass));
         assert_eq!((pass.is_under_way(), pass.chunks, pass.bytes), (false, 4, 701));
     }

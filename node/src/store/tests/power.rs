@@ -304,7 +304,19 @@ fn work(seed: u64, faults: bool) {
             disk.fail(fault, random.random_range(0..2));
             now().settled &= fault != Fault::IndexSync;
         }
-        match random.random_range(0..12) {
+        match random.random_range(0..14) {
+            // A pass, which overwrites what was removed.
+            12.. => {
+                let mut position = None;
+                loop {
+                    let step = block_on(store.read_pass(position, 700));
+                    let Ok(step) = step.map_err(|error| assert!(faults, "{error}")) else { break };
+                    position = step.next;
+                    if position.is_none() {
+                        break;
+                    }
+                }
+            }
             0 => drop(
                 compact(&store, &(Arc::new(disk.clone()) as Arc<dyn Disk>), Path::new(ROOT))
                     .map_err(|error| assert!(faults, "{error}")),

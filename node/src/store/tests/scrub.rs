@@ -9,11 +9,12 @@ use std::{
 
 use futures::FutureExt as _;
 use p2p_protocol::{Chunk, Cid};
+use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
     super::*,
     all, chunk,
-    disk::TestDisk,
+    disk::{Fault, Leaves, TestDisk},
     power::{self, batch, compact},
 };
 use crate::store::{index::table::Held, record::HEAD_BYTES};
@@ -85,8 +86,10 @@ fn a_pass_reads_every_chunk_once_and_sets_aside_what_is_damaged() {
         let location = held(&store, &chunks[5]).location;
         disk.tamper(&segment(location.segment, "seg"), |found| found[location.offset as usize] ^= 1);
         let mut position = None;
-        let first = step(&store, &mut position, bytes);
+        let mut first = step(&store, &mut position, bytes);
         if bytes == 1 {
+            assert_eq!((first.chunks, first.bytes), (0, 0), "what is not here takes a step too");
+            first = step(&store, &mut position, bytes);
             assert_eq!((first.chunks, first.bytes), (1, 1500), "no more than was asked for");
         }
         // It goes on after a restart.
@@ -180,4 +183,72 @@ fn a_position_of_another_length_is_none() {
     assert_eq!(PassPosition::from_bytes(&[0; 23]), None);
     assert_eq!(PassPosition::from_bytes(&[0; 25]), None);
     assert!(PassPosition::from_bytes(&[7; 24]).is_some_and(|position| position.to_bytes() == [7; 24]));
+}
+
+/// Whether any file of the segments has a part of the payload.
+fn has_bytes(disk: &TestDisk, chunk: &Chunk) -> bool {
+    let names = disk.names(&Path::new(ROOT).join("segments")).expect("it is there");
+    names.iter().any(|name| {
+        let mut found = false;
+        disk.tamper(&Path::new(ROOT).join("segments").join(name), |bytes| {
+            found = bytes.windows(64).any(|part| part == &chunk.bytes()[1000..1064]);
+        });
+        found
+    })
+}
+
+#[test]
+fn a_pass_overwrites_what_was_removed_and_nothing_else() {
+    for bytes in [1, 2500, 1 << 30] {
+        let disk = TestDisk::new();
+        let mut store = reopen(&disk);
+        let chunks: Vec<_> = (0..8).map(|seed| chunk(seed, 1500)).collect();
+        put(&store, &chunks);
+        // One of a segment that is closed, one of the head; one that is put again, and one that comes after the removal.
+        let [gone, last, again] = [0, 7, 4].map(|number| &chunks[number]);
+        batch(&store, vec![Request::Remove([gone, last, again].map(|chunk| chunk.cid().hash).into())]);
+        let late = chunk(8, 1500);
+        put(&store, &[again.clone(), late.clone()]);
+        assert!(has_bytes(&disk, gone) && has_bytes(&disk, last), "a removal alone leaves them");
+        let erased = |store: &Store| {
+            let (mut position, mut erased) = (None, 0);
+            loop {
+                erased += step(store, &mut position, bytes).erased;
+                if position.is_none() {
+                    return erased;
+                }
+            }
+        };
+        assert_eq!(erased(&store), 3 * 1500, "of the one that was put again, where it was before");
+        assert_eq!(erased(&store), 0, "once");
+        let cut = disk.state().cut(Leaves::Nothing, &mut StdRng::seed_from_u64(1));
+        // Through a power cut, and where the index is made again from the log.
+        for lose in [false, true] {
+            let disk = TestDisk::killed(&cut.state());
+            if lose {
+                disk.remove_directory(&Path::new(ROOT).join("index")).expect("it is there");
+            }
+            store = reopen(&disk);
+            assert!(!has_bytes(&disk, gone) && !has_bytes(&disk, last), "they are gone from the disk");
+            for (number, chunk) in chunks.iter().chain([&late]).enumerate() {
+                let found = store.get(&chunk.cid().hash).now_or_never().expect("it does not wait").expect("it reads");
+                assert_eq!(found.as_ref(), (![0, 7].contains(&number)).then_some(chunk), "chunk {number}");
+            }
+            assert_eq!(store.damaged(None, 9).expect("it reads"), [], "what was removed is not damaged");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_overwritten_ends_no_pass_and_is_tried_again() {
+    let disk = TestDisk::new();
+    let store = reopen(&disk);
+    let chunks: Vec<_> = (0..8).map(|seed| chunk(seed, 1500)).collect();
+    put(&store, &chunks);
+    batch(&store, vec![Request::Remove(vec![chunks[0].cid().hash])]);
+    disk.fail(Fault::Write, 0);
+    assert_eq!(finish(&store, &mut None, 1), (7, BTreeSet::new()));
+    assert!(has_bytes(&disk, &chunks[0]));
+    assert_eq!(finish(&store, &mut None, 1), (7, BTreeSet::new()));
+    assert!(!has_bytes(&disk, &chunks[0]));
 }
