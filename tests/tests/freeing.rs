@@ -285,6 +285,46 @@ async fn who_is_drained_waits_for_the_copies_of_one_that_comes_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_drained_waits_for_no_copy_of_what_is_removed_meanwhile() {
+    let net = Net::of(9, 5, 3, |settings| settings.repair_bytes_per_second = CHUNK as u64).await;
+    let (removed, hashes) = net.add(4, 200).await;
+    sleep(2 * MINUTE).await;
+    let keep = &net.node(4).keep;
+    keep.leave(true).await.expect("it writes");
+    let watched = progress();
+    let mut draining = Box::pin(keep.hand_over(&watched));
+    tokio::select! {
+        biased;
+        _ = &mut draining => panic!("not all of it can have its copies"),
+        () = eventually("some of it is handed over", GRACE, || watched.borrow().chunks > 0) => {}
+    }
+    net.node(4).catalogue.withdraw(removed.key()).await.expect("it is withdrawn");
+    let handed = tokio::time::timeout(SOON, draining).await.expect("it ends").expect("there are others");
+    assert!((handed.chunks as usize) < hashes.len(), "{handed:?}");
+    assert!(net.misplaced(&hashes, &net.order[..4]) > 0, "nobody fetches it any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_drained_counts_on_the_next_in_the_place_of_one_that_is_full() {
+    let mut net = Net::of(10, 5, 3, |_| {}).await;
+    net.join_with(30 << 10).await;
+    net.meet().await;
+    let (_, hashes) = net.add(4, 120).await;
+    sleep(2 * MINUTE).await;
+    let (full, staying) = (net.order[5], [&net.order[..4], &net.order[5..]].concat());
+    let keep = &net.node(4).keep;
+    keep.leave(true).await.expect("it writes");
+    let watched = progress();
+    let draining = tokio::time::timeout(GRACE, keep.hand_over(&watched));
+    let handed = draining.await.expect("it ends").expect("there are others");
+    assert_eq!(handed.chunks as usize, hashes.len());
+    let lacks = |hash: &&Multihash| truth(hash, &staying, 3).contains(&full) && !net.holds(&full, hash);
+    assert!(hashes.iter().filter(lacks).count() > 20, "it has no room for all of its share");
+    let copies = |hash: &Multihash| staying.iter().filter(|peer| net.holds(peer, hash)).count();
+    assert!(hashes.iter().all(|hash| copies(hash) >= 3), "somebody else has each");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_told_to_stay_waits_for_no_more_copies() {
     let net = Net::of(7, 5, 3, |settings| settings.repair_bytes_per_second = CHUNK as u64).await;
     net.add(4, 200).await;

@@ -178,3 +178,14 @@ async fn two_tables_find_their_difference_by_a_few_messages() {
     found.sort_unstable();
     assert_eq!((found, initiator.need()), (lacking, &[][..]));
 }
+
+#[tokio::test]
+async fn a_question_remembers_the_rows_of_a_few_buckets_at_once() {
+    let wanted = table().await;
+    list(&wanted, 0..500, 3);
+    let all = Common::new(&Reach::new(place(1), &[]), &Reach::new(place(2), &[]), 3);
+    let set = wanted.in_range(&all, Side::Wanted);
+    assert_eq!(set.ids(&(Bound::START..Bound::End), 1000).len(), 500);
+    let remembered = set.rows.borrow().len();
+    assert!((1..=REMEMBERED).contains(&remembered), "{remembered}");
+}
