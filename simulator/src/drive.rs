@@ -45,6 +45,9 @@ impl World {
                 let reach = running.keeper.view().reach().clone();
                 running.reach = Some(reach.clone());
                 running.lister.handle(now, lister::Input::Moved(reach));
+            } else if running.most_copies != running.lister.most_copies() {
+                running.most_copies = running.lister.most_copies();
+                running.keeper.handle(now, Input::MostCopies(running.most_copies));
             } else if let Some(output) = running.keeper.poll_output() {
                 self.keep(id, output);
             } else {
@@ -424,6 +427,7 @@ impl World {
             self.nodes[id].disk.covered.remove(publication);
         }
         self.tell(id, Input::Unlisted);
+        self.tell(id, Input::Changed(Span::ALL));
         let now = self.instant();
         if let Some(running) = &mut self.nodes[id].running {
             running.lister.handle(now, lister::Input::Completed(publications));

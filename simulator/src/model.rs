@@ -5,9 +5,13 @@ use std::{
     time::Duration,
 };
 
-use p2p_protocol::Key;
+use p2p_protocol::{Key, duty::keeper::Role, machine::StateMachine as _};
 
-use crate::{catalogue::PublicationKey, node::NodeId, world::World};
+use crate::{
+    catalogue::PublicationKey,
+    node::{Kept, NodeId},
+    world::World,
+};
 
 /// What the network has promised, and where the copies are.
 #[derive(Debug, Default)]
@@ -154,6 +158,29 @@ impl World {
             if self.model.lost(key, node, self.now()) {
                 self.figures.lost += 1;
                 self.figures.lost_bytes += u64::from(kept.row.entry.length);
+            }
+        }
+    }
+
+    /// Where a node has nothing in hand and everything compared, the duty that it counts is what a look at each row finds.
+    pub(crate) fn check_duty(&mut self) {
+        if self.is_large() {
+            return;
+        }
+        let now = self.instant();
+        for (id, node) in self.nodes.iter().enumerate() {
+            let Some(running) = &node.running else { continue };
+            let keeper = &running.keeper;
+            if !keeper.is_idle() || keeper.poll_timeout().is_some_and(|(at, _)| at <= now) {
+                continue;
+            }
+            let is_duty = |(key, kept): &(&Key, &Kept)| keeper.role(now, key, &kept.row) == Role::Duty;
+            let duty = node.disk.rows.iter().filter(is_duty).count() as u64;
+            if keeper.duty() != duty {
+                let (counts, at) = (keeper.duty(), self.now().as_secs());
+                return self
+                    .model
+                    .violates(format!("at {at} s node {id} counts {counts} chunks as its duty, of {duty}"));
             }
         }
     }

@@ -94,6 +94,8 @@ pub struct Running {
     pub lister: Lister,
     /// What the lister was told last.
     pub reach: Option<Reach>,
+    /// The most copies that anything wants, as the loop was told last.
+    pub most_copies: u8,
     /// When the timer goes off that is in the queue.
     pub timer: Option<Instant>,
     /// Publications that the lister knows as live.
@@ -174,6 +176,16 @@ impl Node {
         let keeper = Keeper::new(self.peer, true, settings, now, self.disk.moment, chance);
         let lister = Lister::new(settings.grace, self.disk.parts.clone());
         let (live, equal) = (BTreeSet::new(), BTreeMap::new());
-        self.running = Some(Running { keeper, lister, reach: None, timer: None, live, met: false, full: false, equal });
+        self.running = Some(Running {
+            keeper,
+            lister,
+            reach: None,
+            most_copies: 1,
+            timer: None,
+            live,
+            met: false,
+            full: false,
+            equal,
+        });
     }
 }

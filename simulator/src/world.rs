@@ -37,6 +37,8 @@ const NEAR: usize = 24;
 const BUCKET: usize = 20;
 /// After a start a node has met those it knows of.
 const MEETING: Duration = Duration::from_secs(5);
+/// Between looks at what nodes count as their duty: what is counted wrong stays so for hours, and each look costs a pass.
+const COUNTED: Duration = Duration::from_secs(300);
 /// Events at one time that only a loop without an end has.
 const AT_ONCE: u64 = 1_000_000;
 
@@ -124,6 +126,8 @@ pub struct World {
     order: u64,
     /// Events since time went on.
     at_once: u64,
+    /// What nodes count as their duty is compared with their rows from then on.
+    counted: Duration,
     /// Everybody who ever was.
     pub nodes: Vec<Node>,
     /// Looked up only, so that its order makes nothing different.
@@ -158,6 +162,7 @@ impl World {
             queue: BinaryHeap::new(),
             order: 0,
             at_once: 0,
+            counted: Duration::ZERO,
             nodes: Vec::new(),
             by_peer: HashMap::new(),
             everyone: Ranking::default(),
@@ -213,6 +218,10 @@ impl World {
             }
             self.now = due.at;
             self.step(due.event);
+            if self.now >= self.counted {
+                self.counted = self.now + COUNTED;
+                self.check_duty();
+            }
         }
         if self.model.violation.is_none() {
             self.now = self.now.max(until);
@@ -501,11 +510,6 @@ impl World {
     pub(crate) fn goes_live(&mut self, node: NodeId, key: PublicationKey, version: Version) {
         let listed = self.what_it_lists(key, version);
         self.tell_live(node, listed);
-        let now = self.instant();
-        if let Some(running) = &mut self.nodes[node].running {
-            let most = running.lister.most_copies();
-            running.keeper.handle(now, Input::MostCopies(most));
-        }
     }
 
     /// How long a message takes.

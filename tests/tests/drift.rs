@@ -181,7 +181,7 @@ async fn a_chunk_without_a_row_gets_one() {
     assert_eq!(row(&alone, &key), None);
     assert_eq!(compare(&alone).await, Drift { rowless: 1, gone: 0 });
     assert!(row(&alone, &key).is_some_and(|row| !row.is_wanted()), "its grace runs from now on");
-    assert_eq!(alone.rooms.keep.part(&hash).expect("it reads"), (Part::Pending, 0));
+    assert_eq!(alone.rooms.keep.parts(vec![hash]).await.expect("it reads"), [(Part::Pending, 0)]);
     assert_eq!(compare(&alone).await, Drift::default());
 }
 

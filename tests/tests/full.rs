@@ -99,6 +99,22 @@ fn a_full_machine() {
         check(lacking.is_none(), format!("{lacking:?}"))
     });
 
+    // They call it theirs, as `status` does, and not only the k nearest do.
+    until("the duty of each is what it holds as its own", PATIENCE, || {
+        let others = (0..cluster.nodes.len()).filter(|place| *place != FULL).map(|place| &cluster[place]);
+        let (ids, mut stand_ins) = (cluster.peer_ids(), 0);
+        for node in others {
+            let replicas = placement::held(node).into_iter().filter(|(_, role)| role == "replica");
+            let replicas: Vec<String> = replicas.map(|(chunk, _)| chunk).collect();
+            let nearest = |chunk: &String| placement::closest(chunk, ids.iter().map(String::as_str), K);
+            stand_ins += replicas.iter().filter(|chunk| !nearest(chunk).contains(&node.peer_id())).count();
+            let replication = node.status()["replication"].take();
+            let same = replication["duty"] == replicas.len() && replication["missing"] == 0;
+            check(same, format!("{} replicas, and {replication}", replicas.len()))?;
+        }
+        check(stand_ins > 0, "nobody stands in for the full one")
+    });
+
     // It stays so, and the full one is left alone, while a grace passes: long enough for something else to be freed.
     let before = received(&cluster[FULL]);
     tree::noise_file(&third, 303, 2 * MIB);

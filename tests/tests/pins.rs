@@ -78,6 +78,12 @@ fn what_is_pinned_is_read_with_every_other_machine_dead() {
     let shown = node.run(["ls", "--pinned"]).ok().text();
     assert!(shown.contains(&film) && shown.contains("film") && shown.lines().count() == 2, "{shown}");
     assert_eq!(pinned(&cluster[0]), [], "nobody else's");
+    // `status` counts it from then on, and not only after the next look at everything.
+    until("the node's duty is what it holds as its own", PATIENCE, || {
+        let replicas = placement::held(node).values().filter(|role| *role == "replica").count();
+        let replication = node.status()["replication"].take();
+        check(replication["duty"] == replicas && replication["missing"] == 0, format!("{replicas}: {replication}"))
+    });
     // It is no copy that counts, and none of theirs goes for it.
     let stat = cluster[0].json(["stat", &film]);
     assert_eq!((&stat["replicas"]["wanted"], &stat["replicas"]["min"]), (&2.into(), &2.into()), "{stat}");

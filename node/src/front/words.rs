@@ -127,6 +127,7 @@ impl From<VerifyError> for Error {
     fn from(error: VerifyError) -> Self {
         match error {
             VerifyError::Store(why) => why.into(),
+            VerifyError::Keep(why) => why.into(),
             VerifyError::Unfinished(why) => why.into(),
         }
     }

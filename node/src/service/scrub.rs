@@ -26,7 +26,7 @@ use self::{
 use super::{
     blocking::Blocking,
     holders::Holders,
-    keep::{Keep, Part},
+    keep::{Keep, KeepError, Part},
     locate::Locate,
     transfer::Transfer,
     worker::{Layer, Work},
@@ -184,7 +184,7 @@ impl Scrub {
                     wait = if same { (wait * 2).min(SEE_TO_SELDOM) } else { SEE_TO };
                     before = left.damaged;
                 }
-                Err(StoreError::Closed) => return,
+                Err(KeepError::Store(StoreError::Closed)) => return,
                 Err(error) => tracing::warn!(%error, "what is damaged cannot be looked at"),
             }
             work.idle();
@@ -194,22 +194,23 @@ impl Scrub {
 
     /// Looks at everything that is marked damaged: what nothing lists any more, and what others should hold and one of
     /// them has, is forgotten. What this node should hold is the keeper's to fetch. Gives what is left.
-    async fn mend(&self) -> Result<Left, StoreError> {
+    async fn mend(&self) -> Result<Left, KeepError> {
         let mut left = Left::default();
         let mut after = None;
         let mut holders = Holders::new(self.inner.transfer.clone(), self.inner.locate.clone());
         loop {
-            let (store, keep) = (self.inner.store.clone(), self.inner.keep.clone());
-            let step = move || {
-                let page = store.damaged(after, DAMAGED_PAGE)?;
-                let parts = page.into_iter().map(|entry| Ok((entry.cid.hash, keep.part(&entry.cid.hash)?)));
-                parts.collect::<Result<Vec<(Multihash, (Part, u8))>, StoreError>>()
-            };
-            let page = self.inner.blocking.run(step).await??;
-            let Some((last, _)) = page.last() else { return Ok(left) };
+            let store = self.inner.store.clone();
+            let page = self
+                .inner
+                .blocking
+                .run(move || store.damaged(after, DAMAGED_PAGE))
+                .await
+                .map_err(StoreError::from)??;
+            let page: Vec<Multihash> = page.into_iter().map(|entry| entry.cid.hash).collect();
+            let Some(last) = page.last() else { return Ok(left) };
             after = Some(Key::from(last));
             let (mut over, mut caches, mut copies) = (Vec::new(), Vec::new(), 1);
-            for (hash, (part, wanted)) in &page {
+            for (hash, (part, wanted)) in page.iter().zip(&self.inner.keep.parts(page.clone()).await?) {
                 match part {
                     Part::Pending => over.push(*hash),
                     Part::Cache => {

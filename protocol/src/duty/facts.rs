@@ -37,12 +37,27 @@ pub(super) struct Facts {
     audited: BTreeMap<PeerId, usize>,
     /// What was found to be lacking and has not been given out by [`ripe`](Self::ripe), by when that began to count.
     ripening: BTreeSet<(Instant, Key, PeerId)>,
+    /// Where a peer may count otherwise since [`turned`](Self::turned) was asked: it is, after everything that is noted.
+    turned: Vec<Turned>,
+}
+
+/// A peer may count otherwise for a chunk than it did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Turned {
+    pub(super) key: Key,
+    pub(super) peer: PeerId,
+    /// It came to have it, or is not known to have it any more: that says something only of a full peer. Else it does not
+    /// lack it for long any more.
+    pub(super) had: bool,
 }
 
 impl Facts {
     /// It has the chunk: it proved it, or a decision that errs on the safe side may believe it.
     pub(super) fn has(&mut self, key: Key, peer: PeerId) {
-        self.note(key, peer, Fact::Has);
+        if !self.is_held(&key, &peer) {
+            self.note(key, peer, Fact::Has);
+            self.turned.push(Turned { key, peer, had: true });
+        }
     }
 
     /// It lacks the chunk. It counts from the first time.
@@ -120,6 +135,11 @@ impl Facts {
         self.ripening.first().map(|(counted, ..)| *counted + delay)
     }
 
+    /// Where a peer may count otherwise since this was asked last, but for what [`ripe`](Self::ripe) gives out.
+    pub(super) fn turned(&mut self) -> Vec<Turned> {
+        std::mem::take(&mut self.turned)
+    }
+
     /// How many chunks somebody is known to lack.
     pub(super) fn lacking(&self) -> usize {
         let lacks = |peers: &&BTreeMap<PeerId, Fact>| peers.values().any(|fact| *fact != Fact::Has);
@@ -173,8 +193,12 @@ impl Facts {
 
     fn dropped(&mut self, key: Key, peer: PeerId, fact: Fact) {
         self.count -= 1;
-        if let Fact::Lacks { counted, .. } = fact {
-            self.ripening.remove(&(counted, key, peer));
+        let counted = match fact {
+            Fact::Has => true,
+            Fact::Lacks { counted, .. } => !self.ripening.remove(&(counted, key, peer)),
+        };
+        if counted {
+            self.turned.push(Turned { key, peer, had: fact == Fact::Has });
         }
     }
 }

@@ -11,7 +11,8 @@ use super::{
     Audited, EXTRA, Input, Moment, Output, Pulled, Row, Scanned, Settings, Span, View,
     audits::Audits,
     collection::{Collection, Due},
-    facts::Facts,
+    counts::Counts,
+    facts::{Facts, Turned},
     pulls::{Answer, Pulls},
     sweep::Sweep,
     yields::Yields,
@@ -40,32 +41,6 @@ pub enum Role {
     Unlisted,
 }
 
-/// What the last look at everything found, for people.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Counts {
-    /// Chunks that this node should hold.
-    pub duty: u64,
-    /// Of those, not here.
-    pub missing: u64,
-    /// Chunks here that others should hold.
-    pub cached: u64,
-    /// Chunks here that nothing lists.
-    pub unlisted: u64,
-}
-
-impl Counts {
-    fn add(&mut self, role: Role, held: bool) {
-        match role {
-            Role::Duty => {
-                self.duty += 1;
-                self.missing += u64::from(!held);
-            }
-            Role::Cached => self.cached += u64::from(held),
-            Role::Unlisted => self.unlisted += u64::from(held),
-        }
-    }
-}
-
 /// The loop as a machine; see the [module](super).
 #[derive(Debug)]
 pub struct Keeper {
@@ -87,8 +62,6 @@ pub struct Keeper {
     requests: u64,
     collection: Collection,
     counts: Counts,
-    /// Of the look at everything that is under way.
-    counting: Option<Counts>,
     outputs: VecDeque<Output>,
 }
 
@@ -112,7 +85,6 @@ impl Keeper {
             requests: 0,
             collection: Collection::new(settings.grace, now, moment),
             counts: Counts::default(),
-            counting: Some(Counts::default()),
             outputs: VecDeque::new(),
         }
     }
@@ -132,9 +104,9 @@ impl Keeper {
         self.full
     }
 
-    /// What the last complete look found.
-    pub fn counts(&self) -> Counts {
-        self.counts
+    /// Chunks that this node should hold, here or not, as each part of the keyspace was looked at last.
+    pub fn duty(&self) -> u64 {
+        self.counts.total()
     }
 
     /// What was unlisted before this may be freed once its grace is over; `None`: nothing may, something cannot be read.
@@ -218,16 +190,16 @@ impl Keeper {
     fn scanned(&mut self, now: Instant, scan: u64, rows: &[Scanned], ended: bool) {
         let last = rows.last().map(|row| row.key);
         let Some(looked) = self.sweep.take(scan, last, ended) else { return };
-        let mut free = Vec::new();
+        let (mut free, mut duty) = (Vec::new(), Vec::new());
         let moment = self.moment(now);
         // A look at all peers, which most scans do not need.
         let barrier =
             rows.iter().any(|one| one.held && !one.row.is_needed()).then(|| self.collection.barrier(now, &self.view));
-        for scanned in rows {
+        for scanned in rows.iter().filter(|scanned| looked.contains(&scanned.key)) {
             let Scanned { key, row, held } = scanned;
             let role = self.role(now, key, row);
-            if let Some(counting) = &mut self.counting {
-                counting.add(role, *held);
+            if role == Role::Duty {
+                duty.push(*key);
             }
             if *held || role != Role::Duty {
                 self.pulls.remove(key);
@@ -241,6 +213,7 @@ impl Keeper {
                 _ => {}
             }
         }
+        self.counts.looked(&looked, duty);
         self.pulls.settle(&looked);
         if !free.is_empty() {
             self.outputs.push_back(Output::Free(free));
@@ -292,15 +265,10 @@ impl Keeper {
     /// Looks at every row where something may be freed, and has catalogues compared where that is waited for.
     fn collect(&mut self, now: Instant) {
         match self.collection.due(now, &self.view) {
-            Some(Due::Look) => self.pass(now),
+            Some(Due::Look) => self.sweep.pass(now),
             Some(Due::Compare(peers)) => self.outputs.extend(peers.into_iter().map(Output::Compare)),
             None => {}
         }
-    }
-
-    fn pass(&mut self, now: Instant) {
-        self.sweep.pass(now);
-        self.counting = Some(Counts::default());
     }
 
     fn answered(&mut self, now: Instant, request: u64, has: Option<&[bool]>) {
@@ -349,7 +317,7 @@ impl Keeper {
         }
         self.fill(now);
         if self.needs_room() && !needed {
-            self.pass(now);
+            self.sweep.pass(now);
         }
     }
 
@@ -367,7 +335,7 @@ impl Keeper {
             (false, true) => self.pulls.clear(),
             (true, false) => {
                 self.pulls.hurry(now);
-                self.pass(now);
+                self.sweep.pass(now);
             }
             _ => {}
         }
@@ -379,11 +347,16 @@ impl Keeper {
         for key in self.facts.ripe(now, delay) {
             self.sweep.mark(Span::of(key));
         }
+        for Turned { key, peer, had } in self.facts.turned() {
+            if !had || self.view.is_full(&peer) {
+                self.sweep.mark(Span::of(key));
+            }
+        }
         for key in self.pulls.due(now) {
             self.sweep.mark(Span::of(key));
         }
         if self.sweep.next_pass() <= now || (self.needs_room() && self.yields.is_due(now)) {
-            self.pass(now);
+            self.sweep.pass(now);
         }
         self.collect(now);
         for peer in self.audits.due(now, |peer| self.view.is_connected(peer)) {
@@ -427,6 +400,10 @@ impl StateMachine for Keeper {
                 self.viewed(now, &changed);
             }
             Input::Said(peer, said) => {
+                if self.view.is_full(&peer) && !said.full {
+                    // It has room again and fetches its share: what it lacks counts from when it is found to lack it.
+                    self.facts.forget_peer(&peer);
+                }
                 let changed = self.view.said(now, peer, said);
                 self.viewed(now, &changed);
             }
@@ -437,18 +414,11 @@ impl StateMachine for Keeper {
             Input::Space { used, capacity } => self.space(now, used, capacity),
             Input::MostCopies(copies) => {
                 if copies > self.most_copies {
-                    self.pass(now);
+                    self.sweep.pass(now);
                 }
                 self.most_copies = copies;
             }
-            Input::Rows { scan, rows, ended } => {
-                self.scanned(now, scan, &rows, ended);
-                if self.sweep.is_idle()
-                    && let Some(counts) = self.counting.take()
-                {
-                    self.counts = counts;
-                }
-            }
+            Input::Rows { scan, rows, ended } => self.scanned(now, scan, &rows, ended),
             Input::Holdings { request, has } => self.answered(now, request, has.as_deref()),
             Input::Pulled(key, outcome) => {
                 self.pulls.pulled(now, &key, outcome == Pulled::Kept, &mut self.chance);
@@ -457,7 +427,7 @@ impl StateMachine for Keeper {
                     self.refused = Some((now + REFUSED_AGAIN, self.used));
                     self.fill(now);
                     if !needed {
-                        self.pass(now);
+                        self.sweep.pass(now);
                     }
                 }
             }
@@ -480,7 +450,7 @@ impl StateMachine for Keeper {
             Input::Leaving(leaving) => {
                 self.leaving = leaving;
                 self.pulls.clear();
-                self.pass(now);
+                self.sweep.pass(now);
             }
         }
         self.go_on(now);

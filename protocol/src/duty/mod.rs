@@ -19,7 +19,7 @@
 //! than k + 4 of the view are at all. A peer is credible for a chunk if it has it, or if it is neither full nor has been
 //! found to lack it for longer than the repair delay, and was not caught in a lie. Where each audit finds that a peer
 //! lacks less than before, or no more and it says that it is fetching, it is filling up, and is waited for up to eight
-//! delays: nobody else fetches what it fetches.
+//! delays: nobody else fetches what it fetches. Of one that was full and has room again what it lacked is forgotten.
 //! So a restart moves nothing; a peer that is gone leaves each of its chunks to exactly one other; a full or broken
 //! peer's share has an owner; and partial views make too many copies, never too few. What a user pinned here is this
 //! node's duty too, whatever its rank and whoever has it. Everything else that is held is cached.
@@ -60,6 +60,7 @@ pub mod wanted;
 
 mod audits;
 mod collection;
+mod counts;
 mod facts;
 mod parts;
 mod pulls;

@@ -202,6 +202,23 @@ fn who_was_no_neighbour_for_a_while_is_not_taken_to_fill_up() {
     }
 }
 
+#[test]
+fn who_has_room_again_is_waited_for_anew() {
+    let (all, chunk) = (peers(9), entry("a chunk"));
+    let order = nearest(&all, chunk);
+    let mut node = Node::new(&all, order[3]);
+    let said = |node: &mut Node, full| drop(node.tell(Input::Said(order[0], Said { full, ..HERE })));
+    let lacks = || Input::Audited(order[0], Audited::Lacks { keys: vec![chunk.key()], filling: false });
+    let role = |node: &Node, after| node.keeper.role(node.now + after, &chunk.key(), &listed(chunk));
+    said(&mut node, true);
+    node.tell(lacks());
+    assert_eq!(role(&node, HOUR), Role::Duty);
+    said(&mut node, false);
+    assert_eq!(role(&node, HOUR), Role::Cached, "it fetches its share itself");
+    node.tell(lacks());
+    assert_eq!((role(&node, 14 * MINUTE), role(&node, 15 * MINUTE)), (Role::Cached, Role::Duty));
+}
+
 /// `row` and a pin of this node.
 fn pinned(mut row: Row) -> Row {
     row.list(Reference { publication: 99, copies: PIN });
@@ -250,11 +267,14 @@ fn a_pinned_chunk_is_neither_freed_nor_given_up_and_counts_as_duty() {
     let order = nearest(&all, chunk);
     let grace = Settings::default().grace;
     let mut node = Node::new(&all, order[8]).with(pinned(Row::new(chunk, Moment(0))), true);
+    assert_eq!(node.keeper.duty(), 1, "at once");
     node.wait(2 * MINUTE);
     let known: Vec<_> = order[..8].iter().map(|peer| Input::Reconciled(*peer, node.now)).collect();
     known.into_iter().for_each(|input| assert!(node.tell(input).is_empty()));
     assert!(!frees(&node.wait(3 * grace)));
-    assert_eq!((node.keeper.counts().duty, node.keeper.counts().unlisted), (1, 0));
+    assert_eq!(node.keeper.duty(), 1);
+    node = node.with(Row::new(chunk, Moment(0)), true);
+    assert_eq!(node.keeper.duty(), 0, "unpinned");
     let mut node = Node::new(&all, order[8]).with(pinned(listed(chunk)), true);
     node.wait(25 * HOUR);
     assert!(proofs(&node.tell(Input::Space { used: 92, capacity: 100 })).is_empty());

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::span::{Span, Spans, after};
+use super::{
+    counts::{PREFIX_BITS, first_of_prefix},
+    span::{Span, Spans, after, before},
+};
 use crate::key::Key;
 
 /// Everything is compared at least this often, whatever happened: three seconds of a core for a million rows.
@@ -26,8 +29,11 @@ impl Sweep {
         Self { dirty: Spans::all(), scanning: None, scans: 0, next_pass: now + PASS }
     }
 
+    /// A span is to be compared, and with it what shares its first bits, so that what is looked at can be counted.
     pub(super) fn mark(&mut self, span: Span) {
-        self.dirty.insert(span);
+        let last = span.to.as_ref().and_then(before);
+        let to = last.and_then(|last| Span::of_prefix(first_of_prefix(&last), PREFIX_BITS).to);
+        self.dirty.insert(Span { from: first_of_prefix(&span.from), to });
         if self.dirty.len() > MOST_PARTS {
             self.dirty = Spans::all();
         }
@@ -54,12 +60,16 @@ impl Sweep {
         self.scanning
     }
 
-    /// The answer of a scan came: gives where its span begins, if it is the one that is under way. What follows the last
-    /// row is left to do.
+    /// The answer of a scan came: gives what was looked at, if it is the one that is under way. Where rows follow, that
+    /// ends before the first bits of the last row's key, unless it began there: those behind it are left to do.
     pub(super) fn take(&mut self, scan: u64, last: Option<Key>, ended: bool) -> Option<Span> {
         let (_, span) = self.scanning.take_if(|(id, _)| *id == scan)?;
+        let rest = last.as_ref().and_then(|last| {
+            let first = first_of_prefix(last);
+            if first > span.from { Some(first) } else { after(last) }
+        });
         if !ended
-            && let Some(from) = last.as_ref().and_then(after)
+            && let Some(from) = rest
             && span.to.is_none_or(|to| from < to)
         {
             self.dirty.insert(Span { from, to: span.to });

@@ -119,16 +119,16 @@ fn local(store: Store, keep: Keep) -> Items<LocalChunk> {
             .map_err(|_| Error::failed("reading the index failed"))??;
         let last = page.last().map(|entry| (&entry.cid.hash).into());
         let done = page.len() < PAGE;
-        let line = |entry: &Entry| {
-            let (part, wanted) = keep.part(&entry.cid.hash)?;
+        let parts = keep.parts(page.iter().map(|entry| entry.cid.hash).collect()).await?;
+        let line = |(entry, (part, wanted)): (&Entry, (Part, u8))| {
             let role = match part {
                 Part::Replica => "replica",
                 Part::Cache => "cache",
                 Part::Pending => "pending",
             };
-            Ok(LocalChunk { cid: entry.cid.to_string(), size: u64::from(entry.length), role: role.to_owned(), wanted })
+            LocalChunk { cid: entry.cid.to_string(), size: u64::from(entry.length), role: role.to_owned(), wanted }
         };
-        let lines: Vec<_> = page.iter().map(line).collect::<Result<_, Error>>()?;
+        let lines: Vec<_> = page.iter().zip(parts).map(line).collect();
         Ok(Some((stream::iter(lines.into_iter().map(Ok)), (store, keep, last, done))))
     });
     stream::StreamExt::flat_map(pages, |page| match page {

@@ -34,7 +34,6 @@ fn status(node: &Node) -> Status {
     let (sent_bytes, received_bytes) = rooms.transfer.transferred();
     let table = Arc::clone(&rooms.network.peers().borrow());
     let health = rooms.keep.health();
-    // A look at everything counts all; what is in hand is newer.
     let missing = health.wanting as u64;
     // Where there are fewer machines than copies are wanted, everything is short of some.
     let alone = rooms.locate.reachable() + 1 < usize::from(rooms.replicas);
@@ -52,7 +51,7 @@ fn status(node: &Node) -> Status {
         capacity: usage.capacity_bytes,
         replication: Replication {
             factor: rooms.replicas,
-            duty: health.counts.duty,
+            duty: health.duty,
             missing,
             under_replicated: if alone { usage.chunks.max(missing) } else { missing.max(health.lacking as u64) },
             in_flight: rooms.replicate.in_flight() + health.fetching as u64,

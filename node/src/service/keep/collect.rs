@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use p2p_protocol::duty::{Moment, Span};
 use tokio::{
-    sync::{oneshot, watch},
+    sync::watch,
     time::{Instant, sleep, timeout},
 };
 
-use super::{Keep, KeepError};
+use super::{Keep, KeepError, role::Question};
 use crate::{
     runner::now,
     service::{progress::Progress, wanted::Rows},
@@ -21,12 +21,6 @@ use crate::{
 const COMPARING: Duration = Duration::from_secs(10);
 /// Between looks at whether they were.
 const LOOK: Duration = Duration::from_millis(100);
-/// The keeper answers between two inputs; without an answer there is no table.
-const ANSWERING: Duration = Duration::from_secs(10);
-
-/// Asks the keeper what was unlisted before which time may be freed; `None`: nothing may.
-pub(super) type Question = oneshot::Sender<Option<Moment>>;
-
 /// What was freed.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Collected {
@@ -96,7 +90,7 @@ impl Keep {
         // Who does not answer is waited for by what waits for it.
         let _ = timeout(COMPARING, comparing).await;
         loop {
-            let barrier = self.ask().await?;
+            let barrier = self.ask(Question::Freeable).await?;
             // What was told by the comparisons reaches the keeper within moments.
             let known = barrier.is_none_or(|barrier| barrier >= begun);
             if known || began.elapsed() >= COMPARING || !waiting.is_empty() || !self.all_here() {
@@ -109,14 +103,5 @@ impl Keep {
     /// Whether every storing peer that is remembered is connected.
     fn all_here(&self) -> bool {
         self.around.locate.storing().iter().all(|(_, connected, _)| *connected)
-    }
-
-    async fn ask(&self) -> Result<Option<Moment>, KeepError> {
-        let (question, answer) = oneshot::channel();
-        let asked = async {
-            self.questions.send(question).await.ok()?;
-            answer.await.ok()
-        };
-        timeout(ANSWERING, asked).await.ok().flatten().ok_or(KeepError::NoTable)
     }
 }

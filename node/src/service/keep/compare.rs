@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 
 use p2p_protocol::{
     Key, Multihash,
-    duty::{Input, Moment, Span},
+    duty::{Input, Moment, Row, Span, keeper::Role},
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Around, Keep, Part};
+use super::{Around, Keep, KeepError};
 use crate::{
     service::{blocking::Blocking, wanted::Wanted},
     store::StoreError,
@@ -91,27 +91,21 @@ impl Keep {
     /// Looks through the table for what this node should hold and does not: a scan of all rows.
     ///
     /// # Errors
-    /// Where the index cannot be read.
-    pub async fn lacking(&self) -> Result<Lacking, StoreError> {
+    /// Where the index cannot be read; and where the table is being made.
+    pub async fn lacking(&self) -> Result<Lacking, KeepError> {
         let mut lacking = Lacking::default();
         let mut next = Some(Span::ALL);
         while let Some(span) = next {
-            let keep = self.clone();
-            let step = move || {
-                let page = keep.around.wanted.rows(&span)?;
-                let mut found = Vec::new();
-                for scanned in page.rows.iter().filter(|scanned| scanned.row.is_needed() && !scanned.held) {
-                    let hash = scanned.row.entry.cid.hash;
-                    if keep.part(&hash)?.0 == Part::Replica {
-                        found.push(hash);
-                    }
-                }
-                Ok::<_, StoreError>((found, page.rest))
-            };
-            let (found, rest) = self.around.blocking.run(step).await??;
+            let page = self.around.rows(span).await?;
+            let missing = page.rows.into_iter().filter(|scanned| scanned.row.is_needed() && !scanned.held);
+            let missing: Vec<Row> = missing.map(|scanned| scanned.row).collect();
+            let hashes: Vec<Multihash> = missing.iter().map(|row| row.entry.cid.hash).collect();
+            let roles = self.roles(missing).await?;
+            let found: Vec<_> = hashes.into_iter().zip(roles).filter(|(_, role)| *role == Role::Duty).collect();
             lacking.count += found.len() as u64;
-            lacking.some.extend(found.into_iter().take(MOST_LACKING - lacking.some.len()));
-            next = rest;
+            let room = MOST_LACKING - lacking.some.len();
+            lacking.some.extend(found.into_iter().map(|(hash, _)| hash).take(room));
+            next = page.rest;
         }
         Ok(lacking)
     }

@@ -11,22 +11,26 @@ pub mod drain;
 mod lists;
 pub mod pins;
 mod read;
+mod role;
 mod upkeep;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use p2p_protocol::{
-    Key, Multihash, PeerId,
+    PeerId,
     chance::Chance,
-    duty::{Keeper, Settings, Span, keeper::Counts, lister::Lister},
+    duty::{Keeper, Settings, Span, lister::Lister},
 };
 use tokio::{
     sync::{broadcast, mpsc, watch},
     time::Duration,
 };
 
-pub use self::compare::{Drift, Lacking};
-use self::{collect::Question, compare::Ears, lists::Lists, upkeep::Upkeep};
+use self::{compare::Ears, lists::Lists, role::Question, upkeep::Upkeep};
+pub use self::{
+    compare::{Drift, Lacking},
+    role::Part,
+};
 use super::{
     audit::Audit,
     blocking::Blocking,
@@ -45,7 +49,7 @@ use crate::{
 
 /// Inputs of the keeper that may wait: each is small, and whoever has one waits.
 const INPUTS: usize = 256;
-/// Questions that may wait: a person asks one at a time.
+/// Questions that may wait: a person asks one at a time, and one is about a page of rows at the most.
 const QUESTIONS: usize = 8;
 /// After a failure of the store the table is opened again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -53,8 +57,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// What a node knows of its own part, for people.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Health {
-    /// What the last complete look found.
-    pub counts: Counts,
+    /// Chunks that this node should hold, here or not.
+    pub duty: u64,
     /// Chunks that are missing here and being looked for.
     pub wanting: usize,
     /// Of those, being fetched.
@@ -99,17 +103,6 @@ pub enum KeepError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// What a chunk that is here is to this node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Part {
-    /// It is of the replica set, or pinned here.
-    Replica,
-    /// Something lists it, and others should hold it.
-    Cache,
-    /// Nothing lists it: not yet, or not any more.
-    Pending,
 }
 
 /// What the loop works on.
@@ -165,25 +158,6 @@ impl Keep {
             }
         });
         Self { health, around, settings, questions, ears, pins }
-    }
-
-    /// What a chunk is to this node, and how many copies are wanted (0 where nothing lists it).
-    ///
-    /// # Errors
-    /// Where the index cannot be read.
-    pub fn part(&self, hash: &Multihash) -> Result<(Part, u8), StoreError> {
-        let key = Key::from(hash);
-        let row = self.around.wanted.row(&key)?;
-        let copies = row.as_ref().map_or(0, |row| row.copies());
-        let locate = &self.around.locate;
-        let nearest = locate.known(&key, copies.into());
-        let part = match copies {
-            _ if row.is_some_and(|row| row.is_pinned()) => Part::Replica,
-            0 => Part::Pending,
-            _ if nearest.contains(&locate.local()) => Part::Replica,
-            _ => Part::Cache,
-        };
-        Ok((part, copies))
     }
 
     /// How long it takes to fetch so many bytes at the pace that is allowed.

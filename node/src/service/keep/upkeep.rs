@@ -27,7 +27,7 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use super::{Around, Health, collect::Question};
+use super::{Around, Health, role::Question};
 use crate::{
     runner::{World, now},
     service::{audit::Standing, sync::Compared, worker::Work},
@@ -224,7 +224,8 @@ impl World<Keeper> for Upkeep<'_> {
                     Err(RecvError::Closed) => return None,
                 },
                 Some(input) = self.incoming.recv() => return Some(input),
-                Some(question) = self.questions.recv() => {
+                // Before it is known who is there, nothing that is said would be true.
+                Some(question) = self.questions.recv(), if self.discovering.is_none() => {
                     self.asked.push(question);
                     // An input, after which the machine is looked at.
                     return Some(space(&self.around));
@@ -261,13 +262,10 @@ impl World<Keeper> for Upkeep<'_> {
                 other
             });
         }
-        for question in self.asked.drain(..) {
-            // Whoever asked may be gone.
-            let _ = question.send(machine.freeable_before(now()));
-        }
+        self.asked.drain(..).for_each(|question| question.answer(machine));
         let (wanting, fetching, lacking) = machine.in_hand();
         let cautious = machine.view().is_cautious();
-        let health = Health { counts: machine.counts(), wanting, fetching, lacking, cautious };
+        let health = Health { duty: machine.duty(), wanting, fetching, lacking, cautious };
         self.around.audit.lacking(wanting);
         let seen = (machine.view().changes(), machine.most_copies());
         if self.discovering.is_none() && self.stands != Some(seen) {

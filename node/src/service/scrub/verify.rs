@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{Scrub, pass::Scrubbing};
 use crate::{
-    service::{blocking::Unfinished, progress::Progress},
+    service::{blocking::Unfinished, keep::KeepError, progress::Progress},
     store::StoreError,
 };
 
@@ -45,6 +45,8 @@ pub struct Verified {
 pub enum VerifyError {
     #[error("the chunks cannot be read again: {0}")]
     Store(StoreError),
+    #[error(transparent)]
+    Keep(#[from] KeepError),
     #[error(transparent)]
     Unfinished(#[from] Unfinished),
 }
