@@ -301,8 +301,8 @@ impl World {
             lister::Output::Purge(publications) => {
                 self.after(Duration::from_secs(1), Event::Purge { node: id, starts, publications });
             }
-            // The simulator knows.
-            lister::Output::Live(_) => {}
+            // The simulator knows; and each disk notes here what each publication was read over.
+            lister::Output::Live(_) | lister::Output::Drifted => {}
             lister::Output::Tell => self.after(Duration::from_secs(1), Event::Tell { node: id, starts }),
             lister::Output::Narrowed { .. } => {
                 let node = &mut self.nodes[id];

@@ -502,7 +502,7 @@ impl World {
         let covered = node.disk.covered.get(&id).cloned().unwrap_or_default();
         if let Some(running) = &mut node.running {
             running.live.insert(id);
-            running.lister.handle(now, lister::Input::Live { listed, covered });
+            running.lister.handle(now, lister::Input::Live { listed, covered, doubtful: false });
         }
     }
 

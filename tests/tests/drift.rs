@@ -14,7 +14,7 @@ use p2p_node::{
         keep::{Drift, Part},
         progress::Progress,
         replicate::Wish,
-        wanted::Wanted,
+        wanted::{Few, Noted, Wanted},
     },
     store::Store,
 };
@@ -22,7 +22,7 @@ use p2p_protocol::{
     Chunk, Cid, Codec, Key,
     catalogue::{Kind, Publication},
     chunker::ChunkerKind,
-    duty::{Reference, Row, Span, Spans},
+    duty::{Reference, Roll, Row, Span, Spans},
     manifest::{Entry, Listing},
 };
 
@@ -170,6 +170,111 @@ async fn what_was_half_read_at_a_kill_and_is_removed_before_it_is_read_again_is_
     // Discovery is not over: nothing was read.
     alone.rooms.catalogue.withdraw(alone.publication_of.key()).await.expect("it is removed");
     eventually("the references are gone", SOON, || !named()).await;
+}
+
+/// Publishes a chunk that a publication lists itself; gives its entry, and what rows know the publication as.
+async fn publish_small(alone: &Alone, number: u64) -> (Entry, u64) {
+    let chunk = Chunk::new(Codec::Raw, format!("small {number}").into_bytes()).expect("it is short");
+    let entry = Entry { cid: *chunk.cid(), length: chunk.len() as u32 };
+    alone.wanted.put(chunk).await.expect("it is kept");
+    let draft = Draft {
+        name: Some(format!("small {number}")),
+        label: format!("small {number}"),
+        root: entry.cid,
+        kind: Kind::File,
+        size: u64::from(entry.length),
+        replicas: 3,
+        chunks: 1,
+        listing: Listing::Inline(vec![entry]),
+        keep: 10,
+    };
+    alone.rooms.catalogue.publish(draft).await.expect("it is published");
+    let named = || row(alone, &entry.key()).and_then(|row| row.publications().next());
+    eventually("it is listed", SOON, || named().is_some()).await;
+    (entry, named().expect("it is listed"))
+}
+
+/// What the node has noted of what was live when everything was read, as it finds it when it starts.
+fn noted(alone: &Alone) -> Option<Noted> {
+    let again = Wanted::open(alone.rooms.store.clone()).expect("it opens");
+    again.roll().expect("it reads").filter(|noted| !noted.since)
+}
+
+/// A node with a file and some small publications, of which all was noted.
+async fn with_small(seed: u64) -> (Alone, Vec<(Entry, u64)>) {
+    let alone = alone(seed).await;
+    let mut small = Vec::new();
+    for number in 0..40 {
+        small.push(publish_small(&alone, number).await);
+    }
+    eventually("it is noted", SOON, || {
+        let mut roll = Roll::new(noted(&alone).map_or(0, |noted| noted.roll.salt()));
+        small.iter().for_each(|(_, publication)| roll.toggle(*publication));
+        roll.toggle(alone.publication);
+        noted(&alone).is_some_and(|noted| noted.roll == roll)
+    })
+    .await;
+    (alone, small)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_became_live_just_before_a_kill_is_read_at_the_next_start_and_what_was_read_is_not() {
+    let (mut alone, small) = with_small(9).await;
+    let (unread, other) = (small[0], small[1]);
+    let far = |publication: u64| unread.1 >> 58 != publication >> 58;
+    let other = if far(other.1) { other } else { *small.iter().find(|(_, id)| far(*id)).expect("ids are spread") };
+    let unlisted = |entry: &Entry| rows(&alone.wanted).iter().any(|row| row.entry == *entry && !row.is_wanted());
+    // As if it had been killed before the last one was read. A row of another one is gone by what no kill does: that it
+    // stays away shows that this one was not read again.
+    let mut roll = noted(&alone).expect("it is noted").roll;
+    roll.toggle(unread.1);
+    for (entry, publication) in [unread, other] {
+        alone.wanted.unlist(publication, [entry.key()]).expect("it is written");
+        assert!(unlisted(&entry));
+    }
+    restart(&mut alone, |alone| alone.wanted.note_roll(&roll).expect("it is written")).await;
+    let is_listed = |entry: &Entry| row(&alone, &entry.key()).is_some_and(|row| row.is_wanted());
+    eventually("it is listed", SOON, || is_listed(&unread.0)).await;
+    eventually("all is noted again", SOON, || noted(&alone).is_some_and(|noted| noted.roll != roll)).await;
+    assert!(!is_listed(&other.0), "it was read again");
+    assert_eq!(small.iter().filter(|(entry, _)| !is_listed(entry)).count(), 1);
+    // Without a note everything is.
+    restart(&mut alone, |alone| alone.wanted.set_part(9, &Spans::all()).expect("it is written")).await;
+    let is_listed = |entry: &Entry| row(&alone, &entry.key()).is_some_and(|row| row.is_wanted());
+    eventually("it is listed", SOON, || is_listed(&other.0)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_listed_just_before_a_kill_and_is_not_live_is_taken_off_at_the_next_start() {
+    let (mut alone, small) = with_small(10).await;
+    let gone = 0xdead << 40;
+    let (entry, _) = small[3];
+    // Without a note of its own, as of what lists its few chunks itself.
+    let few = || {
+        [Few { reference: Reference { publication: gone, copies: 5 }, entries: vec![(entry.key(), entry)], list: true }]
+    };
+    let names = |alone: &Alone| row(alone, &entry.key()).is_some_and(|row| row.names(gone));
+    // It came and went since what is live was noted.
+    restart(&mut alone, |alone| {
+        let again = Wanted::open(alone.rooms.store.clone()).expect("it opens");
+        again.note_few(few()).expect("it is written");
+        assert!(names(alone) && noted(alone).is_none());
+    })
+    .await;
+    eventually("the reference is gone", SOON, || !names(&alone)).await;
+    eventually("all is noted", SOON, || noted(&alone).is_some()).await;
+    // It was live then, and had ceased to be when the node was killed.
+    restart(&mut alone, |alone| {
+        let mut roll = noted(alone).expect("it is noted").roll;
+        roll.toggle(gone);
+        let again = Wanted::open(alone.rooms.store.clone()).expect("it opens");
+        again.note_few(few()).expect("it is written");
+        again.note_roll(&roll).expect("it is written");
+        assert!(names(alone) && noted(alone).is_some());
+    })
+    .await;
+    eventually("the reference is gone", SOON, || !names(&alone)).await;
+    assert!(small.iter().all(|(entry, _)| row(&alone, &entry.key()).is_some_and(|row| row.is_wanted())));
 }
 
 #[tokio::test(start_paused = true)]

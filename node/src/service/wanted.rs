@@ -6,11 +6,13 @@
 //! moment later.
 
 mod compare;
+mod notes;
+mod roll;
 mod shares;
 mod sums;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -29,21 +31,23 @@ use p2p_protocol::{
 };
 use tokio::sync::{Notify, RwLock};
 
-pub use self::sums::{InRange, Side};
-use self::{shares::Shares, sums::Sums};
+use self::{
+    notes::{covered_name, covered_note},
+    roll::Standing,
+    shares::Shares,
+    sums::Sums,
+};
+pub use self::{
+    roll::Noted,
+    sums::{InRange, Side},
+};
 use crate::{
     runner::now,
-    store::{Edit, KeyTable, MAX_NOTE_BYTES, MAX_TABLE_CHANGES, Put, Store, StoreError, TableChange},
+    store::{Edit, KeyTable, MAX_TABLE_CHANGES, Put, Store, StoreError, TableChange},
 };
 
 /// The note of this node's own clock: eight bytes, seconds.
 const CLOCK: &[u8] = b"clock";
-/// The notes of what each publication was read over, by its eight bytes.
-const COVERED: &[u8] = b"covered/";
-/// The notes of the parts of the keyspace whose rows are kept, by the copies wanted.
-const PARTS: &[u8] = b"part/";
-/// Notes that are read at once.
-const NOTES: usize = 256;
 /// Chunks that are read from the store at once while a table is made.
 const PAGE: usize = 4096;
 
@@ -84,6 +88,8 @@ struct Inner {
     grace: Duration,
     /// A chunk came that was not here.
     news: AtomicBool,
+    /// What was live when everything was read, as it is noted.
+    roll: Standing,
 }
 
 impl Wanted {
@@ -111,8 +117,22 @@ impl Wanted {
         let news = AtomicBool::new(false);
         let shares = Shares::default();
         let scanned = AtomicU64::new(0);
-        let inner =
-            Inner { store, keys, started, generation, acknowledging, lost, noted, sums, scanned, shares, grace, news };
+        let roll = Standing::read(&keys)?;
+        let inner = Inner {
+            store,
+            keys,
+            started,
+            generation,
+            acknowledging,
+            lost,
+            noted,
+            sums,
+            scanned,
+            shares,
+            grace,
+            news,
+            roll,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -150,6 +170,7 @@ impl Wanted {
         let clock = (Bytes::from_static(CLOCK), Bytes::copy_from_slice(&moment.0.to_be_bytes()));
         let made = rebuild.finish(&[clock])?;
         if made {
+            self.inner.roll.lost();
             self.inner.generation.store(generation, Ordering::Release);
         }
         Ok(made)
@@ -286,35 +307,44 @@ impl Wanted {
             }
         }
         let change = |entry: &Entry| Change::List(*entry, reference, now);
+        if !entries.is_empty() {
+            self.before_listing()?;
+        }
         self.apply_all(entries.iter().map(|(key, entry)| (*key, change(entry))))
     }
 
-    /// What [`list`](Self::list) or [`unlist`](Self::unlist), then [`set_covered`](Self::set_covered) do, for many publications
-    /// that list a few chunks each, in few batches of the index: those of one publication are in one. Blocks.
+    /// What [`list`](Self::list) or [`unlist`](Self::unlist) do, for many publications that list a few chunks each, in few
+    /// batches of the index: those of one publication are in one. It is not noted what they were read over: the
+    /// [roll](Self::note_roll) says it. Blocks.
     ///
     /// # Errors
     /// Where the index cannot be read or written.
     pub fn note_few(&self, all: impl IntoIterator<Item = Few>) -> Result<(), StoreError> {
         let now = self.moment();
         let (mut edits, mut notes) = (Vec::new(), Vec::new());
-        for few in all {
+        for Few { reference, entries, list } in all {
             // One more is for the clock.
-            if edits.len() + notes.len() + few.entries.len() + 1 >= MAX_TABLE_CHANGES {
+            if edits.len() + notes.len() + entries.len() + 1 >= MAX_TABLE_CHANGES {
                 self.apply(std::mem::take(&mut edits), std::mem::take(&mut notes))?;
             }
-            for (key, entry) in few.entries {
-                if few.covered.is_some() && !self.inner.shares.is_empty() {
+            if !list {
+                self.before_unlisting([reference.publication])?;
+                notes.push(covered_note(reference.publication, None));
+            } else if !entries.is_empty() {
+                self.before_listing()?;
+            }
+            for (key, entry) in entries {
+                if list && !self.inner.shares.is_empty() {
                     self.row(&key)?.iter().for_each(|row| self.inner.shares.give_back(row));
                 }
-                let change = match few.covered {
-                    Some(_) => Change::List(entry, few.reference, now),
-                    None => Change::Unlist(few.reference.publication, now),
+                let change = match list {
+                    true => Change::List(entry, reference, now),
+                    false => Change::Unlist(reference.publication, now),
                 };
                 edits.push((key, Edit::Merge(merge, change.to_bytes().into())));
             }
-            notes.push(covered_note(few.reference.publication, few.covered.as_deref()));
         }
-        if notes.is_empty() { Ok(()) } else { self.apply(edits, notes) }
+        if edits.is_empty() && notes.is_empty() { Ok(()) } else { self.apply(edits, notes) }
     }
 
     /// A publication lists these no more. Blocks.
@@ -323,6 +353,7 @@ impl Wanted {
     /// Where the index cannot be read or written.
     pub fn unlist(&self, publication: u64, keys: impl IntoIterator<Item = Key>) -> Result<(), StoreError> {
         let now = self.moment();
+        self.before_unlisting([publication])?;
         self.apply_all(keys.into_iter().map(|key| (key, Change::Unlist(publication, now))))
     }
 
@@ -332,6 +363,7 @@ impl Wanted {
     /// Where the index cannot be read or written.
     pub fn purge(&self, publications: &BTreeSet<u64>) -> Result<(), StoreError> {
         let now = self.moment();
+        self.before_unlisting(publications.iter().copied())?;
         let mut next = Some(Span::ALL);
         while let Some(span) = next {
             let page = self.rows(&span)?;
@@ -350,6 +382,7 @@ impl Wanted {
     /// # Errors
     /// Where the index cannot be read or written.
     pub fn narrow(&self, parts: &Spans) -> Result<(), StoreError> {
+        self.before_moving()?;
         for outside in Spans::all().without(parts).iter() {
             let mut next = Some(outside);
             while let Some(span) = next {
@@ -415,51 +448,6 @@ impl Wanted {
         self.inner.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What publications were read over, by what rows know them as: some 24 bytes each, because nearly all were read over
-    /// the same, which is here once.
-    ///
-    /// # Errors
-    /// Where the index cannot be read.
-    pub fn covered(&self) -> Result<BTreeMap<u64, Arc<Spans>>, StoreError> {
-        let mut shared: BTreeMap<Bytes, Arc<Spans>> = BTreeMap::new();
-        self.notes(COVERED, |name, value| {
-            let publication = u64::from_be_bytes(name.try_into().ok()?);
-            let spans = match shared.get(value) {
-                Some(spans) => spans.clone(),
-                None => {
-                    let spans = Arc::new(Spans::from_bytes(value)?);
-                    shared.insert(Bytes::copy_from_slice(value), spans.clone());
-                    spans
-                }
-            };
-            Some((publication, spans))
-        })
-    }
-
-    /// The parts of the keyspace whose rows are kept, by copies.
-    ///
-    /// # Errors
-    /// Where the index cannot be read.
-    pub fn parts(&self) -> Result<BTreeMap<u8, Spans>, StoreError> {
-        self.notes(PARTS, |name, value| Some((*name.first()?, Spans::from_bytes(value)?)))
-    }
-
-    /// Writes down what a publication was read over, after all that was changed before; `None`: no row names it. Blocks.
-    ///
-    /// # Errors
-    /// Where the index cannot be read or written.
-    pub fn set_covered(&self, publication: u64, covered: Option<&Spans>) -> Result<(), StoreError> {
-        self.apply(Vec::new(), vec![covered_note(publication, covered)])
-    }
-
-    /// Writes down a part. Blocks.
-    ///
-    /// # Errors
-    /// Where the index cannot be read or written.
-    pub fn set_part(&self, copies: u8, part: &Spans) -> Result<(), StoreError> {
-        self.apply(Vec::new(), vec![note([PARTS, &[copies]].concat(), Some(part))])
-    }
-
     /// Writes this node's clock down: as far as it got.
     ///
     /// # Errors
@@ -493,27 +481,6 @@ impl Wanted {
         Ok(self.inner.store.entry(&entry.cid.hash)?.is_some())
     }
 
-    fn notes<K: Ord, V>(
-        &self,
-        prefix: &[u8],
-        mut read: impl FnMut(&[u8], &[u8]) -> Option<(K, V)>,
-    ) -> Result<BTreeMap<K, V>, StoreError> {
-        let mut found = BTreeMap::new();
-        let mut after: Option<Bytes> = None;
-        loop {
-            let page = self.inner.keys.notes(after.as_deref().or(Some(prefix)), NOTES)?;
-            let ended = page.len() < NOTES;
-            for (name, value) in page {
-                let Some(rest) = name.strip_prefix(prefix) else { return Ok(found) };
-                found.extend(read(rest, &value));
-                after = Some(name);
-            }
-            if ended {
-                return Ok(found);
-            }
-        }
-    }
-
     fn apply_all(&self, changes: impl Iterator<Item = (Key, Change)>) -> Result<(), StoreError> {
         let mut edits = Vec::with_capacity(MAX_TABLE_CHANGES);
         for (key, change) in changes {
@@ -525,7 +492,7 @@ impl Wanted {
         if edits.is_empty() { Ok(()) } else { self.apply(edits, Vec::new()) }
     }
 
-    fn apply(&self, entries: Vec<(Key, Edit)>, notes: Vec<(Bytes, Option<Bytes>)>) -> Result<(), StoreError> {
+    fn apply(&self, entries: Vec<(Key, Edit)>, notes: Vec<Note>) -> Result<(), StoreError> {
         let (change, clock) = self.change(entries, notes);
         let noted = self.inner.keys.apply(&change)?;
         self.noted(clock, noted);
@@ -538,11 +505,7 @@ impl Wanted {
 
     /// A change of this generation, and the clock's note that goes with it: with the first of each second, so that no row is
     /// on disk without a note of its time. (Where two changes of one second overtook each other it may be a second back.)
-    fn change(
-        &self,
-        entries: Vec<(Key, Edit)>,
-        mut notes: Vec<(Bytes, Option<Bytes>)>,
-    ) -> (TableChange, Option<Moment>) {
+    fn change(&self, entries: Vec<(Key, Edit)>, mut notes: Vec<Note>) -> (TableChange, Option<Moment>) {
         let moment = self.moment();
         let due = (self.inner.noted.load(Ordering::Acquire) != moment.0).then_some(moment);
         if due.is_some() {
@@ -568,27 +531,14 @@ impl Wanted {
 pub struct Few {
     /// As rows know it.
     pub reference: Reference,
-    /// Fewer than [`MAX_TABLE_CHANGES`] − 1.
+    /// Fewer than [`MAX_TABLE_CHANGES`] − 2.
     pub entries: Vec<(Key, Entry)>,
-    /// What it was read over, and lists them; `None`: it does not any more.
-    pub covered: Option<Arc<Spans>>,
+    /// It lists them; or it does not any more.
+    pub list: bool,
 }
 
-/// The note of what a publication was read over.
-fn covered_note(publication: u64, covered: Option<&Spans>) -> (Bytes, Option<Bytes>) {
-    note(covered_name(publication), covered)
-}
-
-fn note(name: Vec<u8>, spans: Option<&Spans>) -> (Bytes, Option<Bytes>) {
-    // What does not fit is read again after the next start: nothing is what it covers until then.
-    let fits = |bytes: Vec<u8>| if bytes.len() <= MAX_NOTE_BYTES { bytes } else { Spans::new().to_bytes() };
-    (name.into(), spans.map(Spans::to_bytes).map(fits).map(Bytes::from))
-}
-
-/// The name of the note of what a publication was read over.
-fn covered_name(publication: u64) -> Vec<u8> {
-    [COVERED, &publication.to_be_bytes()].concat()
-}
+/// A note's name and what is in it; `None`: it goes.
+type Note = (Bytes, Option<Bytes>);
 
 fn edit(entry: &Entry, change: Change) -> (Key, Edit) {
     (entry.key(), Edit::Merge(merge, change.to_bytes().into()))

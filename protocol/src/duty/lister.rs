@@ -8,6 +8,11 @@
 //!
 //! What a publication lists is kept while there is something to do for it; of one that is [at rest](super::rest) it is
 //! asked for again ([`Output::Tell`]).
+//!
+//! Of a publication that lists its few entries itself nobody writes down what it was read over: an earlier run left a
+//! [`Roll`] of what was live when all of it was read, and what differs from that is read again ([`Input::Doubt`]).
+
+mod events;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -15,13 +20,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use self::events::{Input, Listed, Output};
 use super::{
-    PIN, SEEN_GRACES, Spans,
+    PIN, Roll, SEEN_GRACES, Spans,
     parts::{Moved, Parts},
     reach::Reach,
     rest::{Cover, Rest},
 };
-use crate::{PeerId, machine::StateMachine, manifest::Listing};
+use crate::{machine::StateMachine, manifest::Listing};
 
 /// After a manifest that could not be read; it doubles to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(60);
@@ -36,21 +42,6 @@ const MOST_AT_ONCE: usize = 256;
 pub const MOST_PENDING: usize = 4096;
 /// Publications whose references are taken off by one look at every row.
 const PURGED_AT_ONCE: usize = 4096;
-
-/// What a live publication lists, or a pin, by what it is known as in rows.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Listed {
-    /// The first eight bytes of its id.
-    pub publication: u64,
-    /// What it lists.
-    pub listing: Listing,
-    /// Distinct chunks of its DAG.
-    pub chunks: u64,
-    /// Copies that it wants; [`PIN`]: it is a pin.
-    pub copies: u8,
-    /// Who published it, and may be asked for its manifest; `None`: that is not known.
-    pub publisher: Option<PeerId>,
-}
 
 #[derive(Debug)]
 struct Publication {
@@ -77,13 +68,6 @@ impl Publication {
     }
 }
 
-impl Listed {
-    /// One of which nobody knows any more what it listed.
-    fn unknown(publication: u64, copies: u8) -> Self {
-        Self { publication, listing: Listing::Inline(Vec::new()), chunks: 0, copies, publisher: None }
-    }
-}
-
 /// What is under way for a publication.
 #[derive(Debug)]
 struct Reading {
@@ -91,81 +75,6 @@ struct Reading {
     covers: Arc<Spans>,
     /// By its manifest, or a look at every row.
     long: bool,
-}
-
-/// What happened.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Input {
-    /// A publication became live, or is told again. `covered`: what rows say of it already, from an earlier run.
-    Live {
-        /// Which.
-        listed: Listed,
-        /// What it was read over.
-        covered: Arc<Spans>,
-    },
-    /// A publication is not live any more.
-    Gone {
-        /// Which.
-        publication: u64,
-        /// What it listed, if that is known.
-        listed: Option<Listed>,
-    },
-    /// All that is live is told from now on, from the start.
-    Telling,
-    /// All that is live was told: what was told before [`Telling`](Self::Telling) and not since is not live any more.
-    Told,
-    /// All that is known to be live is asked for.
-    Look,
-    /// Rows name these publications: those that nobody told of are to be taken off.
-    Named(Vec<u64>),
-    /// What rows say of these publications is to be compared with what they list, over all that they cover.
-    Compare(Vec<u64>),
-    /// Where this node stands among the peers in view changed.
-    Moved(Reach),
-    /// [`Output::Purge`] of these is done, or their [`Output::Read`], all of it.
-    Completed(Vec<u64>),
-    /// Their [`Output::Read`] could not be done.
-    Failed(Vec<u64>),
-    /// [`Output::Read`] is done, its rows are written; or it could not be read.
-    Done {
-        /// Which.
-        publication: u64,
-        /// Whether all of it was read.
-        complete: bool,
-    },
-}
-
-/// What is to be done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Output {
-    /// Read what it lists, and its manifest's own chunks, over these parts of the keyspace and over what is held here
-    /// outside of them; list all of it in the rows (or unlist it), and write down what it covers then.
-    Read {
-        /// Which.
-        listed: Listed,
-        /// The parts.
-        spans: Arc<Spans>,
-        /// List it; else unlist.
-        list: bool,
-        /// What it covers once that is done.
-        covers: Arc<Spans>,
-    },
-    /// Their manifests cannot be read any more: take the references to them off by a look at every row.
-    Purge(Vec<u64>),
-    /// Say of everything that is live that it is, between [`Input::Telling`] and [`Input::Told`]: something of it is to be
-    /// read.
-    Tell,
-    /// All that is live, pins too, ascending: 8 bytes each.
-    Live(Vec<u64>),
-    /// Rows outside of these parts, of publications that want so many copies, are not needed where nothing is held.
-    Narrowed {
-        /// Copies.
-        copies: u8,
-        /// What stays.
-        spans: Arc<Spans>,
-    },
-    /// Not everything that is live could be read: nothing is freed until then; `None`: everything was.
-    Unread(Option<Instant>),
 }
 
 /// What is read when.
@@ -195,6 +104,8 @@ pub struct Lister {
     /// Those that are live and have something to do, or are being read, by when they were first seen.
     unread_since: BTreeSet<(Instant, u64)>,
     unread: Option<Instant>,
+    /// Of all that are live.
+    roll: Roll,
     outputs: VecDeque<Output>,
 }
 
@@ -217,8 +128,20 @@ impl Lister {
             reading_long: 0,
             unread_since: BTreeSet::new(),
             unread: None,
+            roll: Roll::new(0),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// The same with a salt for its [`roll`](Self::roll): that of the roll that an earlier run left.
+    #[must_use]
+    pub fn salted(self, salt: u64) -> Self {
+        Self { roll: Roll::new(salt), ..self }
+    }
+
+    /// What is live, pins too.
+    pub fn roll(&self) -> &Roll {
+        &self.roll
     }
 
     /// The most copies that a live publication wants.
@@ -299,7 +222,7 @@ impl Lister {
         if !stays && !known.gone && known.reading.is_none() && known.again.is_none() {
             let seen = self.seconds(known.first_seen);
             let (covered, touched) = (known.covered.clone(), known.touched.clone());
-            let cover = Cover { copies: known.listed.copies, covered, touched, complete: true };
+            let cover = Cover { copies: known.listed.copies, covered, touched, complete: true, doubtful: false };
             if self.rest.put(id, cover, seen, known.round) {
                 self.publications.remove(&id);
             }
@@ -318,7 +241,7 @@ impl Lister {
     }
 
     /// A publication is live, or is told to be once more.
-    fn live(&mut self, now: Instant, listed: Listed, covered: Arc<Spans>) {
+    fn live(&mut self, now: Instant, listed: Listed, covered: Arc<Spans>, doubtful: bool) {
         let (id, copies) = (listed.publication, listed.copies);
         let compared = self.comparing.remove(&id);
         self.rest.told(id, self.round);
@@ -349,23 +272,26 @@ impl Lister {
             known.round = self.round;
             // It was restored before its references were gone, perhaps by those who did not know what it lists.
             if std::mem::take(&mut known.gone) {
+                self.roll.toggle(id);
                 known.listed = listed;
                 self.open(id);
             }
             return;
         }
+        self.roll.toggle(id);
         let part = self.parts.of(copies);
         let touched = covered.clone();
         let covered = if *covered == *part { part.clone() } else { Arc::new(covered.and(&part)) };
         // All of it was read in an earlier run.
         let complete = !covered.is_empty() && part.without(&covered).is_empty();
-        if full && !complete && copies != PIN {
-            let cover = Cover { copies, covered: covered.clone(), touched: touched.clone(), complete: false };
+        if (full && !complete || doubtful && complete) && copies != PIN {
+            let cover = Cover { copies, covered: covered.clone(), touched: touched.clone(), complete, doubtful };
             if self.rest.put(id, cover, self.seconds(now), self.round) {
-                self.to_tell = true;
+                self.to_tell |= !complete;
                 return;
             }
         }
+        let (covered, complete) = if doubtful { (Arc::default(), false) } else { (covered, complete) };
         let known = Publication::new(listed, covered, touched, now);
         self.publications.insert(id, Publication { round: self.round, ..known });
         if complete { self.close(id) } else { self.open(id) }
@@ -382,7 +308,9 @@ impl Lister {
             self.publications.insert(id, Publication { tries, ..known });
         }
         if let Some(known) = self.publications.get_mut(&id) {
-            known.gone = true;
+            if !std::mem::replace(&mut known.gone, true) {
+                self.roll.toggle(id);
+            }
             if let Some(again) = known.again.take() {
                 self.waiting.remove(&(again, id));
             }
@@ -561,7 +489,7 @@ impl StateMachine for Lister {
     fn handle(&mut self, now: Instant, input: Input) {
         self.began.get_or_insert(now);
         match input {
-            Input::Live { listed, covered } => self.live(now, listed, covered),
+            Input::Live { listed, covered, doubtful } => self.live(now, listed, covered, doubtful),
             Input::Gone { publication, listed } => self.gone(now, publication, listed),
             // Two rounds are taken for one only if 65,535 between them were broken off.
             Input::Telling => self.round = self.round.wrapping_add(1),
@@ -576,6 +504,13 @@ impl StateMachine for Lister {
             Input::Failed(ids) => ids.into_iter().for_each(|id| self.done(now, id, false)),
             Input::Named(ids) => ids.into_iter().for_each(|id| self.named(now, id)),
             Input::Compare(ids) => ids.into_iter().for_each(|id| self.compare(id)),
+            Input::Doubt(roll) => {
+                let differing = self.roll.differing(&roll);
+                self.to_tell |= self.rest.doubt(differing);
+                if differing != 0 {
+                    self.outputs.push_back(Output::Drifted);
+                }
+            }
             Input::Moved(reach) => self.moved(reach),
             Input::Done { publication, complete } => self.done(now, publication, complete),
         }

@@ -16,7 +16,7 @@ fn listed(publication: u64) -> Listed {
 }
 
 fn live(publication: u64) -> Input {
-    Input::Live { listed: listed(publication), covered: Arc::default() }
+    Input::Live { listed: listed(publication), covered: Arc::default(), doubtful: false }
 }
 
 fn gone(publication: u64) -> Input {
@@ -213,7 +213,7 @@ fn what_is_compared_is_read_again_over_all_that_it_covers_and_holds_nothing_up()
 fn a_pin_is_read_over_everything_and_is_no_part_that_follows_peers() {
     let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
     let pin = Listed { copies: PIN, ..listed(7) };
-    lister.handle(now, Input::Live { listed: pin.clone(), covered: Arc::default() });
+    lister.handle(now, Input::Live { listed: pin.clone(), covered: Arc::default(), doubtful: false });
     lister.handle(now, live(1));
     lister.handle(now, Input::Moved(reach(100)));
     let all = Arc::new(Spans::all());
@@ -231,7 +231,7 @@ fn a_pin_is_read_over_everything_and_is_no_part_that_follows_peers() {
     assert!(!settle(&mut lister, now).iter().any(|(publication, _)| *publication == 7));
     // Nor does a restart.
     let mut again = Lister::new(GRACE, lister.parts().clone());
-    again.handle(now, Input::Live { listed: pin, covered: all.clone() });
+    again.handle(now, Input::Live { listed: pin, covered: all.clone(), doubtful: false });
     again.handle(now, Input::Moved(reach(1000)));
     assert_eq!(reads(&outputs(&mut again)), []);
     // Its end takes it off everywhere.
@@ -251,7 +251,7 @@ fn what_an_earlier_run_read_is_not_read_again() {
     settle(&mut lister, now);
     let parts = lister.parts().clone();
     let mut again = Lister::new(GRACE, parts.clone());
-    again.handle(now, Input::Live { listed: listed(1), covered: parts[&3].clone() });
+    again.handle(now, Input::Live { listed: listed(1), covered: parts[&3].clone(), doubtful: false });
     again.handle(now, Input::Moved(reach(100)));
     assert_eq!(reads(&outputs(&mut again)), []);
     assert!(again.is_idle());
@@ -336,7 +336,7 @@ fn what_lists_its_few_entries_itself_is_read_by_hundreds_and_waits_for_no_manife
     lister.handle(now, Input::Moved(reach(100)));
     (0..3).for_each(|publication| lister.handle(now, live(publication)));
     for publication in 1000..2000 {
-        lister.handle(now, Input::Live { listed: inline(publication), covered: Arc::default() });
+        lister.handle(now, Input::Live { listed: inline(publication), covered: Arc::default(), doubtful: false });
     }
     let read = reads(&outputs(&mut lister));
     assert_eq!(read.len(), MOST_AT_ONCE, "three manifests are being read meanwhile");
@@ -360,7 +360,7 @@ fn a_catalogue_that_was_never_read_waits_as_numbers_and_all_of_it_is_read() {
     let all = 0..5 * MOST_PENDING as u64;
     let say = |lister: &mut Lister| {
         for publication in all.clone() {
-            lister.handle(now, Input::Live { listed: inline(publication), covered: Arc::default() });
+            lister.handle(now, Input::Live { listed: inline(publication), covered: Arc::default(), doubtful: false });
         }
         lister.handle(now, Input::Told);
     };
@@ -392,7 +392,10 @@ fn what_is_not_told_any_more_is_not_live() {
     lister.handle(now, Input::Moved(reach(100)));
     lister.handle(now, Input::Telling);
     tell(&mut lister, now, 0..10);
-    lister.handle(now, Input::Live { listed: Listed { copies: PIN, ..listed(99) }, covered: Arc::default() });
+    lister.handle(
+        now,
+        Input::Live { listed: Listed { copies: PIN, ..listed(99) }, covered: Arc::default(), doubtful: false },
+    );
     settle(&mut lister, now);
     // One is told once more though it is being read by then, one becomes live meanwhile, one is told twice.
     lister.handle(now, Input::Compare(vec![3]));
@@ -418,4 +421,88 @@ fn what_is_not_told_any_more_is_not_live() {
     lister.handle(now, Input::Look);
     let last = std::iter::from_fn(|| lister.poll_output()).last();
     assert_eq!(last, Some(Output::Live(vec![3, 4, 10, 99])));
+}
+
+/// As an earlier run left it: read over all that it should cover, if it was live then.
+fn doubtful(publication: u64, parts: &BTreeMap<u8, Arc<Spans>>) -> Input {
+    Input::Live { listed: inline(publication), covered: parts[&3].clone(), doubtful: true }
+}
+
+/// Ids of which each has a part of its own.
+fn apart(number: u64) -> u64 {
+    number << 58 | number
+}
+
+#[test]
+fn what_was_live_when_everything_was_read_is_not_read_again_and_what_became_so_since_is() {
+    let now = Instant::now();
+    let mut lister = Lister::new(GRACE, BTreeMap::new()).salted(7);
+    lister.handle(now, Input::Moved(reach(100)));
+    (0..20).for_each(|number| {
+        lister.handle(now, Input::Live { listed: inline(apart(number)), covered: Arc::default(), doubtful: false });
+    });
+    settle(&mut lister, now);
+    let (left, parts) = (lister.roll().clone(), lister.parts().clone());
+    let again = |told: std::ops::Range<u64>, left: &Roll| {
+        let mut again = Lister::new(GRACE, parts.clone()).salted(left.salt());
+        told.for_each(|number| again.handle(now, doubtful(apart(number), &parts)));
+        for input in [Input::Told, Input::Doubt(Box::new(left.clone()))] {
+            again.handle(now, input);
+        }
+        again
+    };
+    let mut same = again(0..20, &left);
+    same.handle(now, Input::Moved(reach(100)));
+    assert!(same.is_idle() && outputs(&mut same).is_empty());
+
+    // Three more: they are read before anything is freed, and whoever is of another part is not.
+    let mut more = again(0..23, &left);
+    more.handle(now, Input::Moved(reach(100)));
+    let said = outputs(&mut more);
+    assert!(said.contains(&Output::Drifted) && said.contains(&Output::Tell), "{said:?}");
+    assert!(said.iter().any(|output| matches!(output, Output::Unread(Some(_)))), "nothing is freed: {said:?}");
+    (0..23).for_each(|number| more.handle(now, doubtful(apart(number), &parts)));
+    more.handle(now, Input::Told);
+    let read = settle(&mut more, now);
+    let all = |spans: &Spans| *spans == *parts[&3];
+    assert_eq!(read.iter().map(|(id, _)| *id).collect::<Vec<_>>(), (20..23).map(apart).collect::<Vec<_>>());
+    assert!(more.is_idle() && more.rest.ids().all(|id| all(&more.rest.get(id).expect("it is there").covered)));
+    assert_eq!(more.roll().differing(again(0..23, &left).roll()), 0);
+
+    // One that is gone: rows may name it.
+    let mut fewer = again(1..20, &left);
+    fewer.handle(now, Input::Moved(reach(100)));
+    let said = outputs(&mut fewer);
+    assert!(said.contains(&Output::Drifted) && fewer.is_idle(), "{said:?}");
+    // Of parts that were taken back nothing is known.
+    let mut taken = left.clone();
+    taken.forget([apart(4)]);
+    let mut taken = again(0..20, &taken);
+    assert!(!taken.is_idle() && outputs(&mut taken).contains(&Output::Drifted));
+    // Another salt: nothing is.
+    assert!(!again(0..20, &Roll::new(8)).is_idle());
+}
+
+#[test]
+fn the_roll_is_that_of_what_is_live_whatever_becomes_of_it() {
+    let (now, mut lister) = (Instant::now(), Lister::new(GRACE, BTreeMap::new()));
+    lister.handle(now, Input::Moved(reach(100)));
+    let mut number = 1_u64;
+    for _ in 0..600 {
+        // The steps are those of a generator of numbers, the same each time.
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let id = apart(number >> 33 & 15);
+        match number >> 40 & 7 {
+            0..=2 => lister.handle(now, live(id)),
+            3 => lister.handle(now, gone(id)),
+            4 => lister.handle(now, Input::Named(vec![id])),
+            5 => lister.handle(now, Input::Gone { publication: id, listed: None }),
+            6 => drop(settle(&mut lister, now)),
+            _ => tell(&mut lister, now, (0..16).filter(|other| *other != id).map(apart).take(3)),
+        }
+        let mut roll = Roll::new(0);
+        let unread = lister.publications.iter().filter(|(_, known)| !known.gone).map(|(id, _)| *id);
+        unread.chain(lister.rest.ids()).for_each(|id| roll.toggle(id));
+        assert_eq!(*lister.roll(), roll);
+    }
 }

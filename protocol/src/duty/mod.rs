@@ -65,6 +65,7 @@ mod facts;
 mod parts;
 mod pulls;
 mod rest;
+mod roll;
 mod sweep;
 mod yields;
 
@@ -76,6 +77,7 @@ use std::time::{Duration, Instant};
 use libp2p_identity::PeerId;
 
 pub use keeper::Keeper;
+pub use roll::Roll;
 pub use span::{Span, Spans};
 pub use view::{Said, View};
 pub use wanted::{Bringer, Moment, PIN, Reference, Row};

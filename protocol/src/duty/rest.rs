@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::Spans;
+use super::{Spans, roll};
 
 /// What a publication at rest was read over.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Cover {
     pub(super) touched: Arc<Spans>,
     /// Whether that is all that it should cover.
     pub(super) complete: bool,
+    /// Whether it was read at all is still to be said: see [`Rest::doubt`].
+    pub(super) doubtful: bool,
 }
 
 #[derive(Debug)]
@@ -57,7 +59,7 @@ impl Rest {
             let other = &shared.cover;
             let equal = |a: &Arc<Spans>, b: &Arc<Spans>| Arc::ptr_eq(a, b) || a == b;
             other.copies == cover.copies
-                && other.complete == cover.complete
+                && (other.complete, other.doubtful) == (cover.complete, cover.doubtful)
                 && equal(&other.covered, &cover.covered)
                 && equal(&other.touched, &cover.touched)
         };
@@ -122,6 +124,23 @@ impl Rest {
         lacking
     }
 
+    /// Those of which it was doubtful whether they were read, and that are of these parts of the ids, were not; the others
+    /// were. True: there are some that were not.
+    pub(super) fn doubt(&mut self, parts: u64) -> bool {
+        let doubtful = |place: &Place| self.shared[place.shared as usize].cover.doubtful;
+        let doubted = self.places.iter().filter(|(id, place)| roll::is_of(**id, parts) && doubtful(place));
+        let doubted: Vec<(u64, u16)> = doubted.map(|(id, place)| (*id, place.round)).collect();
+        for (id, round) in &doubted {
+            if let Some((cover, seen)) = self.take(*id) {
+                // Where it was read, if it was, there may be references to it. If they cannot be told apart it is told anew.
+                let cover = Cover { covered: Arc::default(), complete: false, doubtful: false, ..cover };
+                self.put(*id, cover, seen, *round);
+            }
+        }
+        self.shared.iter_mut().for_each(|shared| shared.cover.doubtful = false);
+        !doubted.is_empty()
+    }
+
     /// When the last of those that do not cover what they should was seen first; `None`: all do.
     pub(super) fn last_lacking(&self) -> Option<u32> {
         let lacking = self.shared.iter().filter(|shared| shared.members > 0 && !shared.cover.complete);
@@ -141,7 +160,7 @@ mod tests {
     fn cover(copies: u8, covered: &Arc<Spans>) -> Cover {
         // Of another place in memory each time.
         let covered = Arc::new(covered.as_ref().clone());
-        Cover { copies, covered: covered.clone(), touched: covered, complete: true }
+        Cover { copies, covered: covered.clone(), touched: covered, complete: true, doubtful: false }
     }
 
     #[test]
@@ -166,6 +185,25 @@ mod tests {
         rest.put(102, cover(3, &large), 2, 0);
         assert_eq!(rest.take(102).expect("it is there").0.copies, 3);
         assert_eq!(rest.shared.iter().map(|shared| shared.members).sum::<usize>(), 100);
+    }
+
+    #[test]
+    fn what_was_doubtful_and_is_of_these_parts_was_read_over_nothing() {
+        let (mut rest, all) = (Rest::default(), spans(0, 2));
+        let id = |number: u64| number << 58;
+        for number in 0..64 {
+            rest.put(id(number), Cover { doubtful: number != 9, ..cover(3, &all) }, number as u32, 5);
+        }
+        assert!(rest.doubt(1 << 3 | 1 << 9 | 1 << 60));
+        for number in 0..64 {
+            let found = rest.get(id(number)).expect("it is there");
+            let read = !matches!(number, 3 | 60);
+            assert_eq!((found.complete, found.covered.is_empty(), found.doubtful), (read, !read, false), "{number}");
+            assert_eq!(found.touched, all, "it may have been");
+        }
+        assert_eq!(rest.last_lacking(), Some(60));
+        assert!(rest.not_told(5).is_empty(), "it was told");
+        assert!(!rest.doubt(u64::MAX), "it is said once");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
 pub(super) const READ_AGAIN: usize = 4096;
 /// Publications that are named and not live, of one comparison: what one kill leaves is at most as many as are read at
 /// once. The others are found by the next one.
-const MOST_NAMED: usize = 1024;
+pub(super) const MOST_NAMED: usize = 1024;
 /// Comparisons that wait: whoever asks for another finds the same.
 pub(super) const COMPARISONS: usize = 4;
 /// Missing chunks that are named; the others are counted.

@@ -15,7 +15,7 @@ use p2p_protocol::{
     HashCode, Multihash,
     catalogue::Publication,
     duty::{
-        self, Span, Spans,
+        self, PIN, Span, Spans,
         lister::{Input, Listed, Lister, Output},
         reach::Reach,
     },
@@ -24,20 +24,20 @@ use p2p_protocol::{
 use tokio::{
     sync::{
         broadcast::{self, error::RecvError},
-        mpsc, watch,
+        mpsc, oneshot, watch,
     },
-    time::sleep,
+    time::{sleep, sleep_until},
 };
 
 use super::{
     Around,
-    compare::{self, Comparison},
+    compare::{self, Comparison, Drift},
     pins::{self, Pins},
     read::{Inline, Purpose, Reading, Touched},
 };
 use crate::{
     runner::{World, now},
-    service::catalogue::Live,
+    service::{catalogue::Live, wanted::Noted},
     store::StoreError,
 };
 
@@ -45,6 +45,9 @@ use crate::{
 const RETRY: Duration = Duration::from_secs(1);
 /// Publications that may wait to be read before more are told: some 300 KiB with what they list.
 const PENDING: usize = 1024;
+/// How often it is noted at the most what is live, once all of it was read; what changed since is read again after a
+/// kill, with a sixty-fourth of all for each change.
+const NOTE_EVERY: Duration = Duration::from_secs(30);
 /// All that is live is told again after so many times as long as it took: a quarter of a core at the most.
 const REST: u32 = 3;
 
@@ -58,6 +61,14 @@ pub(super) struct Heard {
     pub(super) comparisons: mpsc::Receiver<Comparison>,
     /// Counts changes of the pins' records.
     pub(super) pins: watch::Receiver<u64>,
+}
+
+/// What an earlier run left.
+pub(super) struct Earlier {
+    /// What was live when all of it was read.
+    pub(super) noted: Option<Noted>,
+    /// The parts of the keyspace whose rows are kept, by copies.
+    pub(super) parts: BTreeMap<u8, Arc<Spans>>,
 }
 
 /// What runs for the lister, and the inputs that it has not had.
@@ -85,6 +96,14 @@ pub(super) struct Lists {
     pending: usize,
     /// What an earlier run had read things over, of what was not told yet.
     covered: BTreeMap<u64, Arc<Spans>>,
+    /// What was live when an earlier run had read everything, until all that is live now was told; and over which parts.
+    earlier: Option<Noted>,
+    earlier_parts: BTreeMap<u8, Arc<Spans>>,
+    /// Rows may name what is not live: they are looked through once there is nothing else to do.
+    drifted: bool,
+    /// What is live is to be noted, once all of it was read, and not before that.
+    unnoted: bool,
+    note_at: Instant,
     /// Those of which it had read a part, as far as is known: if they cease before they are read again, rows may name them.
     half_read: BTreeSet<u64>,
     /// A comparison that waits to be told what is live.
@@ -103,8 +122,16 @@ pub(super) struct Lists {
 
 impl Lists {
     /// Everything that is live is told first, a page of the log after the other.
-    pub(super) fn new(around: Around, keeper: mpsc::Sender<duty::Input>, heard: Heard) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        around: Around,
+        keeper: mpsc::Sender<duty::Input>,
+        heard: Heard,
+        earlier: Earlier,
+    ) -> Result<Self, StoreError> {
         let covered = around.wanted.covered()?;
+        let Earlier { noted: earlier, parts: earlier_parts } = earlier;
+        // Without a note nobody knows what rows name.
+        let drifted = earlier.as_ref().is_none_or(|noted| noted.since);
         let mut lists = Self {
             around,
             keeper,
@@ -120,6 +147,11 @@ impl Lists {
             unread: None,
             pending: 0,
             covered,
+            earlier,
+            earlier_parts,
+            drifted,
+            unnoted: true,
+            note_at: now(),
             half_read: BTreeSet::new(),
             comparison: None,
             inline: Vec::new(),
@@ -188,6 +220,9 @@ impl Lists {
                 told(self.look_at_pins().map(|()| true));
                 self.told = true;
                 self.waiting.push_back(Input::Told);
+                // Before this node's place is known: nothing was read yet.
+                let earlier = self.earlier.take().map(|noted| Input::Doubt(Box::new(noted.roll)));
+                self.waiting.extend(earlier);
                 // What is of an earlier run is unknown to the machine, and its manifest may be gone: its rows are looked
                 // through.
                 let unknown = std::mem::take(&mut self.covered).into_keys();
@@ -205,21 +240,51 @@ impl Lists {
         let again: Vec<u64> = behind.iter().chain(before).take(compare::READ_AGAIN).copied().collect();
         self.comparing.extend(&again);
         self.waiting.push_back(Input::Compare(again));
+        self.look_at_rows(live, Some(done));
+    }
+
+    /// Looks through all rows for what is not live.
+    fn look_at_rows(&mut self, live: Vec<u64>, done: Option<oneshot::Sender<Drift>>) {
         let around = self.around.clone();
         let looking = async move {
             match compare::rows(&around, &live).await {
                 Ok((found, named)) => {
                     // Whoever asked may not wait any more.
-                    let _ = done.send(found);
+                    let _ = done.map(|done| done.send(found));
                     Some(Input::Named(named))
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the table of what is wanted could not be compared with the catalogue");
-                    None
+                    let again = done.is_none();
+                    // Whoever asked is told nothing, and asks again.
+                    drop(done);
+                    sleep(RETRY).await;
+                    again.then_some(Input::Look)
                 }
             }
         };
         self.running.push(looking.boxed());
+    }
+
+    /// Notes what is live, where all of it was read and nothing is under way.
+    fn note(&mut self, machine: &Lister) {
+        let due = self.unnoted && self.note_at <= now();
+        if due {
+            self.note_at = now() + NOTE_EVERY;
+        }
+        let nothing_waits = self.waiting.is_empty() && self.inline.is_empty() && self.noting.is_none();
+        if !self.told || !nothing_waits || !self.running.is_empty() || !machine.is_idle() {
+            return;
+        }
+        if std::mem::take(&mut self.drifted) {
+            self.waiting.push_back(Input::Look);
+        } else if due {
+            self.unnoted = false;
+            if let Err(error) = self.around.wanted.note_roll(machine.roll()) {
+                tracing::warn!(%error, "what is live could not be written down");
+                self.unnoted = true;
+            }
+        }
     }
 
     /// Tells everything once more, from the start: after what is being told by now.
@@ -250,7 +315,12 @@ impl Lists {
         if covered.as_ref().is_some_and(|covered| covered.is_empty()) {
             self.half_read.insert(listed.publication);
         }
-        self.waiting.push_back(Input::Live { listed, covered: covered.unwrap_or_default() });
+        // Of what lists its few entries itself nobody notes what it was read over.
+        let inline = matches!(listed.listing, Listing::Inline(_)) && listed.copies != PIN;
+        let earlier = self.earlier.as_ref().filter(|_| inline && covered.is_none());
+        let earlier = earlier.and_then(|_| self.earlier_parts.get(&listed.copies)).cloned();
+        let doubtful = earlier.is_some();
+        self.waiting.push_back(Input::Live { listed, covered: covered.or(earlier).unwrap_or_default(), doubtful });
     }
 
     /// What ceased may be named by rows of which the machine knows nothing: an earlier run was ended half-way, or this one
@@ -282,6 +352,7 @@ impl Lists {
 impl World<Lister> for Lists {
     fn act(&mut self, output: Output) {
         let (around, keeper) = (self.around.clone(), self.keeper.clone());
+        self.unnoted |= matches!(output, Output::Read { .. } | Output::Purge(_) | Output::Narrowed { .. });
         match output {
             Output::Read { listed, spans, list, covers } => {
                 let purpose = match self.comparing.remove(&listed.publication) {
@@ -293,7 +364,7 @@ impl World<Lister> for Lists {
                     Listing::Manifest(root) => root,
                     Listing::Inline(entries) => {
                         let (publication, copies) = (listed.publication, listed.copies);
-                        self.inline.push(Inline { publication, copies, entries, spans, purpose, covers });
+                        self.inline.push(Inline { publication, copies, entries, spans, purpose });
                         return;
                     }
                 };
@@ -320,11 +391,11 @@ impl World<Lister> for Lists {
                 self.running.push(purge(around, keeper, ids).boxed());
             }
             Output::Tell => self.tell_again(),
-            Output::Live(live) => {
-                if let Some(comparison) = self.comparison.take() {
-                    self.look_through(comparison, live);
-                }
-            }
+            Output::Live(live) => match self.comparison.take() {
+                Some(comparison) => self.look_through(comparison, live),
+                None => self.look_at_rows(live, None),
+            },
+            Output::Drifted => self.drifted = true,
             Output::Narrowed { copies, spans } => {
                 let others = self.parts.iter().filter(|(other, _)| **other != copies).map(|(_, part)| part);
                 let needed: Spans = others.chain([&spans]).flat_map(|part| part.iter()).collect();
@@ -384,12 +455,16 @@ impl World<Lister> for Lists {
                 }
                 page = next_page(&mut self.telling), if self.telling.is_some() && more => self.compared(page),
                 Some(done) = self.running.next(), if told => if let Some(input) = done {
+                    // There may be more than are named at once.
+                    self.drifted |= matches!(&input, Input::Named(named) if named.len() >= compare::MOST_NAMED);
                     return Some(input);
                 },
                 noted = noted(&mut self.noting), if told => {
                     self.noting = None;
                     return Some(noted);
                 }
+                // Nothing is completed: it is looked whether something is to be noted.
+                () = sleep_until(self.note_at.into()), if told && self.unnoted => return Some(Input::Completed(Vec::new())),
             }
         }
     }
@@ -405,10 +480,12 @@ impl World<Lister> for Lists {
                 continue;
             }
             self.parts.insert(*copies, part.clone());
+            self.unnoted = true;
             if let Err(error) = self.around.wanted.set_part(*copies, part) {
                 tracing::warn!(%error, "a part of the table could not be written down");
             }
         }
+        self.note(machine);
         if machine.most_copies() != self.most_copies {
             self.most_copies = machine.most_copies();
             let (keeper, most) = (self.keeper.clone(), self.most_copies);

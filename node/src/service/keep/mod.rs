@@ -14,7 +14,10 @@ mod read;
 mod role;
 mod upkeep;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use p2p_protocol::{
     PeerId,
@@ -204,8 +207,10 @@ async fn once(
     }
     let (local, moment) = (locate.local(), wanted.moment());
     let keeper = Keeper::new(local, storing, settings, now(), moment, Chance::new(chance.number()));
-    let parts = wanted.parts()?.into_iter().map(|(copies, part)| (copies, Arc::new(part))).collect();
-    let lister = Lister::new(settings.grace, parts);
+    let parts: BTreeMap<_, _> = wanted.parts()?.into_iter().map(|(copies, part)| (copies, Arc::new(part))).collect();
+    let earlier = lists::Earlier { noted: wanted.roll()?, parts: parts.clone() };
+    let salt = earlier.noted.as_ref().map_or_else(|| chance.number(), |noted| noted.roll.salt());
+    let lister = Lister::new(settings.grace, parts).salted(salt);
     let (inputs, incoming) = mpsc::channel(INPUTS);
     let (reach, reaches) = watch::channel(None);
     // First of all: what changes while the catalogue is read is told by this.
@@ -213,7 +218,7 @@ async fn once(
     let (lister_ear, comparisons) = mpsc::channel(compare::COMPARISONS);
     *ears.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ears { keeper: inputs.clone(), lister: lister_ear });
     let heard = lists::Heard { liveness, reaches, comparisons, pins: pins.subscribe() };
-    let lists = Lists::new(around.clone(), inputs.clone(), heard)?;
+    let lists = Lists::new(around.clone(), inputs.clone(), heard, earlier)?;
     let told = (inputs, incoming);
     let upkeep = Upkeep::new(around.clone(), settings, told, reach, health.clone(), questions, work);
     // Both are dropped together where one ends: the keeper's channel is open as long as the lister is there.

@@ -189,8 +189,6 @@ pub(super) struct Inline {
     pub(super) entries: Vec<Entry>,
     pub(super) spans: Arc<Spans>,
     pub(super) purpose: Purpose,
-    /// What it covers then.
-    pub(super) covers: Arc<Spans>,
 }
 
 impl Inline {
@@ -198,12 +196,12 @@ impl Inline {
     pub(super) fn note(wanted: &Wanted, all: Vec<Self>) -> Result<Vec<Key>, StoreError> {
         let mut touched = Vec::new();
         let mut few = Vec::with_capacity(all.len());
-        for Self { publication, copies, entries, spans, purpose, covers } in all {
+        for Self { publication, copies, entries, spans, purpose } in all {
             let reference = Reference { publication, copies };
             let keyed = entries.into_iter().map(|entry| (entry.key(), entry)).collect();
             let entries = chosen(wanted, reference, &spans, purpose, keyed)?;
             touched.extend(entries.iter().map(|(key, _)| *key));
-            few.push(Few { reference, entries, covered: (purpose != Purpose::Unlist).then_some(covers) });
+            few.push(Few { reference, entries, list: purpose != Purpose::Unlist });
         }
         wanted.note_few(few)?;
         touched.sort_unstable();

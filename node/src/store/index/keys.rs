@@ -166,6 +166,9 @@ impl Keys {
                     Edit::Remove => None,
                     Edit::Merge(merge, operand) => merge(before.as_deref(), operand),
                 };
+                if before.as_deref() == after.as_deref() {
+                    continue;
+                }
                 head.entries = head.entries + u64::from(after.is_some()) - u64::from(before.is_some());
                 head.turn(&key, before.as_deref(), after.as_deref());
                 writes.set(key, after);
@@ -173,6 +176,9 @@ impl Keys {
             for (name, value) in &change.notes {
                 let key = note_key(head.generation, name);
                 let before = self.current(&writes, &key)?;
+                if before.as_deref() == value.as_deref() {
+                    continue;
+                }
                 head.turn(&key, before.as_deref(), value.as_deref());
                 writes.set(key, value.as_deref().map(<[u8]>::to_vec));
             }
@@ -185,6 +191,10 @@ impl Keys {
 
     fn write(&self, state: &mut State, writes: Writes) -> Result<(), StoreError> {
         let Writes { mut list, head: Some(head) } = writes else { return Ok(()) };
+        // What changes nothing is not written.
+        if list.is_empty() {
+            return Ok(());
+        }
         list.push(head_write(&head));
         self.index.apply(list)?;
         state.head = Some(head);
