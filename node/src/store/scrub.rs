@@ -85,7 +85,8 @@ impl Store {
     }
 
     /// Reads and verifies the chunks from `position` on (`None`: a new pass begins), about `bytes` of them and of those
-    /// that are not here any more, which it overwrites; at least one. Whoever calls it sets the pace. A store in memory has nothing to be read.
+    /// that are not here any more, which it overwrites: at least one of either. Whoever calls it sets the pace. A store in
+    /// memory has nothing to be read.
     pub async fn read_pass(&self, position: Option<PassPosition>, bytes: u64) -> Result<Pass, StoreError> {
         let shared = Arc::clone(&self.inner.shared);
         let step = move || {
