@@ -143,7 +143,8 @@ impl Lists {
             since: now(),
             told: false,
             once_more: false,
-            all_read: false,
+            // Unless the machine says otherwise meanwhile.
+            all_read: true,
             unread: None,
             pending: 0,
             covered,

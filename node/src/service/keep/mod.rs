@@ -22,7 +22,8 @@ use std::{
 use p2p_protocol::{
     PeerId,
     chance::Chance,
-    duty::{Keeper, Settings, Span, lister::Lister},
+    duty::{self, Keeper, Settings, Span, lister::Lister},
+    machine::StateMachine as _,
 };
 use tokio::{
     sync::{broadcast, mpsc, watch},
@@ -56,6 +57,8 @@ const INPUTS: usize = 256;
 const QUESTIONS: usize = 8;
 /// After a failure of the store the table is opened again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Longer than it ever takes until everything that is live was told.
+const UNTOLD: Duration = Duration::from_secs(365 * 86_400);
 
 /// What a node knows of its own part, for people.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -206,7 +209,9 @@ async fn once(
         compare::complete(wanted, blocking).await?;
     }
     let (local, moment) = (locate.local(), wanted.moment());
-    let keeper = Keeper::new(local, storing, settings, now(), moment, Chance::new(chance.number()));
+    let mut keeper = Keeper::new(local, storing, settings, now(), moment, Chance::new(chance.number()));
+    // What is live was not told yet, and may list what has no row that says so: the lister says when all of it was read.
+    keeper.handle(now(), duty::Input::Unread(Some(now() + UNTOLD)));
     let parts: BTreeMap<_, _> = wanted.parts()?.into_iter().map(|(copies, part)| (copies, Arc::new(part))).collect();
     let earlier = lists::Earlier { noted: wanted.roll()?, parts: parts.clone() };
     let salt = earlier.noted.as_ref().map_or_else(|| chance.number(), |noted| noted.roll.salt());
