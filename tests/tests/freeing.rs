@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{FutureExt as _, future::BoxFuture};
 use libp2p::PeerId;
 use p2p_node::{
     net::simulated::{Fabric, Link, Topology, eventually, keypair, truth},
@@ -13,7 +14,7 @@ use p2p_node::{
     service::{
         catalogue::Draft,
         ingest::ReadOptions,
-        keep::{KeepError, collect::Collected},
+        keep::{Keep, KeepError, collect::Collected, drain::HandedOver},
         progress::Progress,
         replicate::Wish,
     },
@@ -133,6 +134,22 @@ impl Net {
 
 fn progress() -> watch::Sender<Progress> {
     watch::Sender::new(Progress::default())
+}
+
+/// Begins to drain a node, and gives what goes on once over so many chunks are handed over: it does not end by itself.
+async fn draining<'a>(
+    keep: &'a Keep,
+    watched: &'a watch::Sender<Progress>,
+    over: u64,
+) -> BoxFuture<'a, Result<HandedOver, KeepError>> {
+    keep.leave(true).await.expect("it writes");
+    let mut draining = keep.hand_over(watched).boxed();
+    tokio::select! {
+        biased;
+        _ = &mut draining => panic!("not all of it can have its copies"),
+        () = eventually("some of it is handed over", GRACE, || watched.borrow().chunks > over) => {}
+    }
+    draining
 }
 
 fn all(node: &Rooms) -> impl Iterator<Item = Multihash> + use<> {
@@ -267,15 +284,8 @@ async fn who_is_drained_waits_for_the_copies_of_one_that_comes_meanwhile() {
     let mut net = Net::of(6, 5, 3, |settings| settings.repair_bytes_per_second = CHUNK as u64).await;
     let (_, hashes) = net.add(4, 200).await;
     sleep(2 * MINUTE).await;
-    let leaving = net.node(4).keep.clone();
-    leaving.leave(true).await.expect("it writes");
-    let watched = progress();
-    let mut draining = Box::pin(leaving.hand_over(&watched));
-    tokio::select! {
-        biased;
-        _ = &mut draining => panic!("not all of it can have its copies"),
-        () = eventually("most of it is handed over", GRACE, || watched.borrow().chunks as usize > hashes.len() * 3 / 4) => {}
-    }
+    let (leaving, watched) = (net.node(4).keep.clone(), progress());
+    let draining = draining(&leaving, &watched, hashes.len() as u64 * 3 / 4).await;
     net.join().await;
     let handed = draining.await.expect("there are others");
     let staying = [&net.order[..4], &net.order[5..]].concat();
@@ -290,14 +300,8 @@ async fn who_is_drained_waits_for_no_copy_of_what_is_removed_meanwhile() {
     let (removed, hashes) = net.add(4, 200).await;
     sleep(2 * MINUTE).await;
     let keep = &net.node(4).keep;
-    keep.leave(true).await.expect("it writes");
     let watched = progress();
-    let mut draining = Box::pin(keep.hand_over(&watched));
-    tokio::select! {
-        biased;
-        _ = &mut draining => panic!("not all of it can have its copies"),
-        () = eventually("some of it is handed over", GRACE, || watched.borrow().chunks > 0) => {}
-    }
+    let draining = draining(keep, &watched, 0).await;
     net.node(4).catalogue.withdraw(removed.key()).await.expect("it is withdrawn");
     let handed = tokio::time::timeout(SOON, draining).await.expect("it ends").expect("there are others");
     assert!((handed.chunks as usize) < hashes.len(), "{handed:?}");
@@ -330,14 +334,8 @@ async fn who_is_told_to_stay_waits_for_no_more_copies() {
     net.add(4, 200).await;
     sleep(2 * MINUTE).await;
     let keep = &net.node(4).keep;
-    keep.leave(true).await.expect("it writes");
     let watched = progress();
-    let mut draining = Box::pin(keep.hand_over(&watched));
-    tokio::select! {
-        biased;
-        _ = &mut draining => panic!("not all of it can have its copies"),
-        () = eventually("some of it is handed over", GRACE, || watched.borrow().chunks > 0) => {}
-    }
+    let draining = draining(keep, &watched, 0).await;
     keep.leave(false).await.expect("it writes");
     let told = tokio::time::timeout(SOON, draining).await.expect("it ends");
     assert!(matches!(told, Err(KeepError::Stays)), "{told:?}");
