@@ -21,6 +21,7 @@ use crate::{
 const COMPARING: Duration = Duration::from_secs(10);
 /// Between looks at whether they were.
 const LOOK: Duration = Duration::from_millis(100);
+
 /// What was freed.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Collected {

@@ -63,11 +63,11 @@ pub(super) struct Heard {
     pub(super) pins: watch::Receiver<u64>,
 }
 
-/// What an earlier run left.
+/// What an earlier run left that had read everything.
 pub(super) struct Earlier {
-    /// What was live when all of it was read.
-    pub(super) noted: Option<Noted>,
-    /// The parts of the keyspace whose rows are kept, by copies.
+    /// What was live then.
+    pub(super) noted: Noted,
+    /// The parts of the keyspace that it was read over, by copies.
     pub(super) parts: BTreeMap<u8, Arc<Spans>>,
 }
 
@@ -96,9 +96,8 @@ pub(super) struct Lists {
     pending: usize,
     /// What an earlier run had read things over, of what was not told yet.
     covered: BTreeMap<u64, Arc<Spans>>,
-    /// What was live when an earlier run had read everything, until all that is live now was told; and over which parts.
-    earlier: Option<Noted>,
-    earlier_parts: BTreeMap<u8, Arc<Spans>>,
+    /// Until all that is live now was told.
+    earlier: Option<Earlier>,
     /// Rows may name what is not live: they are looked through once there is nothing else to do.
     drifted: bool,
     /// What is live is to be noted, once all of it was read, and not before that.
@@ -126,12 +125,11 @@ impl Lists {
         around: Around,
         keeper: mpsc::Sender<duty::Input>,
         heard: Heard,
-        earlier: Earlier,
+        earlier: Option<Earlier>,
     ) -> Result<Self, StoreError> {
         let covered = around.wanted.covered()?;
-        let Earlier { noted: earlier, parts: earlier_parts } = earlier;
         // Without a note nobody knows what rows name.
-        let drifted = earlier.as_ref().is_none_or(|noted| noted.since);
+        let drifted = earlier.as_ref().is_none_or(|earlier| earlier.noted.since);
         let mut lists = Self {
             around,
             keeper,
@@ -149,7 +147,6 @@ impl Lists {
             pending: 0,
             covered,
             earlier,
-            earlier_parts,
             drifted,
             unnoted: true,
             note_at: now(),
@@ -222,7 +219,7 @@ impl Lists {
                 self.told = true;
                 self.waiting.push_back(Input::Told);
                 // Before this node's place is known: nothing was read yet.
-                let earlier = self.earlier.take().map(|noted| Input::Doubt(Box::new(noted.roll)));
+                let earlier = self.earlier.take().map(|earlier| Input::Doubt(Box::new(earlier.noted.roll)));
                 self.waiting.extend(earlier);
                 // What is of an earlier run is unknown to the machine, and its manifest may be gone: its rows are looked
                 // through.
@@ -319,7 +316,7 @@ impl Lists {
         // Of what lists its few entries itself nobody notes what it was read over.
         let inline = matches!(listed.listing, Listing::Inline(_)) && listed.copies != PIN;
         let earlier = self.earlier.as_ref().filter(|_| inline && covered.is_none());
-        let earlier = earlier.and_then(|_| self.earlier_parts.get(&listed.copies)).cloned();
+        let earlier = earlier.and_then(|earlier| earlier.parts.get(&listed.copies)).cloned();
         let doubtful = earlier.is_some();
         self.waiting.push_back(Input::Live { listed, covered: covered.or(earlier).unwrap_or_default(), doubtful });
     }

@@ -213,8 +213,8 @@ async fn once(
     // What is live was not told yet, and may list what has no row that says so: the lister says when all of it was read.
     keeper.handle(now(), duty::Input::Unread(Some(now() + UNTOLD)));
     let parts: BTreeMap<_, _> = wanted.parts()?.into_iter().map(|(copies, part)| (copies, Arc::new(part))).collect();
-    let earlier = lists::Earlier { noted: wanted.roll()?, parts: parts.clone() };
-    let salt = earlier.noted.as_ref().map_or_else(|| chance.number(), |noted| noted.roll.salt());
+    let earlier = wanted.roll()?.map(|noted| lists::Earlier { noted, parts: parts.clone() });
+    let salt = earlier.as_ref().map_or_else(|| chance.number(), |earlier| earlier.noted.roll.salt());
     let lister = Lister::new(settings.grace, parts).salted(salt);
     let (inputs, incoming) = mpsc::channel(INPUTS);
     let (reach, reaches) = watch::channel(None);

@@ -14,6 +14,7 @@ const COVERED: &[u8] = b"covered/";
 const PARTS: &[u8] = b"part/";
 /// Notes that are read at once.
 const NOTES: usize = 256;
+
 impl Wanted {
     /// What publications were read over, by what rows know them as: some 24 bytes each, because nearly all were read over
     /// the same, which is here once.
